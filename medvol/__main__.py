@@ -1,0 +1,5 @@
+"""``python -m medvol`` is ``medvol``."""
+
+from medvol.cli.main import run
+
+run()

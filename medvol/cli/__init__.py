@@ -1,0 +1,1 @@
+"""The command line: one file per verb; each parses, calls one room, prints."""

@@ -1,0 +1,70 @@
+"""`medvol doctor`: what is installed, what is broken, and the fix."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import platform
+from typing import Annotated, Any
+
+import typer
+
+_NEEDED = ("torch", "monai", "ignite", "nibabel", "SimpleITK", "itk", "nrrd", "pydicom", "PIL")
+_OPTIONAL = {
+    "highdicom": "dicom", "pylibjpeg": "dicom", "libjpeg": "dicom", "openjpeg": "dicom",
+    "openvino": "openvino", "onnxruntime": "onnx", "ray": "ray", "submitit": "slurm",
+    "tensorboard": "track", "mlflow": "track", "numba": "fast", "nilearn": "demo",
+}  # fmt: skip
+_MINIMUM = {"torch": "2.10", "monai": "1.6"}
+
+
+def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show versions, devices and broken installs, each with its fix."""
+    rows = [_probe(name, None) for name in _NEEDED]
+    rows += [_probe(name, extra) for name, extra in _OPTIONAL.items()]
+    devices = _devices()
+    problems = [row for row in rows if row["fix"] and row["needed"]]
+    if as_json:
+        print(json.dumps({"python": platform.python_version(), "packages": rows,
+                          "devices": devices, "ok": not problems}))  # fmt: skip
+    else:
+        print(f"Python {platform.python_version()} on {platform.platform()}")
+        for row in rows:
+            print(f"  {row['name']:12} {row['version'] or 'missing':14} {row['fix'] or 'ok'}")
+        for device in devices:
+            print(f"  device       {device}")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _probe(name: str, extra: str | None) -> dict[str, Any]:
+    row: dict[str, Any] = {"name": name, "version": None, "needed": extra is None, "fix": None}
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        where = f"medvol[{extra}]" if extra else name
+        broken = "" if isinstance(error, ModuleNotFoundError) else f"broken ({error}); "
+        row["fix"] = f"{broken}pip install '{where}'"
+        return row
+    row["version"] = str(getattr(module, "__version__", "present"))
+    minimum = _MINIMUM.get(name)
+    if minimum and _numbers(row["version"]) < _numbers(minimum):
+        row["fix"] = f"too old; pip install '{name}>={minimum}'"
+    return row
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+", maxsplit=1)[0].split(".")[:2])
+
+
+def _devices() -> list[str]:
+    try:
+        import torch
+    except ImportError:
+        return []
+    found = [f"cpu with {torch.get_num_threads()} threads"]
+    for index in range(torch.cuda.device_count()):
+        card = torch.cuda.get_device_properties(index)
+        found.append(f"cuda:{index} {card.name}, {card.total_memory / 2**30:.0f} GiB")
+    return found

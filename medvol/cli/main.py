@@ -1,0 +1,83 @@
+"""`medvol`: the verb table, and how refusals become one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Annotated
+
+import typer
+
+from medvol import __version__
+from medvol.core.errors import MedvolError
+
+#: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs.
+VERBS: dict[str, str | dict[str, str]] = {
+    "doctor": "doctor",
+}
+_GROUP_HELP = {
+    "data": "Scan, check, split, fetch and de-identify data sets.",
+    "bundle": "Write, list, verify and fork bundles.",
+    "augment": "Look at augmentation before training.",
+    "label": "MONAI Label with medvol's bundles.",
+}
+_PLAIN = {"rich_markup_mode": None, "add_completion": False, "no_args_is_help": True}
+
+
+def build_app() -> typer.Typer:
+    """The whole command tree; loads the verb modules but none of the rooms they call."""
+    app = typer.Typer(name="medvol", help="Segmentation and classification of CT, MRI and X-ray "
+                      "as MONAI bundles.", **_PLAIN)  # fmt: skip
+
+    @app.callback()
+    def _root(
+        version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    ) -> None:
+        if version:
+            print(__version__)
+            raise typer.Exit
+
+    for verb, target in VERBS.items():
+        if isinstance(target, str):
+            _add(app, verb, target)
+            continue
+        group = typer.Typer(help=_GROUP_HELP[verb], **_PLAIN)
+        for name, module in target.items():
+            _add(group, name, module)
+        app.add_typer(group, name=verb)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 a check found problems, 2 refused."""
+    try:
+        code = build_app()(args=arguments, standalone_mode=False)
+    except MedvolError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        return _refuse("interrupted", 130)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # click's own usage errors carry their text there
+            raise
+        return _refuse(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
+    return code if isinstance(code, int) else 0
+
+
+def run() -> None:
+    """Entry point of the ``medvol`` script."""
+    sys.exit(main())
+
+
+def _add(app: typer.Typer, verb: str, module: str) -> None:
+    app.command(verb)(importlib.import_module(f"medvol.cli.{module}").run)
+
+
+def _refuse(line: str, code: int = 2) -> int:
+    print(f"medvol: {' '.join(line.split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,5 @@
+"""Facts and nouns that every other room shares; loads no torch."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

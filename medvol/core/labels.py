@@ -1,0 +1,109 @@
+"""What a label is: name, side, DICOM coded concept and colour, one row each."""
+
+from __future__ import annotations
+
+import colorsys
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+Laterality = Literal["left", "right", "midline", "unsided"]
+Code = tuple[str, str, str]
+
+_TISSUE: Code = ("85756007", "SCT", "Tissue")
+_ORGAN: Code = ("123037004", "SCT", "Anatomical Structure")
+_LESION: Code = ("49755003", "SCT", "Morphologically Abnormal Structure")
+_SIDE_WORD = re.compile(r"(?:^|[^a-z])(left|right|l|r|lt|rt|lh|rh)(?:$|[^a-z])")
+
+
+@dataclass(frozen=True)
+class Label:
+    """A named structure.
+
+    Attributes:
+        name: Lower-case, words separated by underscores.
+        laterality: ``left`` or ``right`` for one side of a pair, ``midline`` for unpaired
+            structures, ``unsided`` where either side carries the same label.
+        category: DICOM segmented property category (value, scheme, meaning).
+        code: DICOM segmented property type (value, scheme, meaning).
+        colour: RGB, 0 to 255.
+    """
+
+    name: str
+    laterality: Laterality
+    category: Code
+    code: Code
+    colour: tuple[int, int, int]
+
+
+# SNOMED CT concepts as listed in DICOM PS3.16 CID 7140, 7192, 7159 and their relatives.
+_ROWS: tuple[tuple[str, Laterality, Code, str, str, tuple[int, int, int]], ...] = (
+    ("hippocampus", "unsided", _ORGAN, "5366008", "Hippocampus", (230, 159, 0)),
+    ("anterior", "unsided", _ORGAN, "5366008", "Hippocampus", (230, 159, 0)),
+    ("posterior", "unsided", _ORGAN, "5366008", "Hippocampus", (86, 180, 233)),
+    ("spleen", "midline", _ORGAN, "78961009", "Spleen", (157, 108, 162)),
+    ("liver", "midline", _ORGAN, "10200004", "Liver", (221, 130, 101)),
+    ("pancreas", "midline", _ORGAN, "15776009", "Pancreas", (249, 180, 111)),
+    ("kidney", "unsided", _ORGAN, "64033007", "Kidney", (185, 102, 83)),
+    ("left_kidney", "left", _ORGAN, "64033007", "Kidney", (185, 102, 83)),
+    ("right_kidney", "right", _ORGAN, "64033007", "Kidney", (201, 122, 99)),
+    ("stomach", "midline", _ORGAN, "69695003", "Stomach", (216, 132, 105)),
+    ("heart", "midline", _ORGAN, "80891009", "Heart", (206, 110, 84)),
+    ("brain", "midline", _ORGAN, "12738006", "Brain", (250, 250, 225)),
+    ("lung", "unsided", _ORGAN, "39607008", "Lung", (197, 165, 145)),
+    ("left_lung", "left", _ORGAN, "39607008", "Lung", (197, 165, 145)),
+    ("right_lung", "right", _ORGAN, "39607008", "Lung", (172, 138, 115)),
+    ("aorta", "midline", _ORGAN, "15825003", "Aorta", (224, 97, 76)),
+    ("urinary_bladder", "midline", _ORGAN, "89837001", "Urinary bladder", (222, 154, 132)),
+    ("body", "midline", _ORGAN, "123037004", "Anatomical Structure", (177, 122, 101)),
+    ("bone", "unsided", _TISSUE, "272673000", "Bone", (241, 214, 145)),
+    ("tumor", "unsided", _LESION, "108369006", "Neoplasm", (144, 238, 144)),
+    ("tumour", "unsided", _LESION, "108369006", "Neoplasm", (144, 238, 144)),
+    ("lesion", "unsided", _LESION, "52988006", "Lesion", (213, 94, 0)),
+    ("nodule", "unsided", _LESION, "27925004", "Nodule", (213, 94, 0)),
+    ("edema", "unsided", _LESION, "79654002", "Edema", (140, 224, 228)),
+    ("necrosis", "unsided", _LESION, "6574001", "Necrosis", (216, 191, 216)),
+)
+
+
+@cache
+def _table() -> dict[str, Label]:
+    return {
+        name: Label(name, side, category, (value, "SCT", meaning), colour)
+        for name, side, category, value, meaning, colour in _ROWS
+    }
+
+
+def find_label(name: str) -> Label:
+    """Look a label up by name; a name without a row becomes a generic structure.
+
+    The side of an unknown name is read from its words (``left_femur``, ``Kidney (R)``), so that
+    a flip is refused for lateral labels nobody listed. Its colour is derived from the name and
+    therefore stable.
+
+    >>> find_label("Left Kidney").laterality
+    'left'
+    >>> find_label("femur_right").laterality
+    'right'
+    """
+    key = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
+    if found := _table().get(key):
+        return found
+    return Label(key, side_of(name), _TISSUE, _TISSUE, _stable_colour(key))
+
+
+def side_of(name: str) -> Laterality:
+    """The side that a label's words name, or ``unsided``."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower().replace("_", " ")
+    sides = {word[0] for word in _SIDE_WORD.findall(spaced)}
+    if len(sides) != 1:
+        return "unsided"
+    return "left" if sides == {"l"} else "right"
+
+
+def _stable_colour(name: str) -> tuple[int, int, int]:
+    hue = hashlib.sha256(name.encode()).digest()[0] / 255
+    r, g, b = colorsys.hsv_to_rgb(hue, 0.55, 0.9)
+    return round(255 * r), round(255 * g), round(255 * b)

@@ -1,0 +1,62 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medvol.core import Geometry, GeometryError, GridMismatchError
+from medvol.core.geometry import affine_from_lps
+
+CODES = [
+    "".join(codes)
+    for axes in itertools.permutations(("LR", "PA", "IS"))
+    for codes in itertools.product(*axes)
+]
+
+
+def affine_of(codes: str, spacing_mm=(1.0, 2.0, 3.0)) -> np.ndarray:
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, code in enumerate(codes):
+        world = next(i for i, pair in enumerate(("LR", "PA", "IS")) if code in pair)
+        affine[world, axis] = spacing_mm[axis] * (1 if code in "RAS" else -1)
+    return affine
+
+
+@pytest.mark.parametrize("codes", CODES)
+def test_all_48_orientations_are_named(codes):
+    assert len(CODES) == 48
+    geometry = Geometry((4, 5, 6), affine_of(codes))
+    assert geometry.axis_codes == codes
+    assert geometry.spacing_mm == (1.0, 2.0, 3.0)
+    assert geometry.obliqueness_deg == 0
+
+
+@given(angle=st.floats(0.1, 44))
+def test_rotation_about_one_axis_is_the_obliqueness(angle):
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    affine = np.eye(4)
+    affine[:2, :2] = [[c, -s], [s, c]]
+    geometry = Geometry((3, 3, 3), affine)
+    assert geometry.obliqueness_deg == pytest.approx(angle, abs=1e-5)
+    assert geometry.shear_deg == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.eye(3)])
+def test_impossible_affine_is_refused(bad):
+    with pytest.raises(GeometryError):
+        Geometry((2, 2, 2), bad)
+
+
+def test_shifted_grid_is_refused_and_says_how_far():
+    shifted = np.eye(4)
+    shifted[0, 3] = 0.5
+    with pytest.raises(GridMismatchError, match=r"mask: the grids lie 0\.5 mm apart"):
+        Geometry((2, 2, 2), np.eye(4)).require_same(Geometry((2, 2, 2), shifted), "mask")
+
+
+def test_lps_conversion_is_its_own_inverse():
+    affine = affine_of("LPI")
+    assert np.array_equal(affine_from_lps(affine_from_lps(affine)), affine)
+    assert Geometry((2, 2, 2), affine_from_lps(affine)).axis_codes == "RAI"
