@@ -6,6 +6,7 @@ from .data import CaseDataset as CaseDataset
 from .data import EpochSampler as EpochSampler
 from .data import plain_batch as plain_batch
 from .gate import GateInputd as GateInputd
+from .gate import GateSized as GateSized
 from .gate import StopOnNonFinite as StopOnNonFinite
 from .gate import open_run as open_run
 from .progress import EpochTable as EpochTable

@@ -51,21 +51,19 @@ def open_run(seed: int | None = None, dataset_dir: str | None = None) -> None:
 class GateInputd(MapTransform):
     """Refuse a case that would train or predict nonsense; sits right after ``LoadImaged``.
 
-    Images must be finite and not constant-shaped nothing; a label must lie on its image's grid
+    Images must hold voxels, all finite; a label must lie on its image's grid
     and hold only integers of the class list.
 
     Args:
         keys: Image keys.
         label_key: Key of the label map, checked against the first image when present.
         labels: Legal label values; background 0 is always legal.
-        min_size: Smallest legal voxel count per axis, checked on the images; None for no limit.
         allow_missing_keys: Ignore absent image keys.
 
     Raises:
         NonFiniteError: If an image holds NaN or infinity.
         LabelError: If a label value is no integer or not in the class list.
         GridMismatchError: If image and label differ in shape, or in affine by over 1e-3 mm.
-        InputError: If an image is smaller than ``min_size``.
     """
 
     def __init__(
@@ -73,34 +71,22 @@ class GateInputd(MapTransform):
         keys: KeysCollection,
         label_key: str | None = None,
         labels: Sequence[int] = (),
-        min_size: Sequence[int] | None = None,
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.label_key = label_key
         self.legal = {0, *(int(value) for value in labels)}
-        self.min_size = None if min_size is None else tuple(int(n) for n in min_size)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
         for key in self.key_iterator(case):
             _require_finite(case[key], _name(case, key))
-            self._require_size(case[key], _name(case, key))
         if self.label_key in case:
-            image_key = self.first_key(case)
             label, name = case[self.label_key], _name(case, self.label_key)
             self._require_legal(label, name)
-            if image_key:
-                _require_same_grid(case[image_key], label, name)
+            if self.keys:
+                _require_same_grid(case[self.first_key(case)], label, name)
         return case
-
-    def _require_size(self, image: torch.Tensor, name: str) -> None:
-        shape = tuple(image.shape[1:])
-        if self.min_size and any(n < least for n, least in zip(shape, self.min_size, strict=False)):
-            raise InputError(
-                f"{name}: the volume of {_by(shape)} voxels is smaller than {_by(self.min_size)}, "
-                "half of the network's patch: most of what the network saw would be padding"
-            )
 
     def _require_legal(self, label: torch.Tensor, name: str) -> None:
         values = torch.unique(torch.as_tensor(label)).cpu().numpy()
@@ -109,6 +95,33 @@ class GateInputd(MapTransform):
         if unknown := sorted({int(v) for v in values} - self.legal):
             legal = ", ".join(map(str, sorted(self.legal)))
             raise LabelError(f"{name}: label {unknown[0]} is not in the class list ({legal})")
+
+
+class GateSized(MapTransform):
+    """Refuse a volume so small that most of what the network sees would be padding.
+
+    Args:
+        keys: Image keys, already at the bundle's spacing.
+        min_size: Fewest legal voxels per axis; 0 for no limit along that axis.
+
+    Raises:
+        InputError: Naming the file, its size and the limit.
+    """
+
+    def __init__(self, keys: KeysCollection, min_size: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.min_size = tuple(int(n) for n in min_size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = dict(data)
+        for key in self.key_iterator(case):
+            shape = tuple(int(n) for n in case[key].shape[1:])
+            if any(n < least for n, least in zip(shape, self.min_size, strict=True)):
+                raise InputError(
+                    f"{_name(case, key)}: the volume of {_by(shape)} voxels at the network's "
+                    f"spacing is smaller than {_by(self.min_size)}, half of its patch"
+                )
+        return case
 
 
 class StopOnNonFinite:
