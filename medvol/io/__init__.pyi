@@ -1,8 +1,11 @@
+from .dicom import DicomOptions as DicomOptions
 from .door import InputWarning as InputWarning
 from .door import Scan as Scan
 from .image import ReadOptions as ReadOptions
 from .image import read_image as read_image
 from .image import read_scan as read_scan
+from .pair import read_label as read_label
+from .pair import read_pair as read_pair
 from .reader import MedvolReader as MedvolReader
 from .save import write_itk as write_itk
 from .save import write_nifti as write_nifti

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GeometryError, GridMismatchError, InputError, MedvolError
 from medvol.core.geometry import Geometry
-from medvol.io.door import Scan, check_claim, check_file, check_spacing, shown, to_float32, warn
+from medvol.io.door import Scan, check_claim, check_spacing, shown, to_float32, warn
 from medvol.io.stream import ByteSource, open_bytes
 
 #: Which of two contradicting orientations to believe, or an assumption where there is none.
