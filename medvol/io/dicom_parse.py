@@ -161,7 +161,7 @@ def _parse(path: Path, head: bytes, size: int, wanted: frozenset[int]) -> Parsed
             if tag != PIXEL_DATA:
                 elements[tag] = b""
             break
-        _take(cursor, elements, tag, vr, n, wanted, 0)
+        _take(cursor, elements, (tag, vr, n), wanted, 0)
     return Parsed(path, elements, syntax, cursor.order, offset, length,
                   len(inflated) if inflated else size, inflated)  # fmt: skip
 
@@ -235,8 +235,14 @@ def _is_padding(cursor: _Cursor) -> bool:
     return not cursor.data[cursor.position :].strip(b"\0")
 
 
-def _take(cursor: _Cursor, into: Elements, tag: int, vr: bytes, n: int,
-          wanted: frozenset[int], depth: int) -> None:  # fmt: skip
+def _take(
+    cursor: _Cursor,
+    into: Elements,
+    header: tuple[int, bytes, int],
+    wanted: frozenset[int],
+    depth: int,
+) -> None:
+    tag, vr, n = header
     if n == _UNDEFINED:
         items = _items(cursor, vr, None, wanted if tag in wanted else frozenset(), depth + 1)
         if tag in wanted:
@@ -295,10 +301,9 @@ def _item(cursor: _Cursor, n: int, wanted: frozenset[int], depth: int) -> Elemen
         found = next(_headers(cursor), None)
         if found is None:
             raise InputError(f"{cursor.name}: truncated DICOM file: an item has no end")
-        tag, vr, length = found
-        if tag == _ITEM_END:
+        if found[0] == _ITEM_END:
             break
-        _take(cursor, elements, tag, vr, length, wanted, depth)
+        _take(cursor, elements, found, wanted, depth)
     return elements
 
 

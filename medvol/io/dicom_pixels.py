@@ -11,6 +11,7 @@ import io
 import struct
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def _encapsulated(image: DicomImage, content: bytes) -> Iterator[bytes]:
                          "frames, and no offset table")  # fmt: skip
     starts = np.cumsum([0, *(len(f) + 8 for f in fragments)]).tolist()
     bounds = [*table, starts[-1]]
-    for first, last in zip(bounds, bounds[1:], strict=False):
+    for first, last in pairwise(bounds):
         if first not in starts or last not in starts:
             raise InputError(f"{name}: the offset table points beside the fragments")
         yield b"".join(fragments[starts.index(first) : starts.index(last)])
@@ -213,7 +214,7 @@ def _openjpeg(image: DicomImage, stream: bytes) -> Pixels:
         import openjpeg
     except ImportError as error:
         raise _Unavailable("openjpeg is missing") from error
-    return openjpeg.decode(stream)
+    return openjpeg.decode(stream)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _libjpeg(image: DicomImage, stream: bytes) -> Pixels:
@@ -221,7 +222,7 @@ def _libjpeg(image: DicomImage, stream: bytes) -> Pixels:
         import libjpeg
     except ImportError as error:
         raise _Unavailable("libjpeg is missing") from error
-    return libjpeg.decode(stream)
+    return libjpeg.decode(stream)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def _jpegls(image: DicomImage, stream: bytes) -> Pixels:
@@ -240,9 +241,7 @@ def _pillow(image: DicomImage, stream: bytes) -> Pixels:
     with Image.open(io.BytesIO(stream), formats=("JPEG", "JPEG2000")) as picture:
         if picture.size != (image.columns, image.rows):
             raise ValueError("another size than the header")
-        if picture.mode not in ("L", "RGB"):
-            picture = picture.convert("L" if image.samples == 1 else "RGB")
-        return np.asarray(picture)
+        return np.asarray(picture.convert("L" if image.samples == 1 else "RGB"))
 
 
 def _gdcm(image: DicomImage, stream: bytes) -> Pixels:

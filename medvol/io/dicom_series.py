@@ -79,7 +79,7 @@ def stack_frames(
     check_spacing(where, np.linalg.norm(lps[:3, :3], axis=0))
     if tilt and not allow_tilt:
         raise GeometryError(f"{shown(where)}: gantry tilt of {tilt:.1f} degrees: the slices are "
-                            "sheared; read it with resample_tilt=True (--resample-tilt)")  # fmt: skip
+                            "sheared; read it with resample_tilt (--resample-tilt)")  # fmt: skip
     return Stack(tuple(frames), Geometry(shape, affine_from_lps(lps)).affine, slots, tilt)
 
 

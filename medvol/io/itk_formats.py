@@ -119,7 +119,8 @@ def read_itk_format(path: Path, *, channels: bool = False, assume_ras: bool = Fa
     Raises:
         InputError: For anything truncated, contradictory, unsupported or non-finite.
     """
-    with path.open("rb") if check_file(path) else path.open("rb") as handle:
+    check_file(path)
+    with path.open("rb") as handle:
         head = handle.read(_MAX_HEADER)
     parse = _nrrd if path.suffix.lower() in (".nrrd", ".nhdr") else _metaimage
     volume, affine, channel_axis = parse(path, head, assume_ras)

@@ -119,7 +119,7 @@ def _onto(reference: Scan, label: Scan) -> Scan:
 def _reordered(label: Scan, axes: NDArray[Any], mirrored: NDArray[np.bool_]) -> Scan:
     """Flip the mirrored array axes, then move array axis ``a`` to place ``axes[a]``."""
     array, affine = label.array, label.affine.copy()
-    for axis in np.flatnonzero(mirrored):
+    for axis in np.flatnonzero(mirrored).tolist():
         array = np.flip(array, axis + 1)
         affine[:3, 3] += affine[:3, axis] * (array.shape[axis + 1] - 1)
         affine[:3, axis] *= -1
