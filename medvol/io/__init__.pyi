@@ -1,4 +1,6 @@
 from .dicom import DicomOptions as DicomOptions
+from .dicom_source import Source as Source
+from .dicom_source import read_source as read_source
 from .door import InputWarning as InputWarning
 from .door import Scan as Scan
 from .image import ReadOptions as ReadOptions
@@ -10,4 +12,9 @@ from .reader import MedvolReader as MedvolReader
 from .save import write_itk as write_itk
 from .save import write_nifti as write_nifti
 from .save import write_png16 as write_png16
+from .seg import Algorithm as Algorithm
+from .seg import write_dicom_seg as write_dicom_seg
+from .sr import Measured as Measured
+from .sr import read_sr_volumes as read_sr_volumes
+from .sr import write_dicom_sr as write_dicom_sr
 from .writer import MedvolWriter as MedvolWriter

@@ -72,7 +72,7 @@ def read_label(
     known = {0} | {int(value) for value in labels}
     values = _whole(scan.path, scan.array)
     _require_classes(scan.path, values, known)
-    return _onto(reference, Scan(values, scan.affine, scan.path))
+    return onto_grid(reference, Scan(values, scan.affine, scan.path))
 
 
 def _whole(path: Path, array: NDArray[Any]) -> NDArray[np.float32]:
@@ -92,8 +92,12 @@ def _require_classes(path: Path, values: NDArray[Any], known: set[int]) -> None:
                          f"{sorted(known)}")  # fmt: skip
 
 
-def _onto(reference: Scan, label: Scan) -> Scan:
-    """The label map in the voxel order of the reference, if both name the same grid."""
+def onto_grid(reference: Scan, label: Scan) -> Scan:
+    """The label map in the voxel order of the reference, if both name the same grid.
+
+    Raises:
+        GridMismatchError: If they do not.
+    """
     what = f"{shown(label.path)} and {shown(reference.path)}"
     wanted = reference.array.shape[1:]
     if len(wanted) != 3 or len(label.array.shape) != 4:
