@@ -112,7 +112,7 @@ def weighted_mean(values: ArrayLike) -> WeightedStatistic:
             mean = weights @ finite / weights.sum(axis=1)
         if endless.any():
             drawn = weights @ signs
-            mean = np.where(drawn != 0, np.sign(drawn) * np.inf, mean)
+            mean = np.where(drawn > 0, np.inf, np.where(drawn < 0, -np.inf, mean))
         return mean
 
     return statistic

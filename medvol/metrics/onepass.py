@@ -98,7 +98,8 @@ def as_label_map(labels: ArrayLike, name: str) -> NDArray[np.integer]:
     if array.dtype == np.bool_:
         return array.view(np.uint8)
     if array.dtype.kind == "f":
-        whole = array.astype(np.int32)
+        with np.errstate(invalid="ignore"):
+            whole = array.astype(np.int32)
         if not np.array_equal(whole, array):
             raise LabelError(f"{name} holds values that are no whole numbers; pass a label map")
         array = whole
