@@ -23,6 +23,8 @@ class Modality:
         windows: Named display and clipping windows as (low, high) in ``unit``.
         effects: What acquisition may do to the voxels, as augmentation by name: (probability,
             smallest, largest strength); see ``medvol.transforms.RandIntensityd`` for the units.
+        max_jitter: Largest change of brightness or contrast, as a share, that still shows what
+            such a scanner could have made; calibrated units allow less.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Modality:
     legal_range: tuple[float, float] | None
     windows: dict[str, tuple[float, float]]
     effects: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    max_jitter: float = 0.3
 
 
 # Windows are (level - width/2, level + width/2) of the usual radiology presets:
@@ -73,7 +76,7 @@ _US_EFFECTS = _SHARED | {"speckle": (0.2, 0.05, 0.2)}
 _COLOUR = {k: _SHARED[k] for k in ("noise", "blur")} | {"brightness": (0.15, 0.9, 1.1)}
 
 _ROWS = (
-    Modality("CT", ("CT",), "HU", "window", (-8192.0, 32767.0), _CT_WINDOWS, _CT_EFFECTS),
+    Modality("CT", ("CT",), "HU", "window", (-8192.0, 32767.0), _CT_WINDOWS, _CT_EFFECTS, 0.15),
     Modality("MR", ("MR",), "", "zscore", None, {}, _MR_EFFECTS),
     Modality("PT", ("PT",), "SUVbw", "suv", (0.0, 10000.0), {}, _PT_EFFECTS),
     Modality("XR", ("CR", "DX", "XR", "RG", "MG"), "", "percentile", None, {}, _SHARED),
