@@ -1,3 +1,6 @@
+from .bundle_cases import evaluation_cases as evaluation_cases
+from .bundle_cases import inference_cases as inference_cases
+from .bundle_cases import training_cases as training_cases
 from .listing import list_images as list_images
 from .manifest import Case as Case
 from .manifest import Manifest as Manifest
