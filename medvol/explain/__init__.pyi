@@ -1,0 +1,10 @@
+from .cam import Explainer as Explainer
+from .cam import GradCAM as GradCAM
+from .cam import GradCAMPlusPlus as GradCAMPlusPlus
+from .cam import HiResCAM as HiResCAM
+from .cam import ScoreCAM as ScoreCAM
+from .grid import layer_affine as layer_affine
+from .grid import scale_to_unit as scale_to_unit
+from .grid import upsample as upsample
+from .occlusion import Occlusion as Occlusion
+from .rollout import AttentionRollout as AttentionRollout
