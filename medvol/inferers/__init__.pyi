@@ -1,5 +1,17 @@
 from .convolution import onednn_convolutions as onednn_convolutions
+from .ensemble import Ensemble as Ensemble
+from .ensemble import UncertainPrediction as UncertainPrediction
+from .ensemble import entropy as entropy
+from .ensemble import predict_uncertain as predict_uncertain
+from .footprint import Footprint as Footprint
+from .footprint import window_footprint as window_footprint
+from .ladder import is_out_of_memory as is_out_of_memory
+from .ladder import run_ladder as run_ladder
 from .mirrors import Mirrors as Mirrors
+from .planner import Job as Job
+from .planner import Plan as Plan
+from .planner import parse_bytes as parse_bytes
+from .planner import plan_job as plan_job
 from .slabs import Decision as Decision
 from .slabs import GridMap as GridMap
 from .sliding import SlidingWindowInferer as SlidingWindowInferer

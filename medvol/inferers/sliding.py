@@ -67,7 +67,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         PolicyError: If the anatomy or a label forbids a mirror.
     """
 
-    def __init__(  # noqa: PLR0917 - MONAI's signature
+    def __init__(
         self,
         roi_size: Sequence[int] | int,
         sw_batch_size: int = 1,

@@ -63,9 +63,7 @@ axes = st.permutations([0, 1, 2])
     shift=st.tuples(*[st.floats(-2, 2)] * 3),
     thresholds=st.sampled_from([None, (0.0, 0.5, 0.3, 0.4)]),
 )
-def test_labels_equal_whole_volume_interpolation(  # noqa: PLR0917 - one argument a property
-    size, order, flips, spacing, shift, thresholds
-):
+def test_labels_equal_whole_volume_interpolation(size, order, flips, spacing, shift, thresholds):
     affine = np.eye(4)
     affine[:3, :3] = np.eye(3)[:, order] * (np.array(flips) * spacing)
     affine[:3, 3] = shift + np.where(np.array(flips)[np.argsort(order)] < 0, np.array(size) - 1, 0)
