@@ -2,6 +2,7 @@ from .published import VisionTransformer as VisionTransformer
 from .published import medicalnet_resnet as medicalnet_resnet
 from .published import torchvision_efficientnet as torchvision_efficientnet
 from .published import torchvision_resnet as torchvision_resnet
+from .restore import with_weights as with_weights
 from .transfer import inflate_kernel as inflate_kernel
 from .transfer import init_weights as init_weights
 from .transfer import merge_channels as merge_channels

@@ -1,0 +1,14 @@
+from .checkpoint import Checkpoint as Checkpoint
+from .checkpoint import SaveWeights as SaveWeights
+from .checkpoint import load_checkpoint as load_checkpoint
+from .checkpoint import save_checkpoint as save_checkpoint
+from .data import CaseDataset as CaseDataset
+from .data import EpochSampler as EpochSampler
+from .data import plain_batch as plain_batch
+from .gate import GateInputd as GateInputd
+from .gate import GateSized as GateSized
+from .gate import StopOnNonFinite as StopOnNonFinite
+from .gate import open_run as open_run
+from .progress import EpochTable as EpochTable
+from .progress import ProgressBar as ProgressBar
+from .workflow import find_bundle_root as find_bundle_root

@@ -1,0 +1,10 @@
+from .door import InputWarning as InputWarning
+from .door import Scan as Scan
+from .image import ReadOptions as ReadOptions
+from .image import read_image as read_image
+from .image import read_scan as read_scan
+from .reader import MedvolReader as MedvolReader
+from .save import write_itk as write_itk
+from .save import write_nifti as write_nifti
+from .save import write_png16 as write_png16
+from .writer import MedvolWriter as MedvolWriter
