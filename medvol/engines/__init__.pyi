@@ -1,3 +1,4 @@
+from .average import MovingAverage as MovingAverage
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import SaveWeights as SaveWeights
 from .checkpoint import load_checkpoint as load_checkpoint
