@@ -14,6 +14,7 @@ from medvol.core.errors import MedvolError
 #: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs.
 VERBS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor",
+    "data": {"scan": "data_scan", "deid": "data_deid"},
 }
 _GROUP_HELP = {
     "data": "Scan, check, split, fetch and de-identify data sets.",
