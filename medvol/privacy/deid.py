@@ -210,14 +210,21 @@ class _Walk:
     def clean(self, dataset: Dataset) -> None:
         for element in list(dataset):
             letter = self.rules.letter(element)
-            if self.rules.profile.dates == "shift" and element.VR in _TIMES and letter != "K" and (
-                element.keyword != "PatientBirthDate"
-            ):  # fmt: skip
+            if self._is_shifted(element, letter):
                 self._shift(element)
             elif letter == "K":
                 self._keep(dataset, element)
             else:
                 self._act(dataset, element, letter)
+
+    def _is_shifted(self, element: DataElement, letter: str) -> bool:
+        return (
+            self.rules.profile.dates == "shift"
+            and element.VR in _TIMES
+            and letter != "K"
+            and not element.tag.is_private
+            and element.keyword not in ("", "PatientBirthDate", "PatientBirthTime")
+        )
 
     def _keep(self, dataset: Dataset, element: DataElement) -> None:
         if element.VR == "SQ":
@@ -229,13 +236,15 @@ class _Walk:
     def _act(self, dataset: Dataset, element: DataElement, letter: str) -> None:
         if element.VR == "UI" and "U" in letter:
             element.value = self._uids(element.value)
-        elif element.VR == "SQ" and ("U" in letter or letter == "D"):
+        elif element.VR == "SQ" and "U" in letter:
             for item in element.value:
                 self.clean(item)
-        elif letter in ("X", "X_Z_U_STAR"):
+        elif letter == "X":
             del dataset[element.tag]
         elif letter in ("Z", "X_Z"):
             element.value = [] if element.VR == "SQ" else None
+        elif element.VR == "SQ":
+            element.value = []  # a dummy item would have to be invented
         else:
             self._dummy(dataset, element)
 
