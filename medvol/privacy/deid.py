@@ -239,7 +239,7 @@ class _Walk:
         elif element.VR == "SQ" and "U" in letter:
             for item in element.value:
                 self.clean(item)
-        elif letter == "X":
+        elif letter == "X" or (element.VR == "SQ" and letter.startswith("X")):
             del dataset[element.tag]
         elif letter in ("Z", "X_Z"):
             element.value = [] if element.VR == "SQ" else None
