@@ -21,6 +21,8 @@ VERBS: dict[str, str | dict[str, str]] = {
         "fork": "bundle_fork",
     },
     "data": {
+        "scan": "data_scan",
+        "deid": "data_deid",
         "check": "data_check",
         "split": "data_split",
         "fetch": "data_fetch",
