@@ -35,7 +35,8 @@ class Score(Fields):
         metric: Registered name, with its tolerance where it has one: ``nsd_voxel@2mm``.
         value: The number; ``nan`` where undefined, ``inf`` for a distance to nothing.
         unit: Its unit, empty for ratios.
-        why_undefined: Which empty mask decided the value; empty otherwise.
+        why_undefined: Which empty mask decided the value, also where the rule gives a number
+            (Dice 0 of a missed structure); empty otherwise.
     """
 
     case: str
@@ -93,7 +94,9 @@ def score_pair(case: str, label: str, pair: MaskPair, plan: MetricPlan) -> list[
     for column, row, params in plan.calls():
         assert row.of_pair is not None
         value = float(row.of_pair(pair, **params))
-        why = "" if math.isfinite(value) else row.why_undefined(pair) or "no denominator"
+        why = row.why_undefined(pair) if row.empty else ""
+        if not (why or math.isfinite(value)):
+            why = "no denominator"
         rows.append(Score(case, label, column, value, row.unit, why))
     return rows
 
