@@ -12,6 +12,8 @@ from .gate import GateInputd as GateInputd
 from .gate import GateSized as GateSized
 from .gate import StopOnNonFinite as StopOnNonFinite
 from .gate import open_run as open_run
+from .metrics import SegmentationMetric as SegmentationMetric
+from .metrics import SegmentationReport as SegmentationReport
 from .multilabel import SigmoidDiceBCE as SigmoidDiceBCE
 from .progress import EpochTable as EpochTable
 from .progress import ProgressBar as ProgressBar
