@@ -194,11 +194,11 @@ def restore_lost(label: torch.Tensor, out: torch.Tensor, warp: Warp) -> torch.Te
 
 
 def _present(label: NDArray[Any]) -> set[int]:
-    if label.dtype == np.uint8:
-        found = np.zeros(256, bool)
-        found[label.ravel()] = True
-        return set(np.flatnonzero(found).tolist())
-    return set(np.unique(label).tolist())
+    flat = label.ravel()
+    starts = flat[1:][
+        flat[1:] != flat[:-1]
+    ]  # label maps are long runs: few values are left to sort
+    return {*np.unique(starts).tolist(), *flat[:1].tolist()}
 
 
 def _prefilter(size: int) -> NDArray[np.floating]:

@@ -1,0 +1,192 @@
+"""PNG, JPEG, TIFF and BMP, alone or as a folder of numbered slices.
+
+A picture has no place in the patient: its affine is the identity, X runs along columns and Y
+down the rows. Greys keep their stored values (16-bit included), a palette is looked up, alpha is
+dropped, EXIF rotation is applied, MONOCHROME1-like TIFFs are turned so that bright is bright.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvol.core.errors import GeometryError, InputError, MissingInputError
+from medvol.io.door import Scan, check_claim, check_file, check_spacing, shown, to_float32, warn
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+_GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
+_COLOUR = {"RGB", "YCbCr", "LAB", "HSV"}
+_MINISWHITE = 0
+_PHOTOMETRIC = 262
+
+
+def read_picture(path: Path) -> Scan:
+    """Read one picture as (C, X, Y): one channel for greys, three for colours.
+
+    A colour picture whose three channels are equal is a grey one.
+
+    Raises:
+        InputError: If the file is no picture, damaged, animated, or of an unsupported kind.
+        TooLargeError: If the claimed size exceeds the ceiling.
+    """
+    pixels = _decode(path)
+    rows_first = pixels[..., None] if pixels.ndim == 2 else pixels
+    return Scan(np.ascontiguousarray(rows_first.transpose(2, 1, 0)), np.eye(4), path)
+
+
+def read_stack(folder: Path, spacing_mm: Sequence[float] | None) -> Scan:
+    """Read a folder of numbered pictures as one volume (1, X, Y, Z).
+
+    Slices are ordered by the last number in their names (2 before 10) and follow +Z; X runs along
+    columns, Y down the rows.
+
+    Args:
+        folder: Holds pictures of one size and one numbering without gaps.
+        spacing_mm: Voxel edge lengths along X, Y, Z; pictures do not carry them.
+
+    Raises:
+        GeometryError: If ``spacing_mm`` is missing or a slice is.
+        InputError: If sizes, names or channels differ.
+    """
+    files = _numbered(folder)
+    if spacing_mm is None:
+        raise GeometryError(f"{shown(folder)}: a folder of {len(files)} pictures has no spacing; "
+                            "pass spacing_mm=(x, y, z)")  # fmt: skip
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    if spacing.shape != (3,):
+        raise GeometryError(f"{shown(folder)}: spacing_mm holds {spacing.size} numbers, wanted 3")
+    check_spacing(folder, spacing)
+    slices: list[NDArray[Any]] = []
+    for path in files:
+        array = read_picture(path).array
+        if array.shape[0] != 1:
+            raise InputError(f"{shown(path)}: is a colour picture; a volume needs grey slices")
+        if slices and array.shape != slices[0].shape:
+            raise InputError(f"{shown(path)}: its size {array.shape[2]}x{array.shape[1]} differs "
+                             f"from {shown(files[0])}")  # fmt: skip
+        if not slices:
+            check_claim(folder, (*array.shape, len(files)))
+        slices.append(array)
+    return Scan(np.stack(slices, axis=-1), np.diag([*spacing, 1.0]), folder)
+
+
+def is_stack(files: Sequence[Path]) -> bool:
+    """Whether a folder's files are pictures, with nothing but notes beside them."""
+    kinds = {path.suffix.lower() for path in files} - {".txt", ".csv", ".json", ".md", ".xml"}
+    return bool(kinds) and kinds <= SUFFIXES
+
+
+def _numbered(folder: Path) -> list[Path]:
+    names = [p for p in sorted(folder.iterdir())
+             if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]  # fmt: skip
+    if not names:
+        raise MissingInputError(f"{shown(folder)}: holds no image that can be read")
+    numbers: dict[int, Path] = {}
+    for path in names:
+        found = re.findall(r"\d+", path.stem)
+        if not found:
+            raise InputError(f"{shown(path)}: has no slice number in its name")
+        number = int(found[-1])
+        if number in numbers:
+            raise InputError(f"{shown(path)}: is slice number {number}, a duplicate of "
+                             f"{shown(numbers[number].name)}")  # fmt: skip
+        numbers[number] = path
+    suffix, count = Counter(p.suffix.lower() for p in names).most_common(1)[0]
+    if count != len(names):
+        raise InputError(f"{shown(folder)}: mixes picture formats; {count} of {len(names)} are "
+                         f"{suffix}")  # fmt: skip
+    order = sorted(numbers)
+    steps = Counter(b - a for a, b in pairwise(order))
+    step = min(steps) if steps else 1
+    if missing := [n for n in range(order[0], order[-1], step) if n not in numbers]:
+        listed = ", ".join(map(str, missing[:5]))
+        raise GeometryError(f"{shown(folder)}: slice {listed} missing: a gap in the numbering "
+                            f"{order[0]} to {order[-1]}")  # fmt: skip
+    return [numbers[n] for n in order]
+
+
+def _decode(path: Path) -> NDArray[np.float32]:
+    from PIL import Image, UnidentifiedImageError
+
+    check_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pillow quotes file contents; sizes are checked here
+            with Image.open(path, formats=_FORMATS) as picture:
+                _check_header(path, picture)
+                picture.load()
+                return _to_values(path, picture)
+    except UnidentifiedImageError as error:
+        raise InputError(f"{shown(path)}: is not a valid image: not a valid PNG, JPEG, TIFF or "
+                         "BMP (its first bytes say something else)") from error  # fmt: skip
+    except Image.DecompressionBombError as error:
+        raise _too_large(path) from error
+    except (OSError, SyntaxError, ValueError, EOFError, MemoryError, OverflowError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{shown(path)}: is truncated or corrupt: {_reason(error)}") from error
+
+
+def _check_header(path: Path, picture: Any) -> None:
+    width, height = picture.size
+    check_claim(path, (height, width, len(picture.getbands())))
+    if getattr(picture, "n_frames", 1) > 1:
+        raise InputError(f"{shown(path)}: holds {picture.n_frames} frames (pages); "
+                         "one picture a file is wanted")  # fmt: skip
+
+
+def _to_values(path: Path, picture: Any) -> NDArray[np.float32]:
+    from PIL import ImageOps
+
+    white_is_zero = picture.format == "TIFF" and (
+        getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _MINISWHITE
+    )
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode in ("P", "PA"):
+        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
+    if picture.mode == "CMYK":
+        warn(path, "CMYK colours were converted to RGB without a colour profile")
+        picture = picture.convert("RGB")
+    if picture.mode in ("LA", "La"):
+        picture = _without_alpha(path, picture, "L")
+    elif picture.mode in ("RGBA", "RGBa", "RGBX"):
+        picture = _without_alpha(path, picture, "RGB")
+    if picture.mode in _GREY:
+        values = np.asarray(picture)
+        # pillow itself turns 1- and 8-bit MINISWHITE; wider ones come as stored
+        if white_is_zero and values.dtype.itemsize > 1:
+            values = np.iinfo(np.uint16).max - values.astype(np.int64)
+        return to_float32(path, values)
+    if picture.mode not in _COLOUR:
+        raise InputError(f"{shown(path)}: pixel mode {picture.mode} is not supported")
+    values = np.asarray(picture.convert("RGB"))
+    if (values[..., :1] == values).all():
+        values = values[..., 0]
+    return to_float32(path, values)
+
+
+def _without_alpha(path: Path, picture: Any, mode: str) -> Any:
+    alpha = np.asarray(picture.getchannel("A")) if "A" in picture.getbands() else None
+    if alpha is not None and alpha.size and alpha.min() < 255:
+        warn(path, "the alpha channel was dropped; transparent pixels keep their stored colour")
+    return picture.convert(mode)
+
+
+def _too_large(path: Path) -> InputError:
+    from medvol.core.errors import TooLargeError
+
+    return TooLargeError(f"{shown(path)}: too large: claims more pixels than the limit")
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else "?" for c in text)[:120]
