@@ -173,7 +173,7 @@ def _best_shift(a: Floats, b: Floats) -> float:
     """Largest normalised correlation of the overlap over shifts of up to an eighth."""
     reach = a.shape[0] // 8
     spectrum = np.fft.rfftn(a) * np.conj(np.fft.rfftn(b))
-    surface = np.fft.irfftn(spectrum, a.shape)
+    surface = np.fft.irfftn(spectrum, a.shape, axes=tuple(range(a.ndim)))
     index = np.indices(a.shape).reshape(a.ndim, -1).T
     index = (index + reach) % np.asarray(a.shape) <= 2 * reach
     near = index.all(axis=1).reshape(a.shape)

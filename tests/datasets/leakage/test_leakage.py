@@ -79,11 +79,12 @@ def test_a_marker_in_the_corner_of_one_class_is_caught(picture_set):
     assert {"frame", "corners"} <= {probe.probe for probe in report.shortcuts}
 
 
-def test_another_encoder_for_one_class_is_caught(picture_set):
-    report = check_leakage(
-        read_dataset(picture_set(change=lambda a, c, _n: jpeg(a, 15) if c == "a" else a))
-    )
-    assert "compressibility" in {probe.probe for probe in report.shortcuts}
+def test_coarser_grey_values_in_one_class_are_caught_by_the_bytes(picture_set):
+    def posterise(array, category, _number):
+        return array // 4 * 4 if category == "a" else array
+
+    report = check_leakage(read_dataset(picture_set(change=posterise)))
+    assert {"bytes", "compressibility"} <= {probe.probe for probe in report.shortcuts}
 
 
 def test_a_class_from_one_site_only_is_confounded(picture_set):
@@ -175,7 +176,10 @@ def test_chest_xrays_show_every_leak_their_readme_tells_of(chest, monkeypatch):
     assert report.verdict == "leak"
 
 
-def test_permuted_chest_labels_fire_in_at_most_one_probe_of_twenty(chest):
+@pytest.mark.parametrize(
+    "seeds", [range(3), pytest.param(range(20), marks=pytest.mark.slow)], ids=["three", "twenty"]
+)
+def test_permuted_chest_labels_fire_in_at_most_one_probe_of_twenty(chest, seeds):
     from medvol.datasets.leakage import run_probes
 
     manifest, features = chest
@@ -183,9 +187,9 @@ def test_permuted_chest_labels_fire_in_at_most_one_probe_of_twenty(chest):
     names = {case.case for case in nih}
     kept = [feature for feature in features if feature.case in names]
     fired, ran = 0, 0
-    for seed in range(20):
+    for seed in seeds:
         labels = np.random.default_rng(seed).permutation([str(case.category) for case in nih])
         probes = [p for p in run_probes(kept, list(labels), seed=seed) if not p.why_undefined]
         fired, ran = fired + sum(p.fires for p in probes), ran + len(probes)
-    assert ran >= 120
+    assert ran >= 6 * len(seeds)
     assert fired <= 0.05 * ran
