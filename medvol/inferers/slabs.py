@@ -33,39 +33,43 @@ class Decision:
     Attributes:
         activation: Turns blended network output into probabilities; None where windows already
             are probabilities (mirrors, ensembles).
-        thresholds: Least probability per channel; without one the largest channel wins. A single
-            channel is foreground from its threshold on, 0.5 by default.
+        thresholds: Least probability per channel, below which the winner becomes background; one
+            number serves all channels. None: the largest channel wins, whatever its probability;
+            a single channel then needs 0.5.
+        values: Label of each channel; default 0, 1, ... or 1 for a single channel.
     """
 
     activation: Activation | None = "softmax"
     thresholds: tuple[float, ...] | None = None
+    values: tuple[int, ...] | None = None
 
     def codes(self, values: torch.Tensor) -> torch.Tensor:
         """One number per voxel of blended outputs (C, ...); a mean of equal codes has their label.
 
         A mean of probabilities whose largest channel is the same everywhere has that largest
-        channel too, so that only cells of unequal codes need interpolation.
+        channel too, and passes a threshold that each of them passes, so that only cells of
+        unequal codes need interpolation.
         """
-        if values.shape[0] > 1 and self.thresholds is None:
+        if not self._judges(len(values)):
             return values.argmax(0).to(torch.uint8)
-        probability = self.activate(values)
-        if values.shape[0] == 1:
-            return (probability[0] >= self._threshold(0)).to(torch.uint8)
-        best, index = probability.max(0)
-        return (2 * index + (best >= self._thresholds(best)[index])).to(torch.uint8)
+        return self._codes(self.activate(values))
 
-    def labels_of_codes(self, codes: torch.Tensor) -> torch.Tensor:
+    def labels_of_codes(self, codes: torch.Tensor, channels: int) -> torch.Tensor:
         """The label that each code stands for."""
-        return torch.where(codes % 2 == 1, codes // 2, 0) if self._doubles else codes
+        values = self.values or ((1,) if channels == 1 else tuple(range(channels)))
+        if not self._judges(channels):
+            if values == tuple(range(channels)):
+                return codes.clone()
+            table = list(values)
+        else:
+            table = [label for value in values for label in (0, value)]
+        return torch.tensor(table, dtype=torch.uint8, device=codes.device)[codes.long()]
 
     def labels(self, probability: torch.Tensor) -> torch.Tensor:
         """The label at probabilities (C, ...)."""
-        if probability.shape[0] == 1:
-            return (probability[0] >= self._threshold(0)).to(torch.uint8)
-        best, index = probability.max(0)
-        if self.thresholds is not None:
-            index = torch.where(best >= self._thresholds(best)[index], index, 0)
-        return index.to(torch.uint8)
+        judged = self._judges(len(probability))
+        codes = self._codes(probability) if judged else probability.argmax(0)
+        return self.labels_of_codes(codes, len(probability)).to(torch.uint8)
 
     def activate(self, values: torch.Tensor) -> torch.Tensor:
         """Probabilities of blended outputs (C, ...)."""
@@ -75,22 +79,22 @@ class Decision:
 
     def check(self, channels: int) -> None:
         """Refuse what does not fit a network of so many output channels."""
-        if channels > (127 if self._doubles else 255):
+        if channels > (127 if self._judges(channels) else 255):
             raise ConfigError(f"{channels} classes do not fit an 8-bit label map")
-        if self.thresholds is not None and len(self.thresholds) != channels:
-            raise ConfigError(f"{len(self.thresholds)} thresholds for {channels} output channels")
+        for name, given in (("thresholds", self.thresholds), ("values", self.values)):
+            if given is not None and len(given) not in (1, channels):
+                raise ConfigError(f"{len(given)} {name} for {channels} output channels")
         if channels == 1 and self.activation == "softmax":
             raise ConfigError("the softmax of a single channel is always 1; use sigmoid")
 
-    @property
-    def _doubles(self) -> bool:
-        return self.thresholds is not None and len(self.thresholds) > 1
+    def _judges(self, channels: int) -> bool:
+        return self.thresholds is not None or channels == 1
 
-    def _threshold(self, channel: int) -> float:
-        return self.thresholds[channel] if self.thresholds else 0.5
-
-    def _thresholds(self, like: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(self.thresholds, dtype=like.dtype, device=like.device)
+    def _codes(self, probability: torch.Tensor) -> torch.Tensor:
+        best, index = probability.max(0)
+        least = torch.tensor(self.thresholds or (0.5,), dtype=best.dtype, device=best.device)
+        wanted = least[index] if len(least) > 1 else least
+        return (2 * index + (best >= wanted)).to(torch.uint8)
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,7 @@ class SlabWriter:
         rows, columns = self.rows, self.columns
         picked = codes[0][rows.low][:, columns.low]
         mixed = _mixed(codes)[rows.low][:, columns.low]
-        labels = self.decision.labels_of_codes(picked)
+        labels = self.decision.labels_of_codes(picked, len(block.values))
         at = torch.nonzero(mixed, as_tuple=True)
         if len(at[0]):
             labels[at] = self._interpolate(near, *at)

@@ -150,7 +150,7 @@ def test_what_does_not_fit_is_refused():
         inferer.label_map(image.as_tensor(), mixer(), Geometry((8, 8, 8), np.eye(4)))
     with pytest.raises(ConfigError, match="thresholds"):
         inferer.label_map(
-            image, mixer(), Geometry((8, 8, 8), np.eye(4)), Decision("softmax", (0.5,))
+            image, mixer(), Geometry((8, 8, 8), np.eye(4)), Decision("softmax", (0.5, 0.5))
         )
     with pytest.raises(ConfigError, match="sigmoid"):
         inferer.label_map(image, lambda w: w, Geometry((8, 8, 8), np.eye(4)))
@@ -232,5 +232,11 @@ def test_codes_decide_what_interpolation_may_skip():
     values = torch.tensor([[0.1, 0.1], [0.5, 0.45], [0.4, 0.46]]).reshape(3, 2)
     codes = decision.codes(values)
     assert codes[0] != codes[1]
-    assert decision.labels_of_codes(codes).tolist() == [0, 0]
+    assert decision.labels_of_codes(codes, 3).tolist() == [0, 0]
     assert replace(decision, thresholds=None).codes(values).tolist() == [1, 2]
+
+
+def test_channels_may_stand_for_any_label():
+    decision = Decision(None, (0.5,), (4, 7))
+    probability = torch.tensor([[0.9, 0.2, 0.4], [0.1, 0.8, 0.3]])
+    assert decision.labels(probability).tolist() == [4, 7, 0]
