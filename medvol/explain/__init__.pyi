@@ -6,5 +6,15 @@ from .cam import ScoreCAM as ScoreCAM
 from .grid import layer_affine as layer_affine
 from .grid import scale_to_unit as scale_to_unit
 from .grid import upsample as upsample
+from .masking import MaskingCurve as MaskingCurve
+from .masking import deletion as deletion
+from .masking import insertion as insertion
 from .occlusion import Occlusion as Occlusion
+from .pointing import body_mask as body_mask
+from .pointing import energy_inside as energy_inside
+from .pointing import energy_lift as energy_lift
+from .pointing import points_into as points_into
 from .rollout import AttentionRollout as AttentionRollout
+from .sanity import RANDOMISED_LIMIT as RANDOMISED_LIMIT
+from .sanity import RandomisationStep as RandomisationStep
+from .sanity import cascading_randomisation as cascading_randomisation

@@ -1,4 +1,13 @@
+from .published import VisionTransformer as VisionTransformer
+from .published import medicalnet_resnet as medicalnet_resnet
+from .published import torchvision_efficientnet as torchvision_efficientnet
+from .published import torchvision_resnet as torchvision_resnet
 from .restore import with_weights as with_weights
+from .transfer import inflate_kernel as inflate_kernel
+from .transfer import init_weights as init_weights
+from .transfer import merge_channels as merge_channels
+from .transfer import pretrained as pretrained
+from .transfer import resize_positions as resize_positions
 from .weights import KeyReport as KeyReport
 from .weights import apply_weights as apply_weights
 from .weights import check_state as check_state

@@ -36,6 +36,8 @@ class KeyReport:
         unexpected: Names of the state that the network lacks.
         mismatched: Name to (shape in the state, shape in the network).
         skipped: Names left as they were on purpose, such as a replaced head.
+        adapted: Name to what was done to make it fit, such as ``3 to 1 channels``.
+        source: What the state was recognised as.
     """
 
     loaded: tuple[str, ...] = ()
@@ -43,6 +45,8 @@ class KeyReport:
     unexpected: tuple[str, ...] = ()
     mismatched: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
+    adapted: dict[str, str] = field(default_factory=dict)
+    source: str = "same network"
 
     @property
     def share(self) -> float:
@@ -53,13 +57,14 @@ class KeyReport:
     def __str__(self) -> str:
         shapes = [f"{name} {a} against {b}" for name, (a, b) in self.mismatched.items()]
         parts = (
+            ("adapted", [f"{name} {what}" for name, what in self.adapted.items()]),
             ("missing", list(self.missing)),
             ("unexpected", list(self.unexpected)),
             ("of another shape", shapes),
             ("skipped", list(self.skipped)),
         )
         said = [f"{len(names)} {what} ({_some(names)})" for what, names in parts if names]
-        return "; ".join([f"{len(self.loaded)} loaded", *said])
+        return "; ".join([f"{len(self.loaded)} loaded as {self.source}", *said])
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:

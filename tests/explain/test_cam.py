@@ -75,7 +75,7 @@ def test_raw_map_equals_its_formula_on_autograds_gradients(tiny, batch, dims, me
         (lambda: densenet121(spatial_dims=3, in_channels=1, out_channels=2), "features.norm5",
          (2, 1, 48, 32, 32)),
         (lambda: resnet10(spatial_dims=3, n_input_channels=1, num_classes=2), "layer4",
-         (2, 1, 48, 48, 48)),
+         (2, 1, 32, 32, 32)),
         (lambda: ViT(1, (32, 32), (8, 8), 16, 32, 2, 4, classification=True, spatial_dims=2),
          "blocks.1.norm1", (2, 1, 32, 32)),
     ],
