@@ -119,17 +119,25 @@ def earlier(out: str, case: str, wanted: Mapping[str, Any]) -> Record | None:
         case: Name of the case.
         wanted: Fields that must agree: ``bundle``, ``input_sha256``, ``options_sha256``.
     """
+    found = stored(out, case)
+    if found is None or found.status != "done":
+        return None
+    if any(getattr(found, key) != value for key, value in wanted.items()):
+        return None
     folder = case_folder(out, case)
+    if not all((folder / name).is_file() for name in found.outputs.values()):
+        return None
+    return found
+
+
+def stored(out: str, case: str) -> Record | None:
+    """The record that lies in a case's folder, if any."""
     try:
-        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        content = json.loads((case_folder(out, case) / RECORD).read_text(encoding="utf-8"))
+        content.pop("schema")
+        return Record(**{**content, "is_resumed": True})
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    if content.get("status") != "done" or any(content.get(k) != v for k, v in wanted.items()):
-        return None
-    if not all((folder / name).is_file() for name in content.get("outputs", {}).values()):
-        return None
-    content.pop("schema", None)
-    return Record(**{**content, "is_resumed": True})
 
 
 def sweep(out: str, case: str) -> None:
