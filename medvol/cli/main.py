@@ -15,6 +15,12 @@ from medvol.core.errors import MedvolError
 VERBS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor",
     "predict": "predict",
+    "bundle": {
+        "list": "bundle_list",
+        "write": "bundle_write",
+        "verify": "bundle_verify",
+        "fork": "bundle_fork",
+    },
     "data": {
         "check": "data_check",
         "split": "data_split",

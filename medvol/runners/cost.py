@@ -13,7 +13,14 @@ from monai.data.utils import compute_shape_offset, zoom_affine
 
 from medvol.core.errors import ConfigError, InputError
 from medvol.core.geometry import Geometry
-from medvol.inferers import Job, Plan, onednn_convolutions, plan_job, window_footprint
+from medvol.inferers import (
+    Job,
+    Plan,
+    SlidingWindowInferer,
+    onednn_convolutions,
+    plan_job,
+    window_footprint,
+)
 from medvol.inferers.windows import WindowGrid
 
 if TYPE_CHECKING:
@@ -61,7 +68,7 @@ def job_plan(session: Session, path: str, *, is_timed: bool = False) -> Plan | N
         TooLargeError: If the ceilings cannot be kept.
     """
     source = read_geometry(path)
-    if source is None:
+    if source is None or not isinstance(session.inferer, SlidingWindowInferer):
         return None
     inferer, options = session.inferer, session.options
     size = network_size(source, session.spacing_mm)

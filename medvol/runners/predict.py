@@ -147,9 +147,11 @@ def _runner_of(
     return run
 
 
-def _placed(session: Session, record: Record) -> SlidingWindowInferer:
+def _placed(session: Session, record: Record) -> Any:
     """The bundle's window as the plan wants it."""
     inferer = copy.copy(session.inferer)
+    if not isinstance(inferer, SlidingWindowInferer):
+        return inferer
     inferer.sw_batch_size = int(record.predicted.get("batch", inferer.sw_batch_size))
     on_gpu = session.device.type == "cuda" and record.predicted.get("stitch_on") != "cpu"
     inferer.device = session.device if on_gpu else "cpu"

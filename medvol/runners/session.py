@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,8 +13,7 @@ import torch
 from monai.bundle.config_parser import ConfigParser
 from monai.transforms.compose import Compose
 
-from medvol.bundle import read_config
-from medvol.bundle.places import find_bundle
+from medvol.bundle import load
 from medvol.core.errors import ConfigError
 from medvol.core.files import sha256_file
 from medvol.inferers import Decision, Mirrors, SlidingWindowInferer
@@ -56,19 +54,17 @@ class Session:
         if options.threads:
             torch.set_num_threads(options.threads)
         self.options = options
-        self.folder = find_bundle(options.bundle)
-        self.config_path = self.folder / "configs" / "inference.json"
-        trust = True if options.is_trusted else None
-        self.config = read_config(self.config_path, is_trusted=trust)
-        self.metadata = json.loads((self.folder / "configs" / "metadata.json").read_text("utf-8"))
+        self.bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
+        self.config_path = self.bundle.config_path("inference")
+        self.config = self.bundle.config("inference")
         self.device = torch.device(options.device or _best_device())
-        self.parser = self._parser()
+        self.parser = self.bundle.parser("inference", device=str(self.device))
+        self.labels = self.bundle.labels
         self.preprocessing: Compose = self._component("preprocessing")
         self.network: torch.nn.Module = self._component("network").eval()
-        self.inferer: SlidingWindowInferer = self._inferer()
+        self.inferer: Any = self._inferer()
         self.finish = read_finish(self.config, self.inferer)
-        self.labels = {int(k): str(v) for k, v in self.config.get("labels", {}).items()}
-        self.members = [self.network]
+                self.members = [self.network]
         self.predictor = self.network
         self.base_bytes = psutil.Process().memory_info().rss
         self._footprints: dict[tuple[int, ...], Any] = {}
@@ -87,12 +83,11 @@ class Session:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Name, version and digests, as ``prediction.json`` carries them."""
-        weights = self.folder / "models" / "model.pt"
         return {
-            "name": self.folder.name,
-            "version": str(self.metadata.get("version", "")),
+            "name": self.bundle.name,
+            "version": self.bundle.version,
             "config_sha256": sha256_file(self.config_path),
-            "weights_sha256": sha256_file(weights) if weights.is_file() else "",
+            "weights_sha256": sha256_file(self.bundle.weights) if self.bundle.has_weights else "",
         }
 
     @cached_property
@@ -123,30 +118,23 @@ class Session:
         """Give the GPU up for the rest of the session."""
         self.network.to("cpu")
 
-    def _parser(self) -> ConfigParser:
-        parser = ConfigParser(copy.deepcopy(self.config))
-        parser["bundle_root"] = str(self.folder)
-        parser["device"] = str(self.device)
-        return parser
-
     def _component(self, name: str) -> Any:
         if name not in self.config:
             raise ConfigError(f"{self.config_path}: {name!r} is missing")
         return self.parser.get_parsed_content(name)
 
-    def _inferer(self) -> SlidingWindowInferer:
+    def _inferer(self) -> Any:
         inferer = self._component("inferer")
         if not isinstance(inferer, SlidingWindowInferer):
-            raise ConfigError(
-                f"{self.config_path}: inferer is {type(inferer).__name__}; "
-                "medvol predict needs medvol.inferers.SlidingWindowInferer"
-            )
+            if self.options.tta:
+                raise ConfigError(f"--tta: this bundle's {type(inferer).__name__} has no mirrors")
+            inferer.sw_device = self.device
+            return inferer
         if self.options.tta is False:
             inferer.mirrors = None
         elif self.options.tta and inferer.mirrors is None:
-            given = self.metadata.get("medvol", {})
-            labels = self.config.get("labels", {})
-            inferer.mirrors = Mirrors.parse(True, given.get("body_part"), labels)
+            body_part = self.bundle.metadata.get("medvol", {}).get("body_part")
+            inferer.mirrors = Mirrors.parse(True, body_part, self.labels)
         inferer.sw_device, inferer.amp = self.device, self.device.type == "cuda"
         return inferer
 
@@ -158,7 +146,7 @@ class Session:
         return parser.get_parsed_content("item")
 
 
-def read_finish(config: Mapping[str, Any], inferer: SlidingWindowInferer) -> Finish:
+def read_finish(config: Mapping[str, Any], inferer: Any) -> Finish:
     """Read a bundle's postprocessing: activation, inverse, decision, what follows, writer."""
     transforms = list(config.get("postprocessing", {}).get("transforms", ()))
     names = [str(t.get("_target_", "")).rpartition(".")[2] for t in transforms]
@@ -167,6 +155,8 @@ def read_finish(config: Mapping[str, Any], inferer: SlidingWindowInferer) -> Fin
     if names[:2] != ["Activationsd", "Invertd"] or len(names) < 3:
         return Finish(None, whole=kept)
     activation: Activation | None = next((a for a in _ACTIVATIONS if kept[0].get(a) is True), None)
+    if not isinstance(inferer, SlidingWindowInferer):
+        return Finish(None, whole=kept)
     linear = kept[1].get("nearest_interp") is False
     decision = _decision(names[2], kept[2], activation)
     if activation is None or not linear or decision is None:

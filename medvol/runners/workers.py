@@ -47,7 +47,7 @@ def run_workers(
 @dataclass
 class _Worker:
     process: Any
-    pipe: Connection
+    pipe: Any
     job: tuple[CaseInput, int] | None = None
 
 
