@@ -12,3 +12,10 @@ from .gate import open_run as open_run
 from .progress import EpochTable as EpochTable
 from .progress import ProgressBar as ProgressBar
 from .workflow import find_bundle_root as find_bundle_root
+from .losses import FocalLoss as FocalLoss
+from .losses import WeightedCrossEntropy as WeightedCrossEntropy
+from .losses import class_weights as class_weights
+from .samplers import BalancedSampler as BalancedSampler
+from .samplers import OversamplingSampler as OversamplingSampler
+from .unfreezing import GradualUnfreezing as GradualUnfreezing
+from .unfreezing import discriminative_groups as discriminative_groups
