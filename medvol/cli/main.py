@@ -14,6 +14,12 @@ from medvol.core.errors import MedvolError
 #: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs.
 VERBS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor",
+    "data": {
+        "check": "data_check",
+        "split": "data_split",
+        "fetch": "data_fetch",
+        "profile": "data_profile",
+    },
 }
 _GROUP_HELP = {
     "data": "Scan, check, split, fetch and de-identify data sets.",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from medvol.core.errors import ConfigError, GeometryError, PolicyError
+from medvol.core.errors import ConfigError, PolicyError
 from medvol.core.labels import side_of
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def check_mirror(
     paired = {value for pair in swapped for value in pair}
     names = [name for value, name in label_values(labels).items() if value not in paired]
     if reason := flip_refusal(body_part, axis, names):
-        raise PolicyError(f"a {axis} mirror is refused for {body_part}: {reason}")
+        raise PolicyError(f"mirroring {axis} is refused for {body_part}: {reason}")
 
 
 def label_values(labels: Sequence[str] | Mapping[Any, str]) -> dict[int, str]:
@@ -158,29 +158,38 @@ def check_rotation(
     return limit_rad
 
 
-def array_axis(affine: ArrayLike, ndim: int, axis: PatientAxis) -> int:
+def array_axis(
+    affine: ArrayLike, ndim: int, axis: PatientAxis, max_tilt_deg: float = 80.0
+) -> int | None:
     """The array axis that lies closest to a patient axis.
+
+    A mirror about an axis tilted by an angle is a mirror about the patient's axis and a turn by
+    twice that angle, which is why a caller that mirrors bounds the tilt.
 
     Args:
         affine: Voxel index to RAS millimetres, shape (n + 1, n + 1) or 4x4.
         ndim: Number of spatial axes of the array.
         axis: A patient axis.
+        max_tilt_deg: Largest angle between the two axes.
 
-    Raises:
-        GeometryError: If no array axis runs that way, as in an image of one plane.
+    Returns:
+        The axis, or None where none runs that way, as across an image of one plane.
 
-    >>> array_axis([[0, 0, 2, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], 3, "left-right")
-    2
+    >>> sagittal = [[0, 0, 2, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    >>> array_axis(sagittal, 3, "left-right"), array_axis(sagittal, 2, "left-right")
+    (2, None)
     """
     import numpy as np
 
     columns = np.asarray(affine, dtype=np.float64)[:-1, :ndim]
     strength = np.abs(columns / np.linalg.norm(columns, axis=0))
-    wanted, taken = PATIENT_AXES.index(axis), {}
+    taken: dict[int, int] = {}
     for place in np.argsort(-strength, axis=None, kind="stable"):
         world, column = divmod(int(place), ndim)
         if world not in taken and column not in taken.values():
             taken[world] = column
-    if wanted not in taken or strength[wanted, taken[wanted]] < 0.1:
-        raise GeometryError(f"no axis of the array runs {axis} in the patient")
-    return taken[wanted]
+    wanted = PATIENT_AXES.index(axis)
+    if wanted not in taken:
+        return None
+    tilt_deg = math.degrees(math.acos(min(1.0, float(strength[wanted, taken[wanted]]))))
+    return taken[wanted] if tilt_deg <= max_tilt_deg else None

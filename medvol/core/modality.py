@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from medvol.core.errors import ConfigError
@@ -21,6 +21,10 @@ class Modality:
         normalisation: How bundles bring voxels to network range by default.
         legal_range: Values outside cannot be this modality; None where any value is possible.
         windows: Named display and clipping windows as (low, high) in ``unit``.
+        effects: What acquisition may do to the voxels, as augmentation by name: (probability,
+            smallest, largest strength); see ``medvol.transforms.RandIntensityd`` for the units.
+        max_jitter: Largest change of brightness or contrast, as a share, that still shows what
+            such a scanner could have made; calibrated units allow less.
     """
 
     name: str
@@ -29,6 +33,8 @@ class Modality:
     normalisation: Normalisation
     legal_range: tuple[float, float] | None
     windows: dict[str, tuple[float, float]]
+    effects: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    max_jitter: float = 0.3
 
 
 # Windows are (level - width/2, level + width/2) of the usual radiology presets:
@@ -42,14 +48,41 @@ _CT_WINDOWS = {
     "mediastinum": (-125.0, 225.0),
 }
 
+# Probabilities and factors for arbitrary units follow nnU-Net v2's default trainer (Isensee et al.
+# 2021, Nat Methods 18:203); hounsfield units are calibrated, so CT varies in noise and sharpness,
+# by scanner drift of a few HU, and hardly in contrast.
+_SHARED = {
+    "noise": (0.15, 0.0, 0.3),
+    "blur": (0.2, 0.5, 1.0),
+    "brightness": (0.15, 0.75, 1.25),
+    "contrast": (0.15, 0.75, 1.25),
+    "gamma": (0.3, 0.7, 1.5),
+}
+_CT_EFFECTS = {
+    "noise": (0.15, 5.0, 30.0),
+    "blur": (0.2, 0.5, 1.0),
+    "low_resolution": (0.2, 1.0, 2.0),
+    "shift": (0.15, -10.0, 10.0),
+    "contrast": (0.15, 0.9, 1.1),
+}
+_MR_EFFECTS = _SHARED | {
+    "low_resolution": (0.25, 1.0, 2.0),
+    "bias_field": (0.2, 0.1, 0.4),
+    "ghosting": (0.05, 0.1, 0.4),
+    "gibbs": (0.05, 0.2, 0.5),
+}
+_PT_EFFECTS = {k: _SHARED[k] for k in ("noise", "blur")} | {"low_resolution": (0.2, 1.0, 2.0)}
+_US_EFFECTS = _SHARED | {"speckle": (0.2, 0.05, 0.2)}
+_COLOUR = {k: _SHARED[k] for k in ("noise", "blur")} | {"brightness": (0.15, 0.9, 1.1)}
+
 _ROWS = (
-    Modality("CT", ("CT",), "HU", "window", (-8192.0, 32767.0), _CT_WINDOWS),
-    Modality("MR", ("MR",), "", "zscore", None, {}),
-    Modality("PT", ("PT",), "SUVbw", "suv", (0.0, 10000.0), {}),
-    Modality("XR", ("CR", "DX", "XR", "RG", "MG"), "", "percentile", None, {}),
-    Modality("US", ("US",), "", "unit", None, {}),
-    Modality("RGB", ("OP", "XC", "SM", "ES", "GM"), "", "percentile", None, {}),
-    Modality("MULTI", (), "", "percentile", None, {}),
+    Modality("CT", ("CT",), "HU", "window", (-8192.0, 32767.0), _CT_WINDOWS, _CT_EFFECTS, 0.15),
+    Modality("MR", ("MR",), "", "zscore", None, {}, _MR_EFFECTS),
+    Modality("PT", ("PT",), "SUVbw", "suv", (0.0, 10000.0), {}, _PT_EFFECTS),
+    Modality("XR", ("CR", "DX", "XR", "RG", "MG"), "", "percentile", None, {}, _SHARED),
+    Modality("US", ("US",), "", "unit", None, {}, _US_EFFECTS),
+    Modality("RGB", ("OP", "XC", "SM", "ES", "GM"), "", "percentile", None, {}, _COLOUR),
+    Modality("MULTI", (), "", "percentile", None, {}, _COLOUR),
 )
 _ALIASES = {"MRI": "MR", "PET": "PT", "X-RAY": "XR", "XRAY": "XR", "ULTRASOUND": "US"}
 

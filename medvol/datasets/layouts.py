@@ -188,7 +188,7 @@ def _nnunet_folder(
         raise MissingInputError(f"{root / images}: no such folder")
     for image in sorted((root / images).iterdir()):
         bare = image.name[: -len(ending)]
-        if image.name.endswith(ending) and _CHANNEL.search(bare):
+        if not image.name.startswith(".") and image.name.endswith(ending) and _CHANNEL.search(bare):
             grouped.setdefault(_CHANNEL.sub("", bare), []).append(image)
     cases = []
     for name, paths in grouped.items():

@@ -5,12 +5,16 @@ from .checkpoint import save_checkpoint as save_checkpoint
 from .data import CaseDataset as CaseDataset
 from .data import EpochSampler as EpochSampler
 from .data import plain_batch as plain_batch
+from .distributed import distributed as distributed
+from .distributed import start_process_group as start_process_group
 from .gate import GateInputd as GateInputd
 from .gate import GateSized as GateSized
 from .gate import StopOnNonFinite as StopOnNonFinite
 from .gate import open_run as open_run
 from .progress import EpochTable as EpochTable
 from .progress import ProgressBar as ProgressBar
+from .scores import EarlyStop as EarlyStop
+from .scores import SegmentationScores as SegmentationScores
 from .workflow import find_bundle_root as find_bundle_root
 from .losses import FocalLoss as FocalLoss
 from .losses import WeightedCrossEntropy as WeightedCrossEntropy

@@ -31,7 +31,7 @@ def open_run(seed: int | None = None, dataset_dir: str | None = None) -> None:
     """First step of every bundle run: refuse misspelt options, seed, and shorten refusals.
 
     Args:
-        seed: Seeds Python, NumPy and torch and asks torch for deterministic algorithms.
+        seed: Seeds Python, NumPy and torch, and makes cuDNN deterministic.
         dataset_dir: What the run was given; an empty value means that the user forgot it.
 
     Raises:
@@ -45,7 +45,6 @@ def open_run(seed: int | None = None, dataset_dir: str | None = None) -> None:
         raise MissingInputError("no data: pass --dataset_dir FOLDER")
     if seed is not None:
         set_determinism(seed)
-        torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 class GateInputd(MapTransform):

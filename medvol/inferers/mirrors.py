@@ -18,6 +18,7 @@ from medvol.core.geometry import Geometry
 Activation = Literal["softmax", "sigmoid"]
 Predictor = Callable[..., Any]
 
+_Axes = tuple[PatientAxis | int, ...]
 _AXIS_OF_CODE = dict(zip("LRAPIS", (a for a in PATIENT_AXES for _ in "xx"), strict=True))
 _log = logging.getLogger(__name__)
 
@@ -68,10 +69,9 @@ class Mirrors:
                 raise ConfigError("tta: true needs body_part, to ask which mirrors are allowed")
             anatomy_rule(body_part)
             allowed = (a for a in PATIENT_AXES if not flip_refusal(body_part, a, names))
-            return cls(tuple(allowed), body_part, names)
+            return cls(cast(_Axes, tuple(allowed)), body_part, names)
         axes = (tta,) if isinstance(tta, str | int) else tuple(tta)
-        known = cast("tuple[PatientAxis | int, ...]", axes)  # the constructor refuses the others
-        return cls(known, body_part, names) if axes else None
+        return cls(cast(_Axes, axes), body_part, names) if axes else None
 
     def combinations(self, inputs: torch.Tensor) -> list[tuple[int, ...]]:
         """The dims of (B, C, spatial...) to flip for each prediction; the first flips none.

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import SlidingWindowInferer as MonaiSlidingWindowInferer
 from monai.inferers.utils import _flatten_struct, _pack_struct
-from monai.utils.type_conversion import convert_to_dst_type
-from tqdm import tqdm
+from numpy.typing import NDArray
 
-from medvol.core.errors import ConfigError
+from medvol.core.errors import ConfigError, GridMismatchError, InputError
+from medvol.core.geometry import Geometry
 from medvol.inferers.convolution import onednn_convolutions
+from medvol.inferers.emptiness import body_box
 from medvol.inferers.mirrors import Activation, Mirrors, averaged, check_activation, logits
+from medvol.inferers.slabs import Decision, GridMap, LayerRun, SlabWriter, slab_axis, stitch_slabs
+from medvol.inferers.stitching import Network, Stitcher, WindowSource, padded
 from medvol.inferers.windows import Box, WindowGrid, importance_map
 
-Network = Callable[..., Any]
 _MONAI_KEYS = ("device", "buffer_steps", "buffer_dim", "condition")
 
 
@@ -53,13 +56,18 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
             ``tta`` averages.
         returns: What comes out where ``tta`` is on: ``logits`` whose activation gives the averaged
             probabilities, so that the bundle's own activation stays right, or ``probabilities``.
+        background: Declares that voxels which are not above this value hold nothing: the image is
+            cropped to the rest and windows without any are skipped, which is no longer MONAI's
+            answer near the crop. None predicts everything.
+        amp: Half precision on CUDA, bfloat16 where the device has it; the CPU ignores it.
+        scratch_dir: Blend in a file of this folder, mapped into memory, instead of in memory.
 
     Raises:
         ConfigError: If an argument is out of range.
         PolicyError: If the anatomy or a label forbids a mirror.
     """
 
-    def __init__(  # noqa: PLR0917 - MONAI's signature
+    def __init__(
         self,
         roi_size: Sequence[int] | int,
         sw_batch_size: int = 1,
@@ -82,6 +90,9 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         labels: Iterable[str] | Mapping[Any, str] = (),
         activation: str = "softmax",
         returns: Literal["logits", "probabilities"] = "logits",
+        background: float | None = None,
+        amp: bool = False,
+        scratch_dir: str | None = None,
     ) -> None:
         if sw_batch_size < 1:
             raise ConfigError(f"sw_batch_size must be at least 1, got {sw_batch_size}")
@@ -95,6 +106,8 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         self.mirrors = Mirrors.parse(tta, body_part, labels)
         self.activation: Activation = check_activation(activation)
         self.returns = returns
+        self.background = background
+        self.amp, self.scratch_dir = amp, scratch_dir
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> Any:
         """Predict ``inputs`` (B, C, spatial...) window by window and blend.
@@ -125,84 +138,103 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         if device is None and self.cpu_thresh and inputs.shape[2:].numel() > self.cpu_thresh:
             device = "cpu"
         call_kwargs = {k: v for k, v in kwargs.items() if k not in _MONAI_KEYS}
-        grid = WindowGrid.over(inputs.shape[2:], self.roi_size, self.overlap)
-        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        stitcher = _Stitcher(self, grid, plain, torch.device(device or inputs.device))
-        for items, windows in self._batches(plain, grid):
-            if not stitcher.add(items, network(windows, *args, **call_kwargs)):
+        source, box = self._windows(inputs)
+        stitch_on = torch.device(device or inputs.device)
+        stitcher = Stitcher(
+            source.grid,
+            self._weight(source, stitch_on),
+            len(inputs),
+            skips=self.background is not None,
+            scratch_dir=self.scratch_dir,
+        )
+
+        def predictor(windows: torch.Tensor) -> Any:
+            return network(windows, *args, **call_kwargs)
+
+        places = source.places() or [(0, source.grid.boxes()[0])]
+        for some, out in source.predict(places, predictor, to=stitch_on, shown=self.progress):
+            if not stitcher.add(some, out):
                 return super().__call__(inputs, network, *args, **kwargs)
-        return stitcher.finish(inputs)
+        activation = None if self.mirrors else self.activation
+        stitcher.finish(activation)
+        return stitcher.result(inputs, box, activation)
 
-    def _batches(
-        self, plain: torch.Tensor, grid: WindowGrid
-    ) -> Iterator[tuple[list[tuple[int, Box]], torch.Tensor]]:
-        image = plain
-        if grid.is_padded:
-            mode = str(getattr(self.padding_mode, "value", self.padding_mode))
-            image = F.pad(
-                image,
-                grid.pad_argument(),
-                mode=mode,
-                value=self.cval if mode == "constant" else None,
-            )
-        places = [(b, box) for b in range(len(image)) for box in grid.boxes()]
-        starts = range(0, len(places), self.sw_batch_size)
-        for start in tqdm(starts, disable=not self.progress):
-            items = places[start : start + self.sw_batch_size]
-            views = [image[(slice(b, b + 1), slice(None), *box)] for b, box in items]
-            windows = views[0] if len(views) == 1 else torch.cat(views)
-            yield items, windows.to(self.sw_device or plain.device)
-
-
-class _Stitcher:
-    """Weighted sums of window predictions, one per network output."""
-
-    def __init__(
+    def label_map(
         self,
-        inferer: SlidingWindowInferer,
-        grid: WindowGrid,
-        plain: torch.Tensor,
-        device: torch.device,
-    ) -> None:
-        self.grid, self.batch, self.dtype, self.device = grid, len(plain), plain.dtype, device
-        scale = inferer.sigma_scale
+        inputs: torch.Tensor,
+        network: Network,
+        source: Geometry,
+        decision: Decision | None = None,
+        out: NDArray[np.uint8] | None = None,
+    ) -> NDArray[np.uint8]:
+        """Labels of one 3D image on its source grid, without ever holding all probabilities.
+
+        The same as blending, activation, linear resampling of the probabilities to ``source`` and
+        decision, one after the other; memory is one window's depth of the network's grid.
+
+        Args:
+            inputs: MetaTensor (1, C, X, Y, Z) on the network's grid.
+            network: Returns one tensor of the window's size.
+            source: Grid of the labels; its axes must be parallel to the network's.
+            decision: How probabilities become labels; default: the largest wins.
+            out: Array to fill, for example memory-mapped; zeroed here.
+
+        Raises:
+            GridMismatchError: If the grids lie obliquely to each other.
+        """
+        decision = decision or Decision(self.activation)
+        if self.mirrors:
+            flips = self.mirrors.combinations(inputs)
+            network = averaged(network, flips, self.activation)
+            decision = replace(decision, activation=None)
+        windows, box = self._windows(inputs)
+        labels = np.zeros(source.shape, np.uint8) if out is None else out
+        labels[:] = 0
+        stitch_on = torch.device(self.device or inputs.device)
+        axis, skips = slab_axis(windows.grid), self.background is not None
+        writer = SlabWriter(_map_to(source, inputs, box), axis, decision, labels, stitch_on)
+        run = LayerRun(windows, network, stitch_on)
+        with torch.no_grad(), onednn_convolutions():
+            weight = self._weight(windows, stitch_on)
+            stitch_slabs(windows.grid, weight, axis, run, writer.add, skips=skips)
+        return labels
+
+    def _windows(self, inputs: torch.Tensor) -> tuple[WindowSource, Box | None]:
+        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+        grid = WindowGrid.over(plain.shape[2:], self.roi_size, self.overlap)
+        box = None
+        if self.background is not None:
+            box = body_box(plain, self.background, grid.roi)
+            plain = plain[(slice(None), slice(None), *box)]
+            grid = WindowGrid.over(plain.shape[2:], self.roi_size, self.overlap)
+        mode = str(getattr(self.padding_mode, "value", self.padding_mode))
+        image = padded(plain, grid, mode, self.cval)
+        device = torch.device(self.sw_device or plain.device)
+        source = WindowSource(image, grid, self.sw_batch_size, device, self.background, self.amp)
+        return source, box
+
+    def _weight(self, source: WindowSource, device: torch.device) -> torch.Tensor:
+        scale = self.sigma_scale
         sigma = tuple(scale) if isinstance(scale, Sequence) else float(scale)
-        mode = str(getattr(inferer.mode, "value", inferer.mode))
-        self.weight = importance_map(grid.roi, mode, sigma, device, plain.dtype)
-        self.sums: list[torch.Tensor] = []
-        self.keys: list[Any] | None = None
+        mode = str(getattr(self.mode, "value", self.mode))
+        return importance_map(source.grid.roi, mode, sigma, device, source.image.dtype)
 
-    def add(self, items: list[tuple[int, Box]], predicted: Any) -> bool:
-        """Add one batch of predictions; False if they are not of the window's size."""
-        self.keys, parts = _flatten_struct(predicted)
-        if any(tuple(part.shape[2:]) != self.grid.roi for part in parts):
-            return False
-        if not self.sums:
-            self.sums = [
-                torch.zeros(
-                    (self.batch, part.shape[1], *self.grid.padded),
-                    dtype=self.dtype,
-                    device=self.device,
-                )
-                for part in parts
-            ]
-        for total, part in zip(self.sums, parts, strict=True):
-            values = part.to(device=self.device, dtype=self.dtype)
-            for (b, box), value in zip(items, values, strict=True):
-                total[(b, slice(None), *box)].addcmul_(value, self.weight)
-        return True
 
-    def finish(self, like: torch.Tensor) -> Any:
-        """The blended outputs without padding, typed as ``like``."""
-        share = self.grid.weight_sum(self.weight)
-        for total in self.sums:
-            total.div_(share)
-        inner = (slice(None), slice(None), *self.grid.inner)
-        out = _pack_struct([total[inner] for total in self.sums], self.keys)
-        target = like
-        if isinstance(like, MetaTensor):
-            target = MetaTensor([]).copy_meta_from(like, copy_attr=False)
-        return convert_to_dst_type(out, target, device=self.device)[0]
+def _map_to(source: Geometry, inputs: torch.Tensor, box: Box | None) -> GridMap:
+    if not isinstance(inputs, MetaTensor) or inputs.ndim != 5 or len(inputs) != 1:
+        raise InputError(
+            "label_map needs one 3D image with an affine: a MetaTensor of shape (1, C, X, Y, Z)"
+        )
+    affine = np.asarray(inputs.affine, dtype=np.float64).reshape(4, 4).copy()
+    places = box or tuple(slice(0, n) for n in inputs.shape[2:])
+    affine[:3, 3] += affine[:3, :3] @ [place.start for place in places]
+    x, y, z = (place.stop - place.start for place in places)
+    if (found := GridMap.between(Geometry((x, y, z), affine), source)) is None:
+        raise GridMismatchError(
+            "the source grid lies obliquely to the network's grid; blend all probabilities and "
+            "resample them instead (Invertd)"
+        )
+    return found
 
 
 def _each(out: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medvol.core.errors import InputError, MissingInputError
-from medvol.io import nifti, picture
+from medvol.io import dicom, itk_formats, nifti, picture
+from medvol.io.dicom_parse import NotDicomError
 from medvol.io.door import Scan, shown
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ class ReadOptions:
     Attributes:
         spacing_mm: Voxel edge lengths of a folder of numbered pictures.
         orientation: Which NIfTI orientation to believe; see :func:`medvol.io.nifti.read_nifti`.
-        channels: Accept a fourth axis of a NIfTI or NRRD file as channels.
+        channels: Accept a fourth axis of a NIfTI, NRRD or MetaImage file as channels.
+        dicom: Which series or time point of a DICOM folder, and how its values are read.
     """
 
     spacing_mm: Sequence[float] | None = None
     orientation: nifti.Orientation = "strict"
     channels: bool = False
+    dicom: dicom.DicomOptions = field(default_factory=dicom.DicomOptions)
 
 
 def read_image(
@@ -73,9 +76,17 @@ def read_scan(path: str | os.PathLike[str], options: ReadOptions | None = None) 
         return _read_folder(path, options)
     if path.name.lower().endswith(_NIFTI):
         return nifti.read_nifti(path, options.orientation, channels=options.channels)
-    if path.suffix.lower() in picture.SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix in picture.SUFFIXES:
         return picture.read_picture(path)
-    raise InputError(f"{shown(path)}: is of no format that medvol reads")
+    if suffix in itk_formats.SUFFIXES:
+        assume_ras = options.orientation == "assume_ras"
+        return itk_formats.read_itk_format(path, channels=options.channels, assume_ras=assume_ras)
+    try:
+        return dicom.read_file(path, options.dicom)
+    except NotDicomError as error:
+        raise InputError(f"{shown(path)}: is not a DICOM file, and of no other format that medvol "
+                         "reads by its name") from error  # fmt: skip
 
 
 def to_metatensor(scan: Scan) -> MetaTensor:
@@ -100,4 +111,6 @@ def scan_meta(scan: Scan) -> dict[str, object]:
 
 
 def _read_folder(path: Path, options: ReadOptions) -> Scan:
-    return picture.read_stack(path, options.spacing_mm)
+    if picture.is_stack(dicom.walk_files(path)):
+        return picture.read_stack(path, options.spacing_mm)
+    return dicom.read_folder(path, options.dicom)

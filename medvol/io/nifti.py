@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GeometryError, GridMismatchError, InputError, MedvolError
 from medvol.core.geometry import Geometry
-from medvol.io.door import Scan, check_claim, check_file, check_spacing, shown, to_float32, warn
+from medvol.io.door import Scan, check_claim, check_spacing, shown, to_float32, warn
 from medvol.io.stream import ByteSource, open_bytes
 
 #: Which of two contradicting orientations to believe, or an assumption where there is none.
 Orientation = Literal["strict", "sform", "qform", "assume_ras"]
 
 _DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4",
-           1024: "i8", 1280: "u8", 1536: "f16"}  # fmt: skip
+           1024: "i8", 1280: "u8"}  # fmt: skip
 _REFUSED = {0: "unknown", 1: "1-bit", 32: "complex", 128: "RGB colour", 1792: "complex",
-            2048: "complex", 2304: "RGBA colour"}  # fmt: skip
+            1536: "128-bit float", 2048: "complex", 2304: "RGBA colour"}  # fmt: skip
 _UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _MAX_EXTENSION = 64 << 20
 _MAGIC = {b"n+1\0": True, b"ni1\0": False, b"n+2\0": True, b"ni2\0": False}
@@ -59,6 +59,21 @@ class NiftiHeader:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class _Fields:
+    """Raw header fields, common to NIfTI-1 and NIfTI-2."""
+
+    dim: tuple[int, ...]
+    datatype: int
+    pixdim: tuple[float, ...]
+    offset: float
+    slope: float
+    inter: float
+    forms: tuple[float, ...]
+    units: int
+    first: int
+
+
 def read_nifti(path: Path, orientation: Orientation = "strict", *, channels: bool = False) -> Scan:
     """Read a NIfTI file through the gate.
 
@@ -81,9 +96,8 @@ def read_nifti(path: Path, orientation: Orientation = "strict", *, channels: boo
         shape, n_channels = _volume_shape(path, header.shape, channels)
         check_claim(path, header.shape)
         affine = header_affine(path, header, shape, orientation)
-        if header.single:
-            raw = _read_voxels(path, source, header)
-    if not header.single:
+        raw = _read_voxels(path, source, header) if header.single else None
+    if raw is None:
         with open_bytes(data_path) as source:
             raw = _read_voxels(path, source, header)
     voxels = _scaled(path, raw, header)
@@ -152,25 +166,30 @@ def _pair(path: Path) -> tuple[Path, Path]:
 
 def _parse_1(name: str, head: bytes, order: str) -> NiftiHeader:
     single = _magic(name, head[344:348])
-    dim = struct.unpack_from(order + "8h", head, 40)
-    (datatype,) = struct.unpack_from(order + "h", head, 70)
-    pixdim = struct.unpack_from(order + "8f", head, 76)
     offset, slope, inter = struct.unpack_from(order + "3f", head, 108)
-    q_code, s_code, *rest = struct.unpack_from(order + "2h6f12f", head, 252)
-    return _checked(name, order, dim, datatype, pixdim, offset, slope, inter, q_code, s_code,
-                    rest, head[123], single, 352)  # fmt: skip
+    fields = _Fields(
+        dim=struct.unpack_from(order + "8h", head, 40),
+        datatype=struct.unpack_from(order + "h", head, 70)[0],
+        pixdim=struct.unpack_from(order + "8f", head, 76),
+        offset=offset, slope=slope, inter=inter,
+        forms=struct.unpack_from(order + "2h6f12f", head, 252),
+        units=head[123], first=352,
+    )  # fmt: skip
+    return _checked(name, order, fields, single)
 
 
 def _parse_2(name: str, head: bytes, order: str) -> NiftiHeader:
     single = _magic(name, head[4:8])
-    (datatype,) = struct.unpack_from(order + "h", head, 12)
-    dim = struct.unpack_from(order + "8q", head, 16)
-    pixdim = struct.unpack_from(order + "8d", head, 104)
     offset, slope, inter = struct.unpack_from(order + "qdd", head, 168)
-    q_code, s_code, *rest = struct.unpack_from(order + "2i6d12d", head, 344)
-    (units,) = struct.unpack_from(order + "i", head, 500)
-    return _checked(name, order, dim, datatype, pixdim, offset, slope, inter, q_code, s_code,
-                    rest, units, single, 544)  # fmt: skip
+    fields = _Fields(
+        dim=struct.unpack_from(order + "8q", head, 16),
+        datatype=struct.unpack_from(order + "h", head, 12)[0],
+        pixdim=struct.unpack_from(order + "8d", head, 104),
+        offset=offset, slope=slope, inter=inter,
+        forms=struct.unpack_from(order + "2i6d12d", head, 344),
+        units=struct.unpack_from(order + "i", head, 500)[0], first=544,
+    )  # fmt: skip
+    return _checked(name, order, fields, single)
 
 
 def _magic(name: str, magic: bytes) -> bool:
@@ -180,34 +199,34 @@ def _magic(name: str, magic: bytes) -> bool:
     return _MAGIC[magic]
 
 
-def _checked(name: str, order: str, dim: Any, datatype: int, pixdim: Any, offset: float,
-             slope: float, inter: float, q_code: int, s_code: int, rest: list[float],
-             units: int, single: bool, first: int) -> NiftiHeader:  # fmt: skip
-    if not 1 <= dim[0] <= 7:
-        raise InputError(f"{name}: dim[0] says {dim[0]} dimensions, wanted 1 to 7")
-    shape = tuple(int(n) for n in dim[1 : dim[0] + 1])
+def _checked(name: str, order: str, fields: _Fields, single: bool) -> NiftiHeader:
+    n_dims, offset = fields.dim[0], fields.offset
+    if not 1 <= n_dims <= 7:
+        raise InputError(f"{name}: dim[0] says {n_dims} dimensions, wanted 1 to 7")
+    shape = tuple(int(n) for n in fields.dim[1 : n_dims + 1])
     if bad := [f"dim[{i}]={n}" for i, n in enumerate(shape, 1) if n < 1]:
         fault = "negative" if min(shape) < 0 else "zero, an empty image"
         raise InputError(f"{name}: {', '.join(bad)} is {fault}")
-    if datatype not in _DTYPES:
-        kind = _REFUSED.get(datatype, "unknown")
-        raise InputError(f"{name}: data type code {datatype} ({kind} voxels) is not supported; "
-                         "wanted scalar integers or floats")  # fmt: skip
-    if _DTYPES[datatype] == "f16" and np.dtype(np.longdouble).itemsize != 16:
-        raise InputError(f"{name}: data type 128-bit float is not supported here")
+    if fields.datatype not in _DTYPES:
+        kind = _REFUSED.get(fields.datatype, "unknown")
+        raise InputError(f"{name}: data type code {fields.datatype} ({kind} voxels) is not "
+                         "supported; wanted scalar integers or floats")  # fmt: skip
     if not math.isfinite(offset) or offset != int(offset) or not 0 <= offset <= _MAX_EXTENSION:
         raise InputError(f"{name}: vox_offset {offset:g} is impossible")
-    if single and offset < first:
-        raise InputError(f"{name}: vox_offset {offset:g} lies inside the header of {first} bytes")
-    slope, inter = _scaling(name, slope, inter)
-    if (units & 7) not in _UNIT_MM:
-        raise GeometryError(f"{name}: xyzt_units {units} names no unit of length")
+    if single and offset < fields.first:
+        raise InputError(f"{name}: vox_offset {offset:g} lies inside the header of "
+                         f"{fields.first} bytes")  # fmt: skip
+    slope, inter = _scaling(name, fields.slope, fields.inter)
+    if (fields.units & 7) not in _UNIT_MM:
+        raise GeometryError(f"{name}: xyzt_units {fields.units} names no unit of length")
+    q_code, s_code, *rest = fields.forms
     return NiftiHeader(
-        shape=shape, dtype=np.dtype(_DTYPES[datatype]).newbyteorder(order), offset=int(offset),
-        slope=slope, inter=inter, pixdim=tuple(pixdim), qform_code=q_code, sform_code=s_code,
+        shape=shape, dtype=np.dtype(order + _DTYPES[fields.datatype]), offset=int(offset),
+        slope=slope, inter=inter, pixdim=tuple(fields.pixdim),
+        qform_code=int(q_code), sform_code=int(s_code),
         quatern=tuple(rest[:3]), qoffset=tuple(rest[3:6]),
         srow=np.asarray(rest[6:18], dtype=np.float64).reshape(3, 4),
-        unit_mm=_UNIT_MM[units & 7], single=single,
+        unit_mm=_UNIT_MM[fields.units & 7], single=single,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,12 @@ def read_stack(folder: Path, spacing_mm: Sequence[float] | None) -> Scan:
     return Scan(np.stack(slices, axis=-1), np.diag([*spacing, 1.0]), folder)
 
 
+def is_stack(files: Sequence[Path]) -> bool:
+    """Whether a folder's files are pictures, with nothing but notes beside them."""
+    kinds = {path.suffix.lower() for path in files} - {".txt", ".csv", ".json", ".md", ".xml"}
+    return bool(kinds) and kinds <= SUFFIXES
+
+
 def _numbered(folder: Path) -> list[Path]:
     names = [p for p in sorted(folder.iterdir())
              if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]  # fmt: skip
@@ -98,7 +105,7 @@ def _numbered(folder: Path) -> list[Path]:
         raise InputError(f"{shown(folder)}: mixes picture formats; {count} of {len(names)} are "
                          f"{suffix}")  # fmt: skip
     order = sorted(numbers)
-    steps = Counter(b - a for a, b in zip(order, order[1:], strict=False))
+    steps = Counter(b - a for a, b in pairwise(order))
     step = min(steps) if steps else 1
     if missing := [n for n in range(order[0], order[-1], step) if n not in numbers]:
         listed = ", ".join(map(str, missing[:5]))

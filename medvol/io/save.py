@@ -72,7 +72,7 @@ def storable(path: Path, array: NDArray[Any], dtype: DTypeLike | None) -> NDArra
         raise OutputError(f"{shown(path)}: values of type {array.dtype} cannot be stored")
     if not np.isfinite(array).all():
         raise NonFiniteError(f"{shown(path)}: would hold non-finite values (NaN or infinity)")
-    wanted = None if dtype is None else np.dtype(dtype)
+    wanted: np.dtype[Any] | None = None if dtype is None else np.dtype(dtype)
     whole = array if array.dtype.kind in "iu" else np.rint(array)
     low, high = (whole.min(), whole.max()) if array.size else (0, 0)
     if wanted is not None and wanted.kind in "iu":

@@ -1,4 +1,4 @@
-"""Bytes of a file that may be gzipped, never more of them in memory than were asked for."""
+"""Bytes of a file that may be compressed, never more of them in memory than were asked for."""
 
 from __future__ import annotations
 
@@ -13,6 +13,68 @@ from medvol.io.door import check_file, shown, warn
 
 _CHUNK = 1 << 18
 _GZIP = b"\x1f\x8b"
+GZIP_BITS = 31
+ZLIB_BITS = 15
+
+
+class Inflater:
+    """Decompress a gzip or zlib stream piece by piece, as much as is asked for.
+
+    Args:
+        path: What to name in a refusal.
+        handle: Open at the stream's first byte, or behind ``first``.
+        bits: ``GZIP_BITS`` or ``ZLIB_BITS``.
+        first: Bytes already read from ``handle``.
+    """
+
+    def __init__(
+        self, path: Path, handle: IO[bytes], bits: int = GZIP_BITS, first: bytes = b""
+    ) -> None:
+        self._path, self._handle, self._bits, self._input = path, handle, bits, first
+        self._inflate = zlib.decompressobj(wbits=bits)
+        self._ended = False
+
+    def read(self, n: int) -> bytearray:
+        """The next ``n`` bytes, fewer only at the stream's end.
+
+        Raises:
+            InputError: If the stream is cut or damaged; a checksum is verified at the end.
+        """
+        out = bytearray()
+        while len(out) < n and not self._ended:
+            if self._inflate.eof and not self._next_member():
+                break
+            if not self._input:
+                self._input = self._handle.read(_CHUNK)
+                if not self._input:
+                    raise InputError(f"{shown(self._path)}: truncated: its compressed data ends "
+                                     "early")  # fmt: skip
+            try:
+                out += self._inflate.decompress(self._input, n - len(out))
+            except zlib.error as error:
+                raise InputError(
+                    f"{shown(self._path)}: corrupt compressed data: {error}"
+                ) from error
+            self._input = self._inflate.unconsumed_tail
+        return out
+
+    def _next_member(self) -> bool:
+        rest = self._inflate.unused_data
+        if self._bits != GZIP_BITS:
+            self._ended = True
+            return False
+        while not rest.strip(b"\0"):
+            rest = self._handle.read(_CHUNK)
+            if not rest:
+                self._ended = True
+                return False
+        rest = rest.lstrip(b"\0")
+        if not rest.startswith(_GZIP[: len(rest)]):
+            warn(self._path, "ignored bytes behind the gzip stream")
+            self._ended = True
+            return False
+        self._inflate, self._input = zlib.decompressobj(wbits=self._bits), rest
+        return True
 
 
 class ByteSource:
@@ -21,24 +83,20 @@ class ByteSource:
     def __init__(self, path: Path, handle: IO[bytes], size: int) -> None:
         self.path, self._handle, self._size = path, handle, size
         first = handle.read(1024)
-        self.is_gzip = first.startswith(_GZIP)
         self._position = 0
         self._peeked = b""
-        if self.is_gzip:
-            self._inflate = zlib.decompressobj(wbits=31)
-            self._input = first
-            self._ended = False
-        else:
-            handle.seek(0)
-        if path.suffix.lower() == ".gz" and not self.is_gzip and not _plain_header(first):
+        self._inflater: Inflater | None = None
+        if first.startswith(_GZIP):
+            self._inflater = Inflater(path, handle, GZIP_BITS, first)
+        elif path.suffix.lower() == ".gz" and not _plain_header(first):
             raise InputError(f"{shown(path)}: not a valid gzip file")
 
     def head(self, n: int) -> bytes:
         """Up to the first ``n`` bytes, which stay readable."""
-        if not self.is_gzip:
+        if self._inflater is None:
             self._handle.seek(0)
             return self._handle.read(n)
-        self._peeked = bytes(self._gunzip(n))
+        self._peeked = bytes(self._inflater.read(n))
         return self._peeked
 
     def read_exactly(self, offset: int, n: int) -> bytes | bytearray:
@@ -47,23 +105,21 @@ class ByteSource:
         Raises:
             InputError: If the file ends earlier or its compression is damaged.
         """
-        if not self.is_gzip:
+        self._position = offset + n
+        if self._inflater is None:
             if offset + n > self._size:
                 raise InputError(f"{shown(self.path)}: truncated: expected {offset + n} bytes, "
                                  f"found {self._size}")  # fmt: skip
             self._handle.seek(offset)
-            self._position = offset + n
             return self._handle.read(n)
         already = len(self._peeked)
-        if offset > already:
-            skipped = len(self._gunzip(offset - already))
-            self._expect(offset, already + skipped)
-            body = bytearray()
-        else:
-            body = bytearray(self._peeked[offset : offset + n])
-        body += self._gunzip(n - len(body))
-        self._expect(offset + n, offset + len(body))
-        self._position = offset + n
+        skipped = len(self._inflater.read(max(offset - already, 0)))
+        body = bytearray(self._peeked[offset : offset + n])
+        body += self._inflater.read(n - len(body))
+        if len(body) < n:
+            found = min(already, offset) + skipped + len(body)
+            raise InputError(f"{shown(self.path)}: truncated: expected {offset + n} bytes, found "
+                             f"{found} after decompression")  # fmt: skip
         return body
 
     def check_end(self, one_more: int) -> None:
@@ -76,52 +132,24 @@ class ByteSource:
             InputError: If the checksum is wrong or a slice's worth of bytes is left over.
         """
         limit = max(one_more, 4096)
-        if self.is_gzip:
-            left = len(self._gunzip(limit))
+        if self._inflater is not None:
+            left = len(self._inflater.read(limit))
         else:
             left = self._size - self._position
-        if left >= limit:
-            raise InputError(f"{shown(self.path)}: holds at least {left} bytes more than its "
-                             "header claims; the dimensions contradict the data")  # fmt: skip
-        if left:
-            warn(self.path, f"ignored {left} bytes behind the voxels")
+        refuse_surplus(self.path, left, limit)
 
-    def _expect(self, wanted: int, found: int) -> None:
-        if found < wanted:
-            raise InputError(f"{shown(self.path)}: truncated: expected {wanted} bytes, found "
-                             f"{found} after decompression")  # fmt: skip
 
-    def _gunzip(self, n: int) -> bytearray:
-        out = bytearray()
-        while len(out) < n and not self._ended:
-            if self._inflate.eof:
-                if not self._next_member():
-                    break
-            if not self._input:
-                self._input = self._handle.read(_CHUNK)
-                if not self._input:
-                    raise InputError(f"{shown(self.path)}: truncated: the gzip stream ends early")
-            try:
-                out += self._inflate.decompress(self._input, n - len(out))
-            except zlib.error as error:
-                raise InputError(f"{shown(self.path)}: corrupt gzip data: {error}") from error
-            self._input = self._inflate.unconsumed_tail
-        return out
+def refuse_surplus(path: Path, left: int, limit: int) -> None:
+    """Refuse ``left`` unclaimed bytes if they reach ``limit``; mention fewer.
 
-    def _next_member(self) -> bool:
-        rest = self._inflate.unused_data
-        while not rest.strip(b"\0"):
-            rest = self._handle.read(_CHUNK)
-            if not rest:
-                self._ended = True
-                return False
-        rest = rest.lstrip(b"\0")
-        if not rest.startswith(_GZIP[: len(rest)]):
-            warn(self.path, "ignored bytes behind the gzip stream")
-            self._ended = True
-            return False
-        self._inflate, self._input = zlib.decompressobj(wbits=31), rest
-        return True
+    Raises:
+        InputError: If the dimensions contradict the data.
+    """
+    if left >= limit:
+        raise InputError(f"{shown(path)}: holds at least {left} bytes more than its header claims; "
+                         "the dimensions contradict the data")  # fmt: skip
+    if left > 0:
+        warn(path, f"ignored {left} bytes behind the voxels")
 
 
 @contextmanager
@@ -136,6 +164,8 @@ def open_bytes(path: Path) -> Iterator[ByteSource]:
         with path.open("rb") as handle:
             yield ByteSource(path, handle, size)
     except OSError as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{shown(path)}: cannot be read: {error.strerror or error}") from error
 
 

@@ -47,13 +47,19 @@ class Warp:
         return len(self.in_shape)
 
     @property
-    def crop_start(self) -> tuple[int, ...] | None:
-        """First input voxel when the map only crops and pads whole voxels, else None."""
+    def whole_voxels(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+        """(first input voxel, mirrored axes) when voxels are only cropped and mirrored."""
         n = self.ndim
-        shift = self.matrix[:n, n]
-        if self.control is not None or not np.array_equal(self.matrix[:n, :n], np.eye(n)):
+        signs, shift = np.diag(self.matrix)[:n], self.matrix[:n, n]
+        if (
+            self.control is not None
+            or not np.array_equal(np.abs(self.matrix[:n, :n]), np.eye(n))
+            or not np.array_equal(shift, np.round(shift))
+        ):
             return None
-        return tuple(int(v) for v in shift) if np.array_equal(shift, np.round(shift)) else None
+        last = np.asarray(self.out_shape) - 1
+        start = np.where(signs > 0, shift, shift - last)
+        return tuple(int(v) for v in start), tuple(int(a) for a in np.flatnonzero(signs < 0))
 
 
 def control_shape(out_shape: Sequence[int], step: Sequence[float]) -> tuple[int, ...]:
@@ -120,8 +126,9 @@ def local_frame(affine: NDArray[np.floating], ndim: int) -> NDArray[np.floating]
     gram = columns.T @ columns
     if not np.isfinite(gram).all() or np.linalg.det(gram) <= 0:
         raise GeometryError("the affine is singular or not finite: spacing cannot be read from it")
-    if np.count_nonzero(gram - np.diag(np.diag(gram))) == 0:
-        return np.diag(np.sqrt(np.diag(gram)))
+    lengths = np.sqrt(np.diag(gram))
+    if np.abs(gram / np.outer(lengths, lengths) - np.eye(ndim)).max() < 1e-6:
+        return np.diag(lengths)
     values, vectors = np.linalg.eigh(gram)
     return (vectors * np.sqrt(values)) @ vectors.T
 

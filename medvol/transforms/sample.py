@@ -39,7 +39,7 @@ def warp_tensor(
 
     Args:
         volume: Shape (C, *warp.in_shape).
-        warp: The map; a whole-voxel crop is sliced, not interpolated.
+        warp: The map; a crop or mirror of whole voxels copies them unchanged.
         mode: ``bilinear`` (linear in any dimension) or ``nearest``.
         padding: What lies outside: ``zeros``, ``border`` (the edge repeated), ``reflection``,
             or ``min``, the volume's own smallest value.
@@ -48,10 +48,11 @@ def warp_tensor(
     Returns:
         Shape (C, *warp.out_shape), the dtype of ``volume``; integers are rounded.
     """
-    start = warp.crop_start
-    if start is not None and (padding in ("zeros", "min") or _lies_inside(warp, start)):
+    whole = warp.whole_voxels
+    if whole is not None and (padding in ("zeros", "min") or _lies_inside(warp, whole[0])):
         fill = float(volume.min()) if padding == "min" else 0.0
-        return crop_pad(volume, start, warp.out_shape, fill)
+        out = crop_pad(volume, whole[0], warp.out_shape, fill)
+        return out.flip([axis + 1 for axis in whole[1]]) if whole[1] else out
     if grid is None:
         grid = sampling_grid(warp, volume.device)
     return sample(volume, grid, mode, padding)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import spline_filter1d
 
 AxisMode = Literal["bilinear", "nearest", "cubic"]
+Block = tuple[int, int, int, int, torch.Tensor]
 
 #: Weights below this change no float32 result but would slow the product through denormals.
 _SMALLEST_WEIGHT = 1e-9
@@ -67,7 +68,7 @@ def axis_matrix(
     else:
         weights = _linear_weights(place, size)
     if anti_alias and step > 1 and size > 1:
-        weights = weights @ _gaussian(size, math.sqrt((step**2 - 1) / (8 * math.log(2))))
+        weights = weights @ gaussian_matrix(size, math.sqrt((step**2 - 1) / (8 * math.log(2))))
     weights[np.abs(weights) < _SMALLEST_WEIGHT] = 0.0
     return weights
 
@@ -75,10 +76,37 @@ def axis_matrix(
 @lru_cache(maxsize=128)
 def axis_blocks(
     size: int, out_size: int, step: float, mode: AxisMode, anti_alias: bool
-) -> tuple[tuple[int, int, int, int, torch.Tensor], ...]:
+) -> tuple[Block, ...]:
     """The matrix of one axis cut into dense blocks (out from, out to, in from, in to, weights)."""
     weights = axis_matrix(size, out_size, step, mode, anti_alias).astype(np.float32)
-    blocks = []
+    return _cut(weights)
+
+
+def apply_matrices(
+    volume: torch.Tensor, matrices: Sequence[NDArray[np.floating] | None]
+) -> torch.Tensor:
+    """Multiply each spatial axis of a channel-first volume by a matrix; None leaves the axis."""
+    out = volume.to(torch.float32)
+    for axis, matrix in enumerate(matrices, 1):
+        if matrix is not None:
+            out = _apply(out, axis, len(matrix), _cut(np.asarray(matrix, np.float32)))
+    return out
+
+
+def gaussian_matrix(size: int, sigma: float) -> NDArray[np.floating]:
+    """Gaussian smoothing with repeated edges, one row per voxel; every row sums to 1."""
+    reach = math.ceil(4 * sigma)
+    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    taps /= taps.sum()
+    smooth = np.zeros((size, size))
+    rows = np.arange(size)
+    for offset, tap in zip(range(-reach, reach + 1), taps, strict=True):
+        np.add.at(smooth, (rows, np.clip(rows + offset, 0, size - 1)), tap)
+    return smooth
+
+
+def _cut(weights: NDArray[np.floating]) -> tuple[Block, ...]:
+    blocks, out_size = [], len(weights)
     for first in range(0, out_size, _BLOCK):
         rows = weights[first : first + _BLOCK]
         used = np.flatnonzero(rows.any(axis=0))
@@ -92,7 +120,7 @@ def _apply(
     volume: torch.Tensor,
     axis: int,
     out_size: int,
-    blocks: tuple[tuple[int, int, int, int, torch.Tensor], ...],
+    blocks: tuple[Block, ...],
 ) -> torch.Tensor:
     shape = volume.shape
     before = math.prod(shape[:axis])
@@ -149,15 +177,3 @@ def _mirror(index: NDArray[np.int_], size: int) -> NDArray[np.int_]:
     period = 2 * (size - 1)
     index = np.abs(index) % period
     return np.where(index >= size, period - index, index)
-
-
-def _gaussian(size: int, sigma: float) -> NDArray[np.floating]:
-    """Gaussian smoothing with repeated edges, one row per voxel; every row sums to 1."""
-    reach = math.ceil(4 * sigma)
-    taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    taps /= taps.sum()
-    smooth = np.zeros((size, size))
-    rows = np.arange(size)
-    for offset, tap in zip(range(-reach, reach + 1), taps, strict=True):
-        np.add.at(smooth, (rows, np.clip(rows + offset, 0, size - 1)), tap)
-    return smooth

@@ -22,6 +22,7 @@ from medvol.core import (
     GridMismatchError,
     PatientAxis,
     PolicyError,
+    anatomy_rule,
     array_axis,
     check_mirror,
     check_rotation,
@@ -35,7 +36,7 @@ from medvol.transforms.grid import (
     local_frame,
     sampling_grid,
 )
-from medvol.transforms.sample import check_mode, crop_pad, sample, warp_tensor
+from medvol.transforms.sample import check_mode, sample, warp_tensor
 
 Range = float | Sequence[float]
 LABEL_KEYS = ("label", "seg", "mask")
@@ -61,7 +62,8 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
         shear_range: Largest tangent of shear, one number for every pair of axes.
         translate_range_mm: Largest shift in millimetres, one number or one per axis.
         flip_axes: Patient axes that may be mirrored (``left-right``, ``anterior-posterior``,
-            ``superior-inferior``); the array axis is found through the affine. Needs ``body_part``.
+            ``superior-inferior``); the array axis is found through the affine, and an image tilted
+            beyond what the anatomy allows is not mirrored. Needs ``body_part``.
         flip_prob: Probability of each mirror.
         elastic: Whether to deform elastically.
         elastic_magnitude_mm: Largest displacement of a control point, or (low, high) from which
@@ -134,6 +136,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
         self.foreground_prob = foreground_prob
         self.label_keys = tuple(label_keys)
         self.swap_labels = tuple((int(a), int(b)) for a, b in swap_labels)
+        self._max_tilt_deg = 0.0
         self._check(body_part, labels)
 
     def _check(self, body_part: str | None, labels: Sequence[str] | Mapping[Any, str]) -> None:
@@ -145,6 +148,8 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
             raise PolicyError(
                 f"flip_axes {list(self.flip_axes)} need body_part, so that the anatomy can be asked"
             )
+        if body_part is not None:
+            self._max_tilt_deg = anatomy_rule(body_part).max_rotation_deg / 2
         for axis in self.flip_axes:
             check_mirror(str(body_part), axis, labels, self.swap_labels)
 
@@ -170,7 +175,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
                     f"{shape}; resample them onto one grid before RandSpatiald"
                 )
             image, how = out[key], self._how(key, out[key], mode, padding)
-            if warp.crop_start is None and image.device not in grids:
+            if warp.whole_voxels is None and image.device not in grids:
                 grids[image.device] = sampling_grid(warp, image.device)
             moved = warp_tensor(_plain(image), warp, *how, grids.get(image.device))
             swaps = self.swap_labels if mirrored and key in self.label_keys else ()
@@ -223,8 +228,9 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
         linear = linear / (1 + self._symmetric(self.scale_range, size))
         mirrored = False
         for axis in self.flip_axes:
-            if self.R.rand() < self.flip_prob:
-                linear[:, array_axis(affine, n, axis)] *= -1
+            place = array_axis(affine, n, axis, self._max_tilt_deg)
+            if self.R.rand() < self.flip_prob and place is not None:
+                linear[:, place] *= -1
                 mirrored ^= axis == "left-right"
         return linear, mirrored
 
@@ -299,10 +305,10 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
     def _invert(self, image: torch.Tensor, info: dict[str, Any]) -> torch.Tensor:
         record = info[TraceKeys.EXTRA_INFO]
         warp = recorded_warp(info)
-        plain, start = _plain(image), warp.crop_start
-        if start is not None:
-            back = tuple(-value for value in start)
-            out = crop_pad(plain, back, warp.in_shape, 0.0)
+        plain = _plain(image)
+        if warp.whole_voxels is not None:
+            back = Warp(np.linalg.inv(warp.matrix), warp.out_shape, warp.in_shape)
+            out = warp_tensor(plain, back, record["mode"], "zeros")
         else:
             grid = inverse_grid(warp, image.device)
             out = sample(plain, grid, record["mode"], record["padding_mode"])

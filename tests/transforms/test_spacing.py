@@ -63,7 +63,7 @@ def test_anti_aliasing_removes_what_the_new_grid_cannot_hold():
     plain = Spacingd("x", (4, 1, 1), anti_alias=False)({"x": image})["x"]
     clean = Spacingd("x", (4, 1, 1))({"x": image})["x"]
     assert plain.abs().min() == 1
-    assert clean[:, 1:-1].abs().max() < 0.01
+    assert clean[:, 2:-2].abs().max() < 1e-3
 
 
 def test_nearest_keeps_dtype_and_values():
