@@ -23,3 +23,4 @@ from .samplers import BalancedSampler as BalancedSampler
 from .samplers import OversamplingSampler as OversamplingSampler
 from .unfreezing import GradualUnfreezing as GradualUnfreezing
 from .unfreezing import discriminative_groups as discriminative_groups
+from .classification import ClassificationScores as ClassificationScores

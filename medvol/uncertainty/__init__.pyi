@@ -3,6 +3,10 @@ from .conformal import Coverage as Coverage
 from .conformal import coverage_band as coverage_band
 from .conformal import coverage_report as coverage_report
 from .conformal import fit_conformal as fit_conformal
+from .operating import Decision as Decision
+from .operating import Operating as Operating
+from .operating import fit_operating as fit_operating
+from .operating import load_operating as load_operating
 from .review import Review as Review
 from .review import ReviewLimits as ReviewLimits
 from .review import RiskCoverage as RiskCoverage
@@ -15,5 +19,7 @@ from .sampling import entropy as entropy
 from .sampling import mc_dropout as mc_dropout
 from .sampling import spread_of as spread_of
 from .sampling import structure_agreement as structure_agreement
+from .table import PredictionTable as PredictionTable
 from .temperature import apply_temperature as apply_temperature
 from .temperature import fit_temperature as fit_temperature
+from .vennabers import VennAbers as VennAbers

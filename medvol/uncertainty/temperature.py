@@ -1,18 +1,12 @@
-"""Temperature scaling: one number, fitted on validation, that makes probabilities honest."""
+"""Temperature scaling with the refusals that a fit on real validation cases needs."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
 
+from medvol import metrics
 from medvol.core import InputError, LabelError, NonFiniteError
-
-#: Temperatures outside mean that the logits carry no information or that labels are separated.
-RANGE = (0.01, 100.0)
 
 
 def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
@@ -39,14 +33,7 @@ def fit_temperature(logits: ArrayLike, labels: ArrayLike) -> float:
     logits, labels = checked_scores(logits, labels)
     if len(np.unique(labels)) < 2:
         raise InputError("temperature: the validation cases are all of one class")
-
-    def loss(log_temperature: float) -> float:
-        scaled = log_softmax(logits / math.exp(log_temperature), axis=1)
-        return float(-scaled[np.arange(len(labels)), labels].mean())
-
-    bounds = (math.log(RANGE[0]), math.log(RANGE[1]))
-    found = minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8})
-    return float(math.exp(found.x))  # pyright: ignore[reportAttributeAccessIssue]
+    return metrics.fit_temperature(logits, labels)
 
 
 def apply_temperature(logits: ArrayLike, temperature: float) -> NDArray[np.float64]:
@@ -55,9 +42,7 @@ def apply_temperature(logits: ArrayLike, temperature: float) -> NDArray[np.float
     >>> apply_temperature([[2.0, 0.0]], 1e9).round(6).tolist()
     [[0.5, 0.5]]
     """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise InputError(f"temperature {temperature} is not above 0")
-    return softmax(np.asarray(logits, np.float64) / temperature, axis=-1)
+    return metrics.apply_temperature(logits, temperature)
 
 
 def checked_scores(

@@ -7,7 +7,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from medvol.core import InputError, LabelError, NonFiniteError
+from medvol.core import ConfigError, InputError, LabelError, NonFiniteError
 from medvol.uncertainty import apply_temperature, fit_temperature
 
 
@@ -66,5 +66,5 @@ def test_what_cannot_be_fitted_is_refused(logits, labels, error):
 
 
 def test_temperature_zero_is_refused():
-    with pytest.raises(InputError, match="not above 0"):
+    with pytest.raises(ConfigError, match="positive"):
         apply_temperature([[1.0, 2.0]], 0)
