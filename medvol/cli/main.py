@@ -14,6 +14,12 @@ from medvol.core.errors import MedvolError
 #: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs.
 VERBS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor",
+    "bundle": {
+        "list": "bundle_list",
+        "write": "bundle_write",
+        "verify": "bundle_verify",
+        "fork": "bundle_fork",
+    },
     "data": {
         "check": "data_check",
         "split": "data_split",

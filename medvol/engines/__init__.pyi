@@ -11,6 +11,7 @@ from .gate import GateInputd as GateInputd
 from .gate import GateSized as GateSized
 from .gate import StopOnNonFinite as StopOnNonFinite
 from .gate import open_run as open_run
+from .multilabel import SigmoidDiceBCE as SigmoidDiceBCE
 from .progress import EpochTable as EpochTable
 from .progress import ProgressBar as ProgressBar
 from .scores import EarlyStop as EarlyStop

@@ -18,7 +18,6 @@ from ignite.metrics.metric import reinit__is_reduced
 
 from medvol.core.files import write_text
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -28,7 +27,8 @@ class SegmentationScores(Metric):
     Reads ``pred`` and ``label`` of the engine's decollated output, both label maps of shape
     (1, X, Y[, Z]). A label that is in neither map is undefined and left out of the mean; one that
     is in just one of them scores 0, so that neither a miss nor a false alarm disappears.
-    Per-label means enter the engine's metrics as ``<name>_<label>``.
+    Per-label means enter the engine's metrics as ``<name>_<label>``, the share of voxels that carry
+    the right label as ``val_accuracy``.
 
     Args:
         labels: Label value to name.
@@ -52,6 +52,7 @@ class SegmentationScores(Metric):
     def reset(self) -> None:
         """Forget all cases."""
         self.dice: dict[int, list[float]] = {value: [] for value in self.names}
+        self.right: list[float] = []
         self.rows: list[dict[str, str]] = []
 
     @reinit__is_reduced
@@ -59,6 +60,7 @@ class SegmentationScores(Metric):
         """Score the cases of one batch."""
         for case in output:
             pred, ref = case["pred"], case["label"]
+            self.right.append(float((pred == ref).float().mean()))
             for value, found in self.dice.items():
                 found.append(_dice(pred == value, ref == value))
             if self.folder is not None:
@@ -75,6 +77,7 @@ class SegmentationScores(Metric):
         super().completed(engine, name)
         for value, found in self.dice.items():
             engine.state.metrics[f"{name}_{self.names[value]}"] = _mean(found)
+        engine.state.metrics[f"{name.removesuffix('_mean_dice')}_accuracy"] = _mean(self.right)
 
     def _surface_rows(
         self, pred: torch.Tensor, ref: Any, case: Mapping[str, Any]

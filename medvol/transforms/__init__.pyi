@@ -1,4 +1,5 @@
 from .intensity import RandIntensityd as RandIntensityd
+from .labelmap import ToLabelMapd as ToLabelMapd
 from .policy import AugmentationPolicy as AugmentationPolicy
 from .policy import policy_violations as policy_violations
 from .spacing import Spacingd as Spacingd
