@@ -20,3 +20,11 @@ from .progress import ProgressBar as ProgressBar
 from .scores import EarlyStop as EarlyStop
 from .scores import SegmentationScores as SegmentationScores
 from .workflow import find_bundle_root as find_bundle_root
+from .losses import FocalLoss as FocalLoss
+from .losses import WeightedCrossEntropy as WeightedCrossEntropy
+from .losses import class_weights as class_weights
+from .samplers import BalancedSampler as BalancedSampler
+from .samplers import OversamplingSampler as OversamplingSampler
+from .unfreezing import GradualUnfreezing as GradualUnfreezing
+from .unfreezing import discriminative_groups as discriminative_groups
+from .classification import ClassificationScores as ClassificationScores
