@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ from medvol.runners.cost import footprint_or_none
 from medvol.runners.record import PredictOptions
 from medvol.transforms import Spacingd
 
+logging.getLogger("monai.data").setLevel(logging.ERROR)  # tells of codecs nobody asked for
 _ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 
@@ -64,7 +66,7 @@ class Session:
         self.network: torch.nn.Module = self._component("network").eval()
         self.inferer: Any = self._inferer()
         self.finish = read_finish(self.config, self.inferer)
-                self.members = [self.network]
+        self.members = [self.network]
         self.predictor = self.network
         self.base_bytes = psutil.Process().memory_info().rss
         self._footprints: dict[tuple[int, ...], Any] = {}
