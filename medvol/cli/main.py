@@ -14,7 +14,25 @@ from medvol.core.errors import MedvolError
 #: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs.
 VERBS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor",
-    "data": {"scan": "data_scan", "deid": "data_deid"},
+    "predict": "predict",
+    "evaluate": "evaluate",
+    "compare": "compare",
+    "calibrate": "calibrate",
+    "drift": "drift",
+    "bundle": {
+        "list": "bundle_list",
+        "write": "bundle_write",
+        "verify": "bundle_verify",
+        "fork": "bundle_fork",
+    },
+    "data": {
+        "scan": "data_scan",
+        "deid": "data_deid",
+        "check": "data_check",
+        "split": "data_split",
+        "fetch": "data_fetch",
+        "profile": "data_profile",
+    },
 }
 _GROUP_HELP = {
     "data": "Scan, check, split, fetch and de-identify data sets.",

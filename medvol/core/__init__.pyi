@@ -1,7 +1,12 @@
 from .anatomy import AnatomyRule as AnatomyRule
 from .anatomy import BodyPart as BodyPart
+from .anatomy import PatientAxis as PatientAxis
 from .anatomy import anatomy_rule as anatomy_rule
+from .anatomy import array_axis as array_axis
+from .anatomy import check_mirror as check_mirror
+from .anatomy import check_rotation as check_rotation
 from .anatomy import flip_refusal as flip_refusal
+from .anatomy import label_values as label_values
 from .errors import ConfigError as ConfigError
 from .errors import GeometryError as GeometryError
 from .errors import GridMismatchError as GridMismatchError
@@ -27,5 +32,8 @@ from .geometry import Geometry as Geometry
 from .labels import Label as Label
 from .labels import find_label as find_label
 from .modality import Modality as Modality
+from .modality import Preset as Preset
 from .modality import find_modality as find_modality
+from .modality import find_preset as find_preset
+from .modality import suv_factor as suv_factor
 from .unpack import unpack as unpack

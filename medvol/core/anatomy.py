@@ -5,12 +5,16 @@ Transforms, test-time augmentation and ``bundle verify`` ask here and nowhere el
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from medvol.core.errors import ConfigError
+from medvol.core.errors import ConfigError, PolicyError
 from medvol.core.labels import side_of
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 BodyPart = Literal[
     "abdomen", "brain", "breast", "chest", "head", "heart", "hippocampus", "knee",
@@ -18,6 +22,9 @@ BodyPart = Literal[
 ]  # fmt: skip
 PatientAxis = Literal["left-right", "anterior-posterior", "superior-inferior"]
 PATIENT_AXES: tuple[PatientAxis, ...] = get_args(PatientAxis)
+
+#: Largest rotation that augmentation draws where the anatomy would allow more.
+USUAL_ROTATION_RAD = 0.3
 
 
 @dataclass(frozen=True)
@@ -92,3 +99,97 @@ def flip_refusal(body_part: str, axis: PatientAxis, labels: Iterable[str] = ()) 
             if side_of(name) in ("left", "right"):
                 return f"label {name!r} names a side"
     return None if axis in rule.mirrors else rule.reason
+
+
+def check_mirror(
+    body_part: str,
+    axis: PatientAxis,
+    labels: Sequence[str] | Mapping[Any, str] = (),
+    swapped: Sequence[tuple[int, int]] = (),
+) -> None:
+    """Refuse a mirror along a patient axis that the anatomy or a label forbids.
+
+    Args:
+        body_part: A row of this table.
+        axis: The patient axis along which the image would be mirrored.
+        labels: Label names in order of their value (from 0 if the first is ``background``, else
+            from 1), or value to name.
+        swapped: Pairs of label values that trade places with the mirror; a lateral label in a pair
+            stays true.
+
+    Raises:
+        PolicyError: If the mirror is refused, with the reason.
+    """
+    paired = {value for pair in swapped for value in pair}
+    names = [name for value, name in label_values(labels).items() if value not in paired]
+    if reason := flip_refusal(body_part, axis, names):
+        raise PolicyError(f"mirroring {axis} is refused for {body_part}: {reason}")
+
+
+def label_values(labels: Sequence[str] | Mapping[Any, str]) -> dict[int, str]:
+    """Label names by value, whichever way they are written.
+
+    >>> label_values(["background", "spleen"]), label_values({"1": "spleen"})
+    ({0: 'background', 1: 'spleen'}, {1: 'spleen'})
+    """
+    if isinstance(labels, Mapping):
+        return {int(value): name for value, name in labels.items()}
+    first = 0 if labels and labels[0].lower() == "background" else 1
+    return dict(enumerate(labels, first))
+
+
+def check_rotation(
+    body_part: str | None, limit_rad: float | Sequence[float] | None
+) -> float | Sequence[float]:
+    """The rotation range to use: as asked, or the usual one where nothing is asked.
+
+    Raises:
+        PolicyError: If the range goes beyond what a scan of the body part can show.
+    """
+    legal = math.pi if body_part is None else math.radians(anatomy_rule(body_part).max_rotation_deg)
+    if limit_rad is None:
+        return min(USUAL_ROTATION_RAD, legal)
+    largest = max(map(abs, limit_rad)) if isinstance(limit_rad, Sequence) else abs(limit_rad)
+    if largest > legal + 1e-9:
+        raise PolicyError(
+            f"a rotation of {math.degrees(largest):.0f} degrees is refused for {body_part}: "
+            f"scans of it turn by at most {math.degrees(legal):.0f}"
+        )
+    return limit_rad
+
+
+def array_axis(
+    affine: ArrayLike, ndim: int, axis: PatientAxis, max_tilt_deg: float = 80.0
+) -> int | None:
+    """The array axis that lies closest to a patient axis.
+
+    A mirror about an axis tilted by an angle is a mirror about the patient's axis and a turn by
+    twice that angle, which is why a caller that mirrors bounds the tilt.
+
+    Args:
+        affine: Voxel index to RAS millimetres, shape (n + 1, n + 1) or 4x4.
+        ndim: Number of spatial axes of the array.
+        axis: A patient axis.
+        max_tilt_deg: Largest angle between the two axes.
+
+    Returns:
+        The axis, or None where none runs that way, as across an image of one plane.
+
+    >>> sagittal = [[0, 0, 2, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]
+    >>> array_axis(sagittal, 3, "left-right"), array_axis(sagittal, 2, "left-right")
+    (2, None)
+    """
+    import numpy as np
+
+    columns = np.asarray(affine, dtype=np.float64)[:-1, :ndim]
+    strength = np.abs(columns / np.linalg.norm(columns, axis=0))
+    taken: dict[int, int] = {}
+    for place in np.argsort(-strength, axis=None, kind="stable"):
+        world, column = divmod(int(place), ndim)
+        if world not in taken and column not in taken.values():
+            taken[world] = column
+    wanted = PATIENT_AXES.index(axis)
+    if wanted not in taken:
+        return None
+    tilt_deg = math.degrees(math.acos(min(1.0, float(strength[wanted, taken[wanted]]))))
+    return taken[wanted] if tilt_deg <= max_tilt_deg else None

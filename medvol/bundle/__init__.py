@@ -1,0 +1,5 @@
+"""Bundles: written from values and parts, listed, verified, loaded, forked."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,9 @@
+from .config import read_config as read_config
+from .load import Bundle as Bundle
+from .load import fork as fork
+from .load import list_bundles as list_bundles
+from .load import load as load
+from .verify import verify as verify
+from .write import render as render
+from .write import stale as stale
+from .write import write as write

@@ -1,0 +1,96 @@
+"""Reading a bundle's config without trusting it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medvol.bundle.places import is_shipped
+from medvol.core.errors import ConfigError, MissingInputError, UnsafeFileError
+
+_BARE_NAME = re.compile(r"[A-Za-z_]\w*")
+_ALLOWED = re.compile(
+    r"medvol\.(engines|inferers|io|metrics|networks|transforms|datasets|uncertainty|explain)\.\w+"
+    r"|monai\.(networks|transforms|losses|metrics|inferers|data|handlers|engines|optimizers)[\w.]*"
+    r"|ignite\.(handlers|metrics)\.\w+|torch\.(optim|nn)(\.\w+)+"
+)
+
+
+def read_config(path: str | os.PathLike[str], *, is_trusted: bool | None = None) -> dict[str, Any]:
+    """Read one config of a bundle; a config is code, so a stranger's is restricted.
+
+    Args:
+        path: A JSON or YAML config file.
+        is_trusted: True reads anything; False refuses ``$`` expressions and targets outside the
+            allow-list; None trusts exactly the shipped bundles.
+
+    Returns:
+        The parsed mapping; nothing in it has been evaluated.
+
+    Raises:
+        MissingInputError: If the file does not exist.
+        ConfigError: If it is no mapping in JSON or YAML.
+        UnsafeFileError: If an untrusted config holds code or a target that is not allowed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such config")
+    content = _parse(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: is {type(content).__name__}, not a mapping")
+    if not (is_shipped(path) if is_trusted is None else is_trusted):
+        _refuse_code(path, content)
+    return content
+
+
+def iterate(content: Any, id_: str = "") -> Iterator[tuple[str, Any]]:
+    """Every node of a config with its MONAI id, parents before children."""
+    yield id_, content
+    children = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
+    for key, value in children:
+        yield from iterate(value, f"{id_}::{key}" if id_ else str(key))
+
+
+def _parse(path: Path) -> Any:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        if path.suffix == ".json":
+            return json.loads(text)
+        import yaml
+
+        return yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: cannot be parsed: {error}") from error
+    except Exception as error:
+        if type(error).__module__.startswith("yaml"):
+            raise ConfigError(f"{path}: cannot be parsed: {error}") from error
+        raise
+
+
+def _refuse_code(path: Path, content: dict[str, Any]) -> None:
+    for id_, value in iterate(content):
+        if isinstance(value, str) and value.lstrip().startswith("$"):
+            raise UnsafeFileError(
+                f"{path}: {id_} holds code ({value[:40]!r}); read it, then pass --trust-bundle"
+            )
+        if isinstance(value, str) and value.lstrip().startswith("%"):
+            raise UnsafeFileError(f"{path}: {id_} pulls in another file ({value[:40]!r})")
+        if isinstance(value, dict) and "_target_" in value:
+            _refuse_target(path, id_, value["_target_"])
+
+
+def _refuse_target(path: Path, id_: str, target: Any) -> None:
+    if not isinstance(target, str):
+        raise UnsafeFileError(f"{path}: {id_} has a target that is no name")
+    if not (_BARE_NAME.fullmatch(target) or _ALLOWED.fullmatch(target)):
+        raise UnsafeFileError(f"{path}: {id_} calls {target!r}, which is not on the allow-list")

@@ -1,0 +1,176 @@
+"""Values + parts -> the files of a bundle folder: one flat JSON per task."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medvol.bundle.metadata import metadata_of
+from medvol.bundle.places import bundles_dir, configs_dir, shipped_root
+from medvol.core.errors import ConfigError, MissingInputError
+from medvol.core.files import write_text
+
+#: Values that choose or describe, and are no numbers for the parts.
+_DESCRIPTION = {"family", "tasks", "modality", "body_part", "meta"}
+_SCAFFOLD = ("values", "part", "keys", "modes")
+_FLOAT_AS_TEXT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+
+
+def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a values file and derive what follows from it.
+
+    Raises:
+        MissingInputError: If it does not exist.
+        ConfigError: If it is no mapping, lacks what every bundle needs, or holds a number that
+            YAML reads as text (``1e-4``).
+    """
+    import yaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such values file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: cannot be parsed: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds no values")
+    for key in ("family", "tasks", "modality", "body_part", "meta", "labels", "roi_size"):
+        if key not in values:
+            raise ConfigError(f"{path}: value {key!r} is missing")
+    for key, value in values.items():
+        if isinstance(value, str) and _FLOAT_AS_TEXT.fullmatch(value):
+            raise ConfigError(f"{path}: {key} is the text {value!r}; write the number out")
+    return {**_derived(path.stem, values), **values}
+
+
+def render(name: str, configs: Path | None = None) -> dict[str, str]:
+    """The text files of a bundle, path inside the bundle -> content; nothing is written.
+
+    Args:
+        name: A values file's stem in ``configs/bundles``.
+        configs: Folder of ``parts`` and ``bundles``; the shipped one by default.
+
+    Raises:
+        ConfigError: If a part needs a value that is missing, or no part uses a value.
+    """
+    configs = configs or configs_dir()
+    source = configs / "bundles" / f"{name}.yaml"
+    values = read_values(source)
+    used: set[str] = set()
+    files = {}
+    for task in values["tasks"]:
+        flat = _flatten(source, configs / "parts" / values["family"], task, values, used)
+        files[f"configs/{task}.json"] = json.dumps(flat, indent=4, ensure_ascii=False) + "\n"
+    derived = set(_derived(name, values))
+    if unused := sorted(set(values) - used - derived - _DESCRIPTION):
+        raise ConfigError(f"{source}: no part uses the value {unused[0]!r}; is it misspelt?")
+    metadata = metadata_of(name, values, bundles_dir() / name / "models" / "model.pt")
+    files["configs/metadata.json"] = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"
+    files["configs/logging.conf"] = (configs / "parts" / "logging.conf").read_text("utf-8")
+    card = source.with_suffix(".md")
+    if not card.is_file():
+        raise MissingInputError(f"{card}: the bundle has no model card")
+    files["docs/README.md"] = card.read_text("utf-8")
+    files["LICENSE"] = _licence().read_text("utf-8")
+    return files
+
+
+def write(name: str, into: str | os.PathLike[str] | None = None, configs: Path | None = None):
+    """Write a bundle's text files, each atomically; returns the bundle's folder.
+
+    Weights below ``models`` are left alone.
+    """
+    folder = Path(into) if into is not None else bundles_dir() / name
+    for relative, text in render(name, configs).items():
+        write_text(folder / relative, text)
+    return folder
+
+
+def stale(name: str) -> list[str]:
+    """Files of a committed bundle that ``write`` would change."""
+    folder = bundles_dir() / name
+    return [
+        relative
+        for relative, text in render(name).items()
+        if not (folder / relative).is_file() or (folder / relative).read_text("utf-8") != text
+    ]
+
+
+def all_names() -> list[str]:
+    """Names of every values file, sorted."""
+    return sorted(path.stem for path in (configs_dir() / "bundles").glob("*.yaml"))
+
+
+def _licence() -> Path:
+    root = shipped_root()
+    found = [root / "LICENSE", root / "configs" / "LICENSE"]
+    return next(path for path in found if path.is_file())
+
+
+def _derived(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    labels = {int(value): str(label) for value, label in values.get("labels", {}).items()}
+    exclusive = values.get("output") != "sigmoid"
+    return {
+        "name": name,
+        "label_values": sorted(labels),
+        "out_channels": len(labels) + int(exclusive),
+        "min_size": [*(int(n) // 2 for n in values["roi_size"]), 0][:3],
+        "runs_dir": f"runs/{name}",
+        "predictions_dir": f"predictions/{name}",
+        "evaluation_dir": f"evaluation/{name}",
+    }
+
+
+def _flatten(
+    source: Path, parts: Path, task: str, values: Mapping[str, Any], used: set[str]
+) -> dict[str, Any]:
+    from monai.bundle import ConfigParser
+
+    if not (parts / f"{task}.yaml").is_file():
+        raise ConfigError(f"{source}: task {task!r} has no part {parts / task}.yaml")
+    chosen: dict[str, Any] = {}
+    for kind in sorted(path.name for path in parts.iterdir() if path.is_dir()):
+        used.add(kind)
+        part = parts / kind / f"{values.get(kind)}.yaml"
+        if not part.is_file():
+            raise ConfigError(f"{source}: {kind}: {values.get(kind)!r} is no part of {parts.name}")
+        chosen |= ConfigParser.load_config_file(str(part))
+    files = [parts / "common.yaml", *_bases(parts / f"{task}.yaml")]
+    config = ConfigParser.load_config_files([str(path) for path in files])
+    config.pop("extends", None)
+    used |= {_first(name) for name in re.findall(r"%values#([\w#]+)", json.dumps([config, chosen]))}
+    if missing := sorted(used - set(values) - {"output"}):
+        raise ConfigError(f"{source}: value {missing[0]!r} is missing; a part needs it")
+    config |= {"values": json.loads(json.dumps(dict(values))), "part": chosen}
+    flat = _expand(config)
+    return {key: value for key, value in flat.items() if key not in _SCAFFOLD}
+
+
+def _bases(path: Path) -> list[Path]:
+    """A task's part after the part that it extends."""
+    from monai.bundle import ConfigParser
+
+    base = ConfigParser.load_config_file(str(path)).get("extends")
+    return [*([*_bases(path.with_name(f"{base}.yaml"))] if base else []), path]
+
+
+def _expand(config: dict[str, Any]) -> dict[str, Any]:
+    """Resolve macros until none is left; a part may use macros that a macro brings in."""
+    from monai.bundle import ConfigParser
+
+    for _ in range(8):
+        parser = ConfigParser(config)
+        parser.resolve_macro_and_relative_ids()
+        config = parser.get()
+        if '"%' not in json.dumps({k: v for k, v in config.items() if k not in ("values", "part")}):
+            return config
+    raise ConfigError("a part's macros refer to each other in a circle")
+
+
+def _first(path: str) -> str:
+    return path.split("#", maxsplit=1)[0]

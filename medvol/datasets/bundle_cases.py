@@ -1,0 +1,104 @@
+"""What a bundle's config asks of a data set: cases to train on, to score, to predict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from medvol.core.errors import ConfigError, LabelError, MissingInputError
+from medvol.datasets.listing import list_images
+from medvol.datasets.manifest import Manifest
+from medvol.datasets.reading import read_dataset
+from medvol.datasets.split import require_disjoint_patients, split_patients
+
+#: Fold number that means: train on every case and validate on a fifth of the same ones.
+ALL = -1
+
+
+def training_cases(
+    dataset_dir: str | os.PathLike[str],
+    labels: Mapping[Any, str],
+    fold: int = 0,
+    folds: int = 5,
+    seed: int = 0,
+) -> dict[str, list[dict[str, Any]]]:
+    """Cases of one fold as lists for ``train`` and ``validate``.
+
+    Patients never cross; folds are stratified by quartile of the labelled volume. A ``fold``
+    column of the data set is honoured instead of dealing anew.
+
+    Args:
+        dataset_dir: Anything that :func:`read_dataset` reads.
+        labels: The bundle's labels, value to name.
+        fold: The fold that validates; -1 trains on all cases, and the validation figures are
+            then no estimate of accuracy.
+        folds: Number of folds.
+        seed: Salt of the split.
+
+    Raises:
+        MissingInputError: If the folder holds no labelled case.
+        LabelError: If the data set names its labels otherwise than the bundle.
+    """
+    manifest = _labelled(dataset_dir, labels)
+    require_disjoint_patients(manifest)
+    names = [case.case for case in manifest.cases]
+    if fold == ALL:
+        held = split_patients(manifest, folds=max(2, folds), seed=seed).validation(0)
+        return {"train": manifest.datalist(names), "validate": manifest.datalist(held)}
+    train, validate = _fold_names(manifest, fold, folds, seed)
+    return {"train": manifest.datalist(train), "validate": manifest.datalist(validate)}
+
+
+def evaluation_cases(
+    dataset_dir: str | os.PathLike[str],
+    labels: Mapping[Any, str],
+    fold: int | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Labelled cases to score: all of them, or those that one fold held out."""
+    manifest = _labelled(dataset_dir, labels)
+    if fold is None:
+        return manifest.datalist()
+    return manifest.datalist(_fold_names(manifest, int(fold), folds, seed)[1])
+
+
+def inference_cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Every readable image below a folder (or one file), label folders left out."""
+    return [{"image": str(path)} for path in list_images(dataset_dir)]
+
+
+def _labelled(dataset_dir: str | os.PathLike[str], labels: Mapping[Any, str]) -> Manifest:
+    manifest = read_dataset(dataset_dir)
+    wanted = {int(value): str(name).lower() for value, name in labels.items()}
+    found = {int(value): name.lower() for value, name in manifest.labels.items()}
+    if found and found != wanted:
+        raise LabelError(f"{dataset_dir}: its labels are {found}, the bundle's are {wanted}")
+    names = [case.case for case in manifest.training if case.label is not None]
+    if not names:
+        raise MissingInputError(f"{dataset_dir}: holds no case with a label map")
+    return manifest.select(names)
+
+
+def _fold_names(
+    manifest: Manifest, fold: int, folds: int, seed: int
+) -> tuple[list[str], list[str]]:
+    if all(case.fold is not None for case in manifest.cases):
+        held = [case.case for case in manifest.cases if case.fold == fold]
+        if not held:
+            raise ConfigError(f"{manifest.root}: no case is in fold {fold}")
+        return [case.case for case in manifest.cases if case.fold != fold], held
+    split = split_patients(manifest, folds=folds, seed=seed, strata=_volume_quartiles(manifest))
+    return split.training(fold), split.validation(fold)
+
+
+def _volume_quartiles(manifest: Manifest) -> dict[str, str]:
+    from medvol.io import read_image
+
+    voxels = [float((read_image(case.label) > 0).sum()) for case in manifest.cases if case.label]
+    edges = np.quantile(voxels, (0.25, 0.5, 0.75))
+    ranks = np.searchsorted(edges, voxels)
+    return {case.case: str(rank) for case, rank in zip(manifest.cases, ranks, strict=True)}

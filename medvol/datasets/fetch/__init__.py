@@ -1,0 +1,5 @@
+"""Public data sets by name: downloaded, checked, unpacked, ready for ``read_dataset``."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,6 @@
+from .download import Source as Source
+from .download import download as download
+from .install import fetch as fetch
+from .registry import PUBLIC as PUBLIC
+from .registry import PublicDataset as PublicDataset
+from .registry import find_public as find_public

@@ -1,0 +1,16 @@
+from .chest import chest_phantom as chest_phantom
+from .ct import CT_LABELS as CT_LABELS
+from .ct import ct_phantom as ct_phantom
+from .mr import MR_CHANNELS as MR_CHANNELS
+from .mr import MR_LABELS as MR_LABELS
+from .mr import MR_REGIONS as MR_REGIONS
+from .mr import mr_phantom as mr_phantom
+from .nodule import nodule_patch as nodule_patch
+from .shapes import Cylinder as Cylinder
+from .shapes import Ellipsoid as Ellipsoid
+from .shapes import Grid as Grid
+from .shapes import Marker as Marker
+from .shapes import Phantom as Phantom
+from .shapes import oblique_affine as oblique_affine
+from .writer import write_phantom_classes as write_phantom_classes
+from .writer import write_phantom_dataset as write_phantom_dataset

@@ -1,0 +1,97 @@
+"""``read_dataset``: whatever way a data set lies on disk becomes one ``Manifest``."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from medvol.core.errors import InputError, MissingInputError
+from medvol.datasets.folders import is_class_tree, read_class_tree, read_plain_folder
+from medvol.datasets.layouts import read_bids, read_json_datalist, read_nnunet
+from medvol.datasets.manifest import Manifest, manifest_from_json, require_files
+from medvol.datasets.tables import read_csv_datalist
+
+_CSV_NAMES = ("dataset.csv", "datalist.csv", "labels.csv", "manifest.csv", "index.csv")
+_JSON_NAMES = ("datalist.json", "dataset_split.json")
+
+
+def read_dataset(path: str | os.PathLike[str], *, strict: bool = True) -> Manifest:
+    """Read a data set's index: which cases there are, with which files; no pixel is decoded.
+
+    Understood, in this order: medvol's own ``manifest.json``; ``dataset.json`` of the Medical
+    Segmentation Decathlon, of nnU-Net raw (channels, regions, ignore label) or of a MONAI
+    datalist with folds; BIDS derivatives; a CSV or JSON datalist (image, label, patient_id,
+    fold ...); a tree with one folder per class; a plain folder of images, where ``X_label``,
+    ``X_seg`` or ``X_mask`` belongs to ``X``.
+
+    Args:
+        path: The folder, or the JSON or CSV file itself.
+        strict: Refuse an index that names a missing file; a check of all cases leaves it in.
+
+    Raises:
+        MissingInputError: If the folder, an image or a label does not exist, or nothing is found.
+        InputError: If the index is malformed or names a case twice.
+    """
+    path = Path(os.path.abspath(path))
+    manifest = _read_file(path) if path.is_file() else _read_folder(path)
+    if strict:
+        require_files(manifest.cases)
+    return manifest
+
+
+def _read_file(path: Path) -> Manifest:
+    if path.suffix.lower() == ".csv":
+        return read_csv_datalist(path)
+    if path.suffix.lower() != ".json":
+        raise InputError(f"{path}: a data set is a folder, a .json or a .csv file")
+    content = _load_json(path)
+    if isinstance(content, dict) and "medvol_manifest" in content:
+        return manifest_from_json(path, content)
+    if isinstance(content, dict) and _is_nnunet(content):
+        return read_nnunet(path, content)
+    return read_json_datalist(path, content)
+
+
+def _read_folder(folder: Path) -> Manifest:
+    if not folder.is_dir():
+        raise MissingInputError(f"{folder}: no such data set folder")
+    if not any(folder.iterdir()):
+        raise MissingInputError(f"{folder}: the data set folder is empty")
+    for name in ("manifest.json", "dataset.json"):
+        if (folder / name).is_file():
+            return _read_file(folder / name)
+    if (folder / "dataset_description.json").is_file():
+        return read_bids(folder, _load_json(folder / "dataset_description.json"))
+    if table := _table_of(folder):
+        return _read_file(table)
+    if (folder / "imagesTr").is_dir():
+        raise MissingInputError(
+            f"{folder / 'dataset.json'}: no such file; a folder with imagesTr needs it to say "
+            "what the labels mean"
+        )
+    if is_class_tree(folder):
+        return read_class_tree(folder)
+    return read_plain_folder(folder)
+
+
+def _table_of(folder: Path) -> Path | None:
+    for name in (*_CSV_NAMES, *_JSON_NAMES):
+        if (folder / name).is_file():
+            return folder / name
+    tables = sorted(folder.glob("*.csv"))
+    return tables[0] if len(tables) == 1 else None
+
+
+def _is_nnunet(content: dict[str, Any]) -> bool:
+    return "training" not in content and ("file_ending" in content or "channel_names" in content)
+
+
+def _load_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: is no valid JSON: {error}") from error

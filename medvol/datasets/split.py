@@ -1,0 +1,239 @@
+"""Folds and test sets that keep a patient's cases together, and that stay once written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medvol.core.errors import ConfigError, InputError, MissingInputError
+from medvol.core.files import write_json
+from medvol.datasets.manifest import Case, Manifest
+
+_VERSION = 1
+#: The place of a test case among the folds.
+TEST = -1
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which fold each case belongs to.
+
+    Attributes:
+        folds: Number of folds.
+        seed: What the hash was salted with.
+        place: Case name to fold (from 0), or ``TEST`` for the locked-away test cases.
+        strata: Names of the fields that were balanced.
+    """
+
+    folds: int
+    seed: int
+    place: dict[str, int]
+    strata: tuple[str, ...] = ()
+
+    @property
+    def test(self) -> list[str]:
+        """Names of the test cases, sorted."""
+        return sorted(name for name, fold in self.place.items() if fold == TEST)
+
+    def validation(self, fold: int) -> list[str]:
+        """Names of the cases of one fold, sorted."""
+        if not 0 <= fold < self.folds:
+            raise ConfigError(
+                f"fold {fold} does not exist; the split has folds 0 to {self.folds - 1}"
+            )
+        return sorted(name for name, place in self.place.items() if place == fold)
+
+    def training(self, fold: int) -> list[str]:
+        """Names of the cases to train on when ``fold`` validates, sorted."""
+        held = set(self.validation(fold)) | set(self.test)
+        return sorted(set(self.place) - held)
+
+
+def split_patients(
+    manifest: Manifest,
+    *,
+    folds: int = 5,
+    test_fraction: float = 0.0,
+    seed: int = 0,
+    stratify: Iterable[str] = ("category",),
+    strata: Mapping[str, str] | None = None,
+    locked: Split | None = None,
+) -> Split:
+    """Deal patients into folds: grouped, stratified, decided by a hash of the patient.
+
+    Patients of one stratum are ordered by a salted hash and dealt in turn to the place that
+    lacks most of that stratum, so that folds differ by about one patient. Nothing depends on the
+    order of files, the platform or a random generator. With ``locked`` every case and every
+    patient of that split keeps its place, and only new patients are dealt: cases can be added
+    without a patient ever crossing from training to validation or test.
+
+    Args:
+        manifest: The data set; cases that it marks as test stay test cases.
+        folds: How many folds, at least 2.
+        test_fraction: Share of patients to lock away, below 1.
+        seed: Salt of the hash.
+        stratify: Fields of ``Case`` to balance: category, site, sex.
+        strata: Stratum by case name, used in addition (for example a volume quartile).
+        locked: An earlier split to extend.
+
+    Returns:
+        The split; a patient's stratum is that of its rarest case.
+
+    Raises:
+        ConfigError: If there are fewer patients than places, or the numbers make no sense.
+        InputError: If a locked split tears a patient apart.
+    """
+    fields = tuple(stratify)
+    _require_sense(manifest, folds, test_fraction, locked)
+    groups: dict[str, list[Case]] = defaultdict(list)
+    for case in manifest.cases:
+        groups[case.group].append(case)
+    fixed = _fixed_places(groups, locked)
+    if len(groups) - list(fixed.values()).count(TEST) < folds:
+        raise ConfigError(f"{manifest.root}: {len(groups)} patients cannot fill {folds} folds")
+    stratum = _stratum_by_group(groups, fields, strata or {})
+    quota = {TEST: test_fraction} | dict.fromkeys(range(folds), (1.0 - test_fraction) / folds)
+    places = _deal(stratum, fixed, quota, seed)
+    place = {case.case: places[group] for group, cases in groups.items() for case in cases}
+    return Split(folds, seed, place, fields)
+
+
+def write_split(split: Split, target: str | os.PathLike[str]) -> None:
+    """Write a split with a digest over its content; it holds case names and no patient ids."""
+    body = {
+        "medvol_split": _VERSION,
+        "folds": split.folds,
+        "seed": split.seed,
+        "strata": list(split.strata),
+        "place": dict(sorted(split.place.items())),
+    }
+    write_json(target, {**body, "sha256": _digest(body)})
+
+
+def read_split(path: str | os.PathLike[str]) -> Split:
+    """Read a split written by ``write_split``.
+
+    Raises:
+        MissingInputError: If there is no such file.
+        InputError: If it is malformed, or was edited since it was written.
+    """
+    path = Path(path)
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+        digest = body.pop("sha256")
+        place = {str(name): int(fold) for name, fold in body["place"].items()}
+        split = Split(int(body["folds"]), int(body["seed"]), place, tuple(body["strata"]))
+    except FileNotFoundError as error:
+        raise MissingInputError(f"{path}: no such split file") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: is no split file: {error!r}") from error
+    if digest != _digest(body):
+        raise InputError(f"{path}: was edited after it was locked; write a new split instead")
+    return split
+
+
+def shared_patients(manifest: Manifest, split: Split | None = None) -> dict[str, list[str]]:
+    """Patients whose cases lie in more than one place, as group to case names.
+
+    Without a split, the data set's own ``split`` and ``fold`` columns are looked at.
+    """
+    places: dict[str, set[Any]] = defaultdict(set)
+    members: dict[str, list[str]] = defaultdict(list)
+    for case in manifest.cases:
+        place = split.place.get(case.case) if split else (case.split, case.fold)
+        if place is None or place == (None, None):
+            continue
+        places[case.group].add(place)
+        members[case.group].append(case.case)
+    return {group: members[group] for group, found in places.items() if len(found) > 1}
+
+
+def require_disjoint_patients(manifest: Manifest, split: Split | None = None) -> None:
+    """Refuse a split in which one patient is on both sides.
+
+    Raises:
+        InputError: Naming cases (never the patient) that must not be torn apart.
+    """
+    if torn := shared_patients(manifest, split):
+        names = next(iter(torn.values()))
+        raise InputError(
+            f"{manifest.root}: {len(torn)} patients have cases on both sides of the split, for "
+            f"example {names[0]} and {names[1]}; split by patient (medvol data split)"
+        )
+
+
+def _require_sense(manifest: Manifest, folds: int, test_fraction: float, locked: Split | None):
+    if folds < 2:
+        raise ConfigError(f"folds is {folds}; at least 2 are needed")
+    if not 0.0 <= test_fraction < 1.0:
+        raise ConfigError(f"test_fraction is {test_fraction}; it must be at least 0 and below 1")
+    if locked is not None and locked.folds != folds:
+        raise ConfigError(
+            f"{manifest.root}: the locked split has {locked.folds} folds, not {folds}"
+        )
+
+
+def _fixed_places(groups: dict[str, list[Case]], locked: Split | None) -> dict[str, int]:
+    fixed: dict[str, int] = {}
+    for group, cases in groups.items():
+        known = {locked.place[c.case] for c in cases if locked and c.case in locked.place}
+        known |= {TEST for case in cases if case.split == "test"} if not known else set()
+        if len(known) > 1:
+            raise InputError(
+                f"the locked split tears {cases[0].case} and {cases[-1].case} apart, "
+                "which are one patient"
+            )
+        if known:
+            fixed[group] = known.pop()
+    return fixed
+
+
+def _stratum_by_group(
+    groups: dict[str, list[Case]], fields: tuple[str, ...], strata: Mapping[str, str]
+) -> dict[str, tuple[str, ...]]:
+    def key(case: Case) -> tuple[str, ...]:
+        return (*(str(getattr(case, name)) for name in fields), strata.get(case.case, ""))
+
+    counts = Counter(key(case) for cases in groups.values() for case in cases)
+    return {
+        group: min((key(case) for case in cases), key=lambda k: (counts[k], k))
+        for group, cases in groups.items()
+    }
+
+
+def _deal(
+    stratum: dict[str, tuple[str, ...]], fixed: dict[str, int], quota: dict[int, float], seed: int
+) -> dict[str, int]:
+    places = dict(fixed)
+    total: Counter[int] = Counter(fixed.values())
+    for wanted in sorted(set(stratum.values())):
+        members = [group for group in stratum if stratum[group] == wanted]
+        here: Counter[int] = Counter(fixed[group] for group in members if group in fixed)
+        for group in sorted((g for g in members if g not in fixed), key=lambda g: _hash(seed, g)):
+            done = sum(here.values()) + 1
+            everywhere = sum(total.values()) + 1
+
+            wants = {
+                place: (share * done - here[place], share * everywhere - total[place], -place)
+                for place, share in quota.items()
+                if share > 0
+            }
+            chosen = max(wants, key=wants.__getitem__)
+            places[group] = chosen
+            here[chosen] += 1
+            total[chosen] += 1
+    return places
+
+
+def _hash(seed: int, group: str) -> str:
+    return hashlib.sha256(f"{seed}\0{group}".encode()).hexdigest()
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,179 @@
+"""The gate that bundles name: a run stops before its first step, or within it, and says why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.config import KeysCollection
+from monai.data import MetaTensor
+from monai.transforms import MapTransform
+from monai.utils import set_determinism
+
+from medvol.core.errors import (
+    GridMismatchError,
+    InputError,
+    LabelError,
+    MissingInputError,
+    NonFiniteError,
+)
+from medvol.core.geometry import SAME_GRID_MM
+from medvol.engines.workflow import install_excepthook, refuse_unknown_overrides, running_workflow
+
+logger = logging.getLogger(__name__)
+
+
+def open_run(seed: int | None = None, dataset_dir: str | None = None) -> None:
+    """First step of every bundle run: refuse misspelt options, seed, and shorten refusals.
+
+    Args:
+        seed: Seeds Python, NumPy and torch, and makes cuDNN deterministic.
+        dataset_dir: What the run was given; an empty value means that the user forgot it.
+
+    Raises:
+        ConfigError: If the command line names an option that the bundle does not have.
+        MissingInputError: If no data set was given.
+    """
+    install_excepthook()
+    if (workflow := running_workflow()) is not None:
+        refuse_unknown_overrides(workflow)
+    if dataset_dir is not None and not str(dataset_dir).strip():
+        raise MissingInputError("no data: pass --dataset_dir FOLDER")
+    if seed is not None:
+        set_determinism(seed)
+
+
+class GateInputd(MapTransform):
+    """Refuse a case that would train or predict nonsense; sits right after ``LoadImaged``.
+
+    Images must hold voxels, all finite; a label must lie on its image's grid
+    and hold only integers of the class list.
+
+    Args:
+        keys: Image keys.
+        label_key: Key of the label map, checked against the first image when present.
+        labels: Legal label values; background 0 is always legal.
+        allow_missing_keys: Ignore absent image keys.
+
+    Raises:
+        NonFiniteError: If an image holds NaN or infinity.
+        LabelError: If a label value is no integer or not in the class list.
+        GridMismatchError: If image and label differ in shape, or in affine by over 1e-3 mm.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection,
+        label_key: str | None = None,
+        labels: Sequence[int] = (),
+        allow_missing_keys: bool = False,
+    ) -> None:
+        super().__init__(keys, allow_missing_keys)
+        self.label_key = label_key
+        self.legal = {0, *(int(value) for value in labels)}
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = dict(data)
+        for key in self.key_iterator(case):
+            _require_finite(case[key], _name(case, key))
+        if self.label_key in case:
+            label, name = case[self.label_key], _name(case, self.label_key)
+            self._require_legal(label, name)
+            if self.keys:
+                _require_same_grid(case[self.first_key(case)], label, name)
+        return case
+
+    def _require_legal(self, label: torch.Tensor, name: str) -> None:
+        values = torch.unique(torch.as_tensor(label)).cpu().numpy()
+        if not np.isfinite(values).all() or not np.array_equal(values, np.round(values)):
+            raise LabelError(f"{name}: the label map holds values that are no integers")
+        if unknown := sorted({int(v) for v in values} - self.legal):
+            legal = ", ".join(map(str, sorted(self.legal)))
+            raise LabelError(f"{name}: label {unknown[0]} is not in the class list ({legal})")
+
+
+class GateSized(MapTransform):
+    """Refuse a volume so small that most of what the network sees would be padding.
+
+    Args:
+        keys: Image keys, already at the bundle's spacing.
+        min_size: Fewest legal voxels per axis; 0 for no limit along that axis.
+
+    Raises:
+        InputError: Naming the file, its size and the limit.
+    """
+
+    def __init__(self, keys: KeysCollection, min_size: Sequence[int]) -> None:
+        super().__init__(keys)
+        self.min_size = tuple(int(n) for n in min_size)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = dict(data)
+        for key in self.key_iterator(case):
+            shape = tuple(int(n) for n in case[key].shape[1:])
+            if any(n < least for n, least in zip(shape, self.min_size, strict=True)):
+                raise InputError(
+                    f"{_name(case, key)}: the volume of {_by(shape)} voxels at the network's "
+                    f"spacing is smaller than {_by(self.min_size)}, half of its patch"
+                )
+        return case
+
+
+class StopOnNonFinite:
+    """Ignite handler: stop training in the step whose loss is NaN or infinite, naming its cases."""
+
+    def attach(self, engine: Engine) -> None:
+        """Check after every iteration."""
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        output: Any = engine.state.output
+        loss = output[0]["loss"] if isinstance(output, list) else output["loss"]
+        if not torch.isfinite(torch.as_tensor(loss)).all():
+            raise NonFiniteError(
+                f"{', '.join(batch_names(engine.state.batch))}: the loss is {float(loss)} in step "
+                f"{engine.state.iteration} (epoch {engine.state.epoch}); the last good checkpoint "
+                "is kept; lower the learning rate or look at these cases"
+            )
+
+
+def batch_names(batch: Any) -> list[str]:
+    """File names of a batch's images, for messages."""
+    image = batch["image"] if isinstance(batch, Mapping) else batch
+    if isinstance(image, MetaTensor):
+        name = image.meta.get("filename_or_obj", "a case")
+        return [str(n) for n in name] if isinstance(name, (list, tuple)) else [str(name)]
+    return ["a case"]
+
+
+def _require_finite(image: torch.Tensor, name: str) -> None:
+    if image.numel() == 0:
+        raise InputError(f"{name}: the image holds no voxels")
+    if not bool(torch.isfinite(torch.as_tensor(image)).all()):
+        raise NonFiniteError(f"{name}: the image holds NaN or infinite voxels")
+
+
+def _require_same_grid(image: torch.Tensor, label: torch.Tensor, name: str) -> None:
+    if image.shape[1:] != label.shape[1:]:
+        raise GridMismatchError(
+            f"{name}: label is {_by(label.shape[1:])} voxels, its image {_by(image.shape[1:])}"
+        )
+    if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
+        gap = float((image.affine - label.affine).abs().max())
+        if gap > SAME_GRID_MM:
+            raise GridMismatchError(f"{name}: label and image affines differ by {gap:.4g} mm")
+
+
+def _name(case: Mapping[Hashable, Any], key: Hashable) -> str:
+    value = case[key]
+    if isinstance(value, MetaTensor):
+        return str(value.meta.get("filename_or_obj", key))
+    return str(key)
+
+
+def _by(shape: Sequence[int]) -> str:
+    return "x".join(str(int(n)) for n in shape)

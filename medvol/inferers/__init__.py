@@ -1,0 +1,5 @@
+"""Inference at any size: sliding windows, mirrors, ensembles, memory planning."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,131 @@
+"""Where windows lie in an image, and how much each of their voxels counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import product
+
+import torch
+from monai.data.utils import compute_importance_map, dense_patch_slices
+from monai.inferers.utils import _get_scan_interval
+from monai.utils.misc import ensure_tuple_rep, fall_back_tuple
+
+from medvol.core.errors import ConfigError, InputError
+
+Box = tuple[slice, ...]
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """The windows over one image, at the positions that MONAI chooses.
+
+    Attributes:
+        size: Spatial size of the image as given.
+        roi: Window size, at most ``padded`` along each axis.
+        padded: ``size`` enlarged to at least ``roi``.
+        pad: Voxels added before and after each axis.
+        starts: First voxel of each window, per axis, ascending.
+    """
+
+    size: tuple[int, ...]
+    roi: tuple[int, ...]
+    padded: tuple[int, ...]
+    pad: tuple[tuple[int, int], ...]
+    starts: tuple[tuple[int, ...], ...]
+
+    @classmethod
+    def over(
+        cls,
+        size: Sequence[int],
+        roi_size: Sequence[int] | int,
+        overlap: Sequence[float] | float,
+    ) -> WindowGrid:
+        """Lay windows over an image of spatial ``size``.
+
+        Raises:
+            InputError: If ``roi_size`` names another number of axes than the image has.
+            ConfigError: If an overlap lies outside 0 <= overlap < 1.
+        """
+        size = tuple(int(n) for n in size)
+        if not isinstance(roi_size, int) and len(roi_size) != len(size):
+            raise InputError(
+                f"the window {tuple(roi_size)} has {len(roi_size)} axes but the image "
+                f"{size} has {len(size)}; inputs must be (batch, channel, axes...)"
+            )
+        roi = tuple(int(n) for n in fall_back_tuple(roi_size, size))
+        shares = ensure_tuple_rep(overlap, len(size))
+        if any(not 0 <= share < 1 for share in shares):
+            raise ConfigError(f"overlap must be >= 0 and < 1, got {shares}")
+        padded = tuple(max(n, r) for n, r in zip(size, roi, strict=True))
+        gaps = [p - n for p, n in zip(padded, size, strict=True)]
+        pad = tuple((gap // 2, gap - gap // 2) for gap in gaps)
+        steps = _get_scan_interval(padded, roi, len(size), shares)
+        starts = tuple(
+            tuple(int(box[0].start) for box in dense_patch_slices((n,), (r,), (step,)))
+            for n, r, step in zip(padded, roi, steps, strict=True)
+        )
+        return cls(size, roi, padded, pad, starts)
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether the image is smaller than the window along some axis."""
+        return self.padded != self.size
+
+    @property
+    def inner(self) -> Box:
+        """Where the image lies inside the padded image."""
+        return tuple(slice(lo, lo + n) for (lo, _), n in zip(self.pad, self.size, strict=True))
+
+    def __len__(self) -> int:
+        count = 1
+        for positions in self.starts:
+            count *= len(positions)
+        return count
+
+    def boxes(self) -> list[Box]:
+        """Every window, the last axis fastest."""
+        return [
+            tuple(slice(s, s + r) for s, r in zip(corner, self.roi, strict=True))
+            for corner in product(*self.starts)
+        ]
+
+    def pad_argument(self) -> list[int]:
+        """The padding as ``torch.nn.functional.pad`` wants it: last axis first."""
+        return [edge for pair in reversed(self.pad) for edge in pair]
+
+    def weight_sum(self, weight: torch.Tensor) -> torch.Tensor:
+        """The sum of every window's ``weight`` over the padded image, without batch or channel.
+
+        Windows lie on a grid, so that the sum is taken along one axis after the other, which
+        touches each voxel once per window along the last axis instead of once per window.
+        """
+        total = weight
+        for axis, (length, positions) in enumerate(zip(self.padded, self.starts, strict=True)):
+            shape = list(total.shape)
+            shape[axis] = length
+            wider = total.new_zeros(shape)
+            for start in positions:
+                wider.narrow(axis, start, self.roi[axis]).add_(total)
+            total = wider
+        return total
+
+
+@lru_cache(maxsize=4)
+def importance_map(
+    roi: tuple[int, ...],
+    mode: str,
+    sigma_scale: tuple[float, ...] | float,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """MONAI's weight map of one window, including its lower bound of 1e-3; kept between calls.
+
+    The bound reaches 58% of a 96^3 Gaussian window, so that the map is no outer product of
+    three profiles.
+    """
+    with torch.inference_mode(mode=False):  # a kept inference tensor would refuse later training
+        return compute_importance_map(
+            roi, mode=mode, sigma_scale=sigma_scale, device=device, dtype=dtype
+        )

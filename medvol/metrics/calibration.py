@@ -1,0 +1,222 @@
+"""Do probabilities mean what they say, and are decisions based on them worth taking?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medvol.core.errors import ConfigError, GridMismatchError, LabelError
+from medvol.metrics.registry import metric
+from medvol.metrics.result import Fields
+from medvol.metrics.scores import BinaryScores, as_finite
+
+_NAN = float("nan")
+_EDGE = 1e-12
+
+
+@dataclass(frozen=True)
+class CalibrationLine(Fields):
+    """Logistic recalibration of probabilities.
+
+    Attributes:
+        slope: 1 if calibrated, below 1 if the probabilities are too extreme.
+        intercept: Intercept of the same fit; 0 if calibrated.
+        in_the_large: Intercept with the slope held at 1; above 0 if risks are underestimated.
+    """
+
+    slope: float
+    intercept: float
+    in_the_large: float
+
+
+@dataclass(frozen=True)
+class ReliabilityBin(Fields):
+    """One bar of a reliability diagram."""
+
+    low: float
+    high: float
+    n: int
+    positives: int
+    mean_prob: float
+
+
+@metric(kind="score", direction="lower")
+def brier(y: ArrayLike, prob: ArrayLike) -> float:
+    """Mean squared difference of probability and truth; ``nan`` without cases.
+
+    The form that sums over both classes is twice this.
+
+    >>> round(brier([1, 0], [0.8, 0.4]), 6)
+    0.1
+    """
+    data = BinaryScores.of_probabilities(y, prob)
+    return float(np.mean((data.score - data.y) ** 2)) if data.y.size else _NAN
+
+
+@metric(kind="score", direction="lower")
+def ece(y: ArrayLike, prob: ArrayLike, *, bins: int = 15) -> float:
+    """Expected calibration error over equal-width bins of probability.
+
+    Args:
+        y: Truth, 0 or 1; for many classes, whether the top class was right.
+        prob: Probability of the positive class, or of the top class.
+        bins: Number of bins over 0 to 1, each closed above; it is biased upwards, more so with
+            more bins and fewer cases.
+
+    Source:
+        Naeini et al. 2015, AAAI.
+    """
+    rows = reliability(y, prob, bins=bins)
+    n = sum(row.n for row in rows)
+    gaps = (abs(row.positives - row.n * row.mean_prob) for row in rows if row.n)
+    return sum(gaps) / n if n else _NAN
+
+
+def reliability(y: ArrayLike, prob: ArrayLike, *, bins: int = 15) -> list[ReliabilityBin]:
+    """The bars of a reliability diagram; empty ones have ``nan`` as mean probability."""
+    if bins < 1:
+        raise ConfigError(f"bins must be at least 1, not {bins}")
+    data = BinaryScores.of_probabilities(y, prob)
+    index = np.clip(np.ceil(data.score * bins - 1e-9).astype(int) - 1, 0, bins - 1)
+    n = np.bincount(index, minlength=bins)
+    positives = np.bincount(index, weights=data.y, minlength=bins)
+    total = np.bincount(index, weights=data.score, minlength=bins)
+    return [
+        ReliabilityBin(
+            k / bins, (k + 1) / bins, int(n[k]), int(positives[k]),
+            float(total[k] / n[k]) if n[k] else _NAN,
+        )
+        for k in range(bins)
+    ]  # fmt: skip
+
+
+def calibration_line(y: ArrayLike, prob: ArrayLike) -> CalibrationLine:
+    """Calibration slope and intercepts by logistic regression on the logit.
+
+    Returns:
+        All ``nan`` if a class is missing; the slope is ``inf`` where the classes separate.
+
+    Source:
+        Cox 1958, Biometrika 45:562; Van Calster et al. 2019, BMC Med 17:230.
+    """
+    data = BinaryScores.of_probabilities(y, prob)
+    if not data.n_pos or not data.n_neg:
+        return CalibrationLine(_NAN, _NAN, _NAN)
+    p = np.clip(data.score, _EDGE, 1 - _EDGE)
+    logit = np.log(p / (1 - p))
+    ones = np.ones_like(logit)
+    in_the_large = _logistic(data.y, ones[:, None], offset=logit)[0]
+    if logit.min() == logit.max():
+        return CalibrationLine(_NAN, _NAN, float(in_the_large))
+    if logit[data.y].min() > logit[~data.y].max():
+        return CalibrationLine(math.inf, _NAN, float(in_the_large))
+    intercept, slope = _logistic(data.y, np.stack([ones, logit], axis=1))
+    return CalibrationLine(float(slope), float(intercept), float(in_the_large))
+
+
+def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
+    """The one number that logits are divided by to minimise the log loss.
+
+    Args:
+        logits: Shape (n, classes), or (n,) for two classes (the positive's logit).
+        y: Class numbers, shape (n,).
+
+    Returns:
+        A temperature between 0.01 and 100; above 1 if the network is overconfident. Dividing
+        changes no ranking, so accuracy and AUC stay as they are.
+
+    Source:
+        Guo et al. 2017, ICML, arXiv:1706.04599.
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import log_softmax
+
+    values, truth = as_logits(logits), np.asarray(y, int)
+    if truth.shape != (len(values),) or not len(values):
+        raise GridMismatchError(f"logits have shape {values.shape} but y {truth.shape}")
+    if truth.min() < 0 or truth.max() >= values.shape[1]:
+        raise LabelError(f"y holds a class outside 0 to {values.shape[1] - 1}")
+    rows = np.arange(len(truth))
+
+    def loss(log_temperature: float) -> float:
+        scaled = values / math.exp(log_temperature)
+        return -float(log_softmax(scaled, axis=1)[rows, truth].mean())
+
+    edge = math.log(100.0)
+    found = minimize_scalar(loss, bounds=(-edge, edge), method="bounded", options={"xatol": 1e-9})
+    return math.exp(found.x)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def apply_temperature(logits: ArrayLike, temperature: float) -> NDArray[np.float64]:
+    """Probabilities, shape (n, classes), from logits divided by a temperature."""
+    from scipy.special import softmax
+
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ConfigError(f"temperature must be positive, not {temperature}")
+    return softmax(as_logits(logits) / temperature, axis=1)
+
+
+def as_logits(logits: ArrayLike) -> NDArray[np.float64]:
+    """Finite logits, shape (n, classes); one column becomes two with the negative at 0."""
+    values = as_finite(np.asarray(logits, np.float64), "logits")
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.ndim != 2:
+        raise GridMismatchError(f"logits must have shape (n, classes), not {values.shape}")
+    return np.hstack([np.zeros_like(values), values]) if values.shape[1] == 1 else values
+
+
+@metric(kind="score", direction="higher")
+def net_benefit(y: ArrayLike, prob: ArrayLike, *, threshold: float) -> float:
+    """Net benefit of treating where prob >= threshold: TP/n - FP/n * t / (1 - t).
+
+    Source:
+        Vickers & Elkin 2006, Med Decis Making 26:565.
+    """
+    if not 0 <= threshold < 1:
+        raise ConfigError(f"threshold must lie in 0 to 1, not {threshold}")
+    data = BinaryScores.of_probabilities(y, prob)
+    if not data.y.size:
+        return _NAN
+    called = data.score >= threshold
+    tp, fp = (called & data.y).sum(), (called & ~data.y).sum()
+    return float((tp - fp * threshold / (1 - threshold)) / data.y.size)
+
+
+def decision_curve(y: ArrayLike, prob: ArrayLike, thresholds: ArrayLike) -> NDArray[np.float64]:
+    """Net benefit of the model and of treating everybody, shape (2, thresholds).
+
+    Treating nobody has net benefit 0 everywhere.
+    """
+    steps = np.asarray(thresholds, float)
+    everybody = np.ones(np.asarray(y).shape)
+    return np.array(
+        [[net_benefit(y, p, threshold=float(t)) for t in steps] for p in (prob, everybody)]
+    )
+
+
+def _logistic(
+    y: NDArray[np.bool_], x: NDArray[np.float64], offset: NDArray[np.float64] | float = 0.0
+) -> NDArray[np.float64]:
+    """Maximum-likelihood coefficients by Newton's method with step halving."""
+    from scipy.special import expit
+
+    def loss(beta: NDArray[np.float64]) -> float:
+        eta = x @ beta + offset
+        return float(np.logaddexp(0, eta).sum() - eta[y].sum())
+
+    beta = np.zeros(x.shape[1])
+    for _ in range(100):
+        p = expit(x @ beta + offset)
+        hessian = (x * (p * (1 - p) + 1e-300)[:, None]).T @ x
+        step = np.linalg.lstsq(hessian, x.T @ (y - p), rcond=None)[0]
+        now, size = loss(beta), 1.0
+        while loss(beta + size * step) > now and size > 1e-10:
+            size /= 2
+        beta = beta + size * step
+        if np.abs(size * step).max() < 1e-12:
+            break
+    return beta

@@ -1,0 +1,31 @@
+"""A bundle's network with its weights, as one component that a config can name."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import nn
+
+from medvol.networks.weights import apply_weights, load_weights
+
+
+def with_weights(
+    network: nn.Module,
+    path: str | os.PathLike[str] | None = None,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """The network on the device, filled from a state dict unless ``path`` is None.
+
+    Args:
+        network: A network with fresh weights.
+        path: A bare state dict; None keeps the fresh weights.
+        device: Where the network shall live.
+
+    Raises:
+        WeightsError: If the file is absent, damaged, not finite, or does not fit the network.
+        UnsafeFileError: If reading the file would run code.
+    """
+    if path is not None:
+        apply_weights(network, load_weights(path))
+    return network.to(device)

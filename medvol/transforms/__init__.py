@@ -1,0 +1,5 @@
+"""Dictionary transforms that MONAI lacks, for volumes and images alike."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

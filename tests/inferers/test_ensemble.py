@@ -1,0 +1,75 @@
+"""Ensembles and the two kinds of uncertainty, against their definitions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from medvol.core.errors import ConfigError
+from medvol.inferers import Ensemble, SlidingWindowInferer, entropy, predict_uncertain
+
+
+def member(seed: int) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return torch.nn.Conv3d(1, 3, 3, padding=1)
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_an_ensemble_stands_in_for_one_network(activation):
+    nets, x = [member(s) for s in range(3)], torch.randn(1, 1, 6, 6, 6)
+
+    def act(z):
+        return z.softmax(1) if activation == "softmax" else z.sigmoid()
+
+    with torch.no_grad():
+        want = torch.stack([act(n(x)) for n in nets]).mean(0)
+        got = act(Ensemble(nets, activation)(x))
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+
+
+def test_members_that_agree_have_no_epistemic_part():
+    net, x = member(0), torch.randn(1, 1, 9, 9, 9)
+    inferer = SlidingWindowInferer((6, 6, 6), 2, 0.5, "gaussian")
+    with torch.no_grad():
+        found = predict_uncertain(inferer, x, [net, net])
+    # Windows see their own borders, so that overlapping windows of one network may disagree.
+    inside = torch.zeros(9, 9, 9, dtype=torch.bool)
+    inside[1:2, 1:2, 1:2] = True
+    assert float(found.epistemic[0, 0][inside].max()) < 1e-6
+    torch.testing.assert_close(found.total, entropy(found.probabilities, "softmax"))
+
+
+def test_opposite_certain_members_are_all_epistemic():
+    def sure(sign):
+        return lambda w: torch.cat([sign * 50 * torch.ones_like(w), torch.zeros_like(w)], 1)
+
+    inferer = SlidingWindowInferer((4, 4, 4))
+    found = predict_uncertain(inferer, torch.zeros(1, 1, 4, 4, 4), [sure(1), sure(-1)])
+    assert float(found.epistemic.min()) == pytest.approx(math.log(2), abs=1e-6)
+    assert float(found.aleatoric.max()) < 1e-6
+
+
+def test_coin_tosses_are_all_aleatoric():
+    inferer = SlidingWindowInferer((4, 4, 4))
+    found = predict_uncertain(
+        inferer, torch.zeros(1, 1, 4, 4, 4), [lambda w: w] * 2, activation="sigmoid"
+    )
+    assert float(found.aleatoric.min()) == pytest.approx(math.log(2), abs=1e-6)
+    assert float(found.epistemic.max()) < 1e-6
+
+
+def test_mirror_images_are_members_too():
+    x = torch.randn(1, 1, 6, 6, 6)
+    net, inferer = member(1), SlidingWindowInferer((6, 6, 6))
+    with torch.no_grad():
+        found = predict_uncertain(inferer, x, [net], flips=[(), (2,)])
+        want = (net(x).softmax(1) + net(x.flip(2)).flip(2).softmax(1)) / 2
+    torch.testing.assert_close(found.probabilities, want)
+    assert float(found.epistemic.max()) > 1e-3
+
+
+def test_an_ensemble_of_none_is_refused():
+    with pytest.raises(ConfigError, match="at least one"):
+        Ensemble([])
