@@ -161,7 +161,10 @@ def gate(where: Path, images: Sequence[DicomImage], options: DicomOptions) -> St
     """
     for image in images:
         _check_kind(image)
-    frames = drop_copies(where, [frame for image in images for frame in image.frames])
+    frames, copies = drop_copies([frame for image in images for frame in image.frames])
+    if copies:
+        warn(where, f"{len(copies)} files are copies of others and were left out "
+                    f"({shown(copies[0].image.path.name)} ...)")  # fmt: skip
     volumes = split_times(frames)
     if len(volumes) > 1:
         if options.volume is None:
@@ -184,20 +187,17 @@ def count_volumes(images: Sequence[DicomImage]) -> int:
     return len(split_times([frame for image in images for frame in image.frames]))
 
 
-def drop_copies(where: Path, frames: Sequence[Frame]) -> list[Frame]:
-    """Leave one of several byte-identical copies of the same image."""
+def drop_copies(frames: Sequence[Frame]) -> tuple[list[Frame], list[Frame]]:
+    """Split frames into those to keep and byte-identical copies of the same image."""
     kept: list[Frame] = []
+    copies: list[Frame] = []
     seen: dict[tuple[str, int], Frame] = {}
     for frame in frames:
         key = (frame.image.texts.get("SOPInstanceUID", ""), frame.index)
-        other = seen.get(key) if key[0] else None
-        if other is not None and other.position == frame.position and _same_pixels(other, frame):
-            warn(where, f"{shown(frame.image.path.name)} is a copy of "
-                        f"{shown(other.image.path.name)} and was left out")  # fmt: skip
-            continue
-        seen.setdefault(key, frame)
-        kept.append(frame)
-    return kept
+        other = seen.setdefault(key, frame) if key[0] else frame
+        is_copy = other is not frame and other.position == frame.position
+        (copies if is_copy and _same_pixels(other, frame) else kept).append(frame)
+    return kept, copies
 
 
 def is_projection(images: Sequence[DicomImage]) -> bool:
@@ -213,7 +213,8 @@ def is_projection(images: Sequence[DicomImage]) -> bool:
 
 
 def _same_pixels(one: Frame, other: Frame) -> bool:
-    return one.image.parsed.content() == other.image.parsed.content()
+    first, second = one.image.parsed, other.image.parsed
+    return first.size == second.size and first.content() == second.content()
 
 
 def _check_kind(image: DicomImage) -> None:

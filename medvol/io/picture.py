@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 import warnings
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvol.core.errors import GeometryError, InputError, MissingInputError
+from medvol.core.errors import GeometryError, InputError, MissingInputError, TooLargeError
 from medvol.io.door import Scan, check_claim, check_file, check_spacing, shown, to_float32, warn
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
@@ -130,34 +132,62 @@ def read_size(path: Path) -> tuple[int, int]:
 
     check_file(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as picture:
-                return picture.size
+        with _silent(), Image.open(path, formats=_FORMATS) as picture:
+            return picture.size
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"{shown(path)}: is not a valid image") from error
 
 
 def _decode(path: Path) -> NDArray[np.float32]:
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     check_file(path)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pillow quotes file contents; sizes are checked here
-            with Image.open(path, formats=_FORMATS) as picture:
-                _check_header(path, picture)
-                picture.load()
-                return _to_values(path, picture)
+        with _silent(), Image.open(path, formats=_FORMATS) as picture:
+            _check_header(path, picture)
+            if picture.format == "PNG":
+                _check_checksums(path)
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)  # a copy, usable after closing
+            white_is_zero = picture.format == "TIFF" and (
+                getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _MINISWHITE
+            )
+        return _to_values(path, upright, white_is_zero)
     except UnidentifiedImageError as error:
         raise InputError(f"{shown(path)}: is not a valid image: not a valid PNG, JPEG, TIFF or "
                          "BMP (its first bytes say something else)") from error  # fmt: skip
     except Image.DecompressionBombError as error:
-        raise _too_large(path) from error
+        raise TooLargeError(
+            f"{shown(path)}: too large: claims more pixels than the limit"
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError, OverflowError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{shown(path)}: is truncated or corrupt: {_reason(error)}") from error
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pillow quotes file contents; sizes are checked here
+        yield
+
+
+def _check_checksums(path: Path) -> None:
+    """Compare the CRC of every PNG chunk; pillow leaves that of the pixels unread."""
+    data = memoryview(path.read_bytes())
+    position = 8
+    while position + 12 <= len(data):
+        length = int.from_bytes(data[position : position + 4], "big")
+        end = position + 12 + length
+        if end > len(data):
+            break
+        if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            raise InputError(f"{shown(path)}: is corrupt: a checksum (CRC) does not match")
+        if data[position + 4 : position + 8] == b"IEND":
+            return
+        position = end
+    raise InputError(f"{shown(path)}: is truncated or corrupt: its last chunk is missing")
 
 
 def _check_header(path: Path, picture: Any) -> None:
@@ -168,13 +198,7 @@ def _check_header(path: Path, picture: Any) -> None:
                          "one picture a file is wanted")  # fmt: skip
 
 
-def _to_values(path: Path, picture: Any) -> NDArray[np.float32]:
-    from PIL import ImageOps
-
-    white_is_zero = picture.format == "TIFF" and (
-        getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _MINISWHITE
-    )
-    picture = ImageOps.exif_transpose(picture)
+def _to_values(path: Path, picture: Any, white_is_zero: bool) -> NDArray[np.float32]:
     if picture.mode in ("P", "PA"):
         picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
     if picture.mode == "CMYK":
@@ -203,12 +227,6 @@ def _without_alpha(path: Path, picture: Any, mode: str) -> Any:
     if alpha is not None and alpha.size and alpha.min() < 255:
         warn(path, "the alpha channel was dropped; transparent pixels keep their stored colour")
     return picture.convert(mode)
-
-
-def _too_large(path: Path) -> InputError:
-    from medvol.core.errors import TooLargeError
-
-    return TooLargeError(f"{shown(path)}: too large: claims more pixels than the limit")
 
 
 def _reason(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from medvol.core.errors import InputError, MedvolError, NonFiniteError, OutputError
 from medvol.core.files import atomic_path
 from medvol.core.geometry import SAME_GRID_MM
-from medvol.io.door import shown
+from medvol.io.door import Scan, shown
 
 _INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
 #: Beyond this shear a qform (rotation and spacing only) cannot say what the sform says.
@@ -106,7 +107,7 @@ def write_png16(path: str | os.PathLike[str], array: ArrayLike) -> Path:
     pixels = storable(path, pixels, np.uint16)
 
     def same(written: Path) -> None:
-        if not np.array_equal(read_picture(written).array[0], pixels):
+        if not np.array_equal(_read_back(path, lambda: read_picture(written)).array[0], pixels):
             raise OutputError(f"{shown(path)}: what was read back differs from what was written")
 
     with atomic_path(path, verify=same) as scratch:
@@ -146,7 +147,8 @@ def write_itk(
     image.SetDirection([float(v) for v in geometry.directions.ravel()])
 
     def same(written: Path) -> None:
-        _compare(path, read_scan(written), voxels, np.asarray(affine, dtype=np.float64))
+        back = _read_back(path, lambda: read_scan(written))
+        _compare(path, back, voxels, np.asarray(affine, dtype=np.float64))
 
     with atomic_path(path, verify=same) as scratch:
         try:
@@ -161,14 +163,18 @@ def _verify_nifti(
 ) -> None:
     from medvol.io.nifti import read_nifti
 
+    _compare(path, _read_back(path, lambda: read_nifti(written, channels=True)), voxels, affine)
+
+
+def _read_back(path: Path, read: Callable[[], Scan]) -> Scan:
     try:
-        back = read_nifti(written, channels=True)
+        return read()
     except InputError as error:
-        raise OutputError(f"{shown(path)}: cannot be read back: {error}") from error
-    _compare(path, back, voxels, affine)
+        raise OutputError(f"{shown(path)}: cannot be read back after writing (is the disk full?): "
+                          f"{error}") from error  # fmt: skip
 
 
-def _compare(path: Path, back: Any, voxels: NDArray[Any], affine: NDArray[np.float64]) -> None:
+def _compare(path: Path, back: Scan, voxels: NDArray[Any], affine: NDArray[np.float64]) -> None:
     try:
         wanted = voxels.astype(np.float32)
         stored = np.moveaxis(back.array, 0, -1).reshape(wanted.shape)

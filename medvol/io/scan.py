@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -194,7 +195,10 @@ def _series_row(group: list[DicomImage]) -> ScanRow:
         volumes = dicom.count_volumes(group)
         if volumes > 1:
             row.notes.append(f"4D: {volumes} volumes at the same positions")
-        stack = dicom.gate(where, group, options)
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            stack = dicom.gate(where, group, options)
+        row.notes += [str(w.message).split(": ", 1)[-1] for w in heard]
         row.shape = stack.shape
         _describe(row, stack.shape, stack.affine)
         if stack.tilt_deg:

@@ -83,6 +83,7 @@ def write_dicom_seg(
     names = {int(v): find_label(name) for v, name in sorted(labels.items()) if int(v) != 0}
     numbered = _segment_numbers(path, label_map, affine, series, list(names))
     segmentation = _build(series, numbered, list(names.values()), algorithm)
+    _ascend(segmentation, series.affine)
 
     def same(written: Path) -> None:
         _verify(written, path, numbered, series)
@@ -154,6 +155,36 @@ def _build(
             pixel_measures=_pixel_measures(series),
             omit_empty_frames=planes > _MAX_FULL_BYTES and bool(numbered.any()),
         )
+
+
+def _ascend(segmentation: hd.seg.Segmentation, affine: NDArray[np.float64]) -> None:
+    """Order the frames of each segment along +Z of the series.
+
+    highdicom stores them against it; GDCM, and so every ITK viewer, takes the frames as they come
+    and would show a segmentation of several labels upside down.
+    """
+    items = list(segmentation.PerFrameFunctionalGroupsSequence)
+    normal = np.diag([-1.0, -1.0, 1.0]) @ np.cross(affine[:3, 0], affine[:3, 1])
+    normal *= np.sign(normal @ (np.diag([-1.0, -1.0, 1.0]) @ affine[:3, 2]))
+    places = [item.PlanePositionSequence[0].ImagePositionPatient for item in items]
+    depth = np.round(np.asarray(places, dtype=np.float64) @ normal, 4)
+    segment = np.array([_segment_of(item) for item in items])
+    order = np.lexsort((depth, segment))
+    rank = np.unique(depth, return_inverse=True)[1] + 1
+    for item, number in zip(items, rank.tolist(), strict=True):
+        item.FrameContentSequence[0].DimensionIndexValues[-1] = number
+    n_pixels = segmentation.Rows * segmentation.Columns
+    stored = np.frombuffer(segmentation.PixelData, np.uint8)
+    bits = np.unpackbits(stored, bitorder="little")[: len(items) * n_pixels]
+    packed = np.packbits(bits.reshape(len(items), n_pixels)[order], bitorder="little").tobytes()
+    segmentation.PixelData = packed + b"\0" * (len(packed) % 2)
+    segmentation.PerFrameFunctionalGroupsSequence = [items[i] for i in order]
+
+
+def _segment_of(item: Any) -> int:
+    if "SegmentIdentificationSequence" not in item:  # a single segment is named once for all
+        return 1
+    return int(item.SegmentIdentificationSequence[0].ReferencedSegmentNumber)
 
 
 def _pixel_measures(series: Source) -> Any:

@@ -74,6 +74,20 @@ def second_place(ds, z):
         ds.ImagePositionPatient = [-20.0, 30.0, 40.0 + 3.0 * 2]
 
 
+def claim_65535(ds, z):
+    ds.Rows = ds.Columns = 65535
+
+
+def colour(ds, z):
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+    ds.PixelData *= 3
+
+
+def one_smaller(ds, z):
+    if z == 1:
+        ds.Rows, ds.PixelData = 3, ds.PixelData[: 3 * 14]
+
+
 REFUSED = {
     "a slice lost": (lambda ds, z: z != 2, "missing|gap"),
     "two slices lost": (lambda ds, z: z not in (1, 2), "missing|gap|uniform"),
@@ -101,15 +115,10 @@ REFUSED = {
     "17 bits in 16": (put("BitsStored", 17), "17 bits"),
     "high bit": (put("HighBit", 11), "HighBit"),
     "no rows": (put("Rows", 0), "Rows"),
-    "65535 x 65535": (lambda ds, z: (setattr(ds, "Rows", 65535), setattr(ds, "Columns", 65535))
-                      and None, "too large"),
-    "colour": (lambda ds, z: (setattr(ds, "SamplesPerPixel", 3),
-                              setattr(ds, "PhotometricInterpretation", "RGB"),
-                              setattr(ds, "PlanarConfiguration", 0),
-                              setattr(ds, "PixelData", ds.PixelData * 3)) and None, "colour"),
+    "65535 x 65535": (claim_65535, "too large"),
+    "colour": (colour, "colour"),
     "no pixels": (delete("PixelData"), "no image"),
-    "one other size": (lambda ds, z: z != 1 or ((setattr(ds, "Rows", 3),
-                       setattr(ds, "PixelData", ds.PixelData[: 3 * 14])) and None), "pixels"),
+    "one other size": (one_smaller, "pixels"),
 }  # fmt: skip
 
 
@@ -242,7 +251,7 @@ def test_a_time_series_is_split_on_request(dicom_series, phantom):
 def test_an_exact_copy_is_left_out_and_said(dicom_series, phantom):
     folder = dicom_series()
     shutil.copy(folder / "s002.dcm", folder / "again.dcm")
-    with pytest.warns(InputWarning, match="is a copy of"):
+    with pytest.warns(InputWarning, match="1 files are copies"):
         assert np.array_equal(read_scan(folder).array[0], phantom)
 
 
@@ -250,7 +259,7 @@ def test_a_chosen_series_loads(dicom_series, phantom):
     folder = dicom_series()
     for path in dicom_series(put("SeriesInstanceUID", "1.2.91"), name="b").iterdir():
         shutil.move(path, folder / f"b{path.name}")
-    with pytest.raises(InputError, match="1: CT 5 frames.*2: CT 5 frames"):
+    with pytest.raises(InputError, match=r"1: CT 5 frames.*2: CT 5 frames"):
         read_scan(folder)
     for choice in (1, "1.2.91"):
         scan = read_scan(folder, ReadOptions(dicom=DicomOptions(series=choice)))
@@ -326,7 +335,7 @@ def test_a_truncated_compressed_slice_is_refused(dicom_series, phantom):
         ds.compress("1.2.840.10008.1.2.4.90", generate_instance_uid=False)
         ds.save_as(path)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(InputError, match="truncated|corrupt"):
+    with pytest.raises(InputError, match=r"truncated|corrupt"):
         read_scan(folder)
 
 
@@ -380,7 +389,7 @@ def test_enhanced_frames_are_ordered_and_scaled_one_by_one(tmp_path, phantom):
     )
     assert np.array_equal(read_scan(path).array[0], phantom * 4)
     path = enhanced(tmp_path / "gap.dcm", phantom, (0, 1, 3, 4))
-    with pytest.raises(InputError, match="missing|gap"):
+    with pytest.raises(InputError, match=r"missing|gap"):
         read_scan(path)
 
 
@@ -471,11 +480,12 @@ def test_no_byte_flip_crashes_the_parser(dicom_series, data):
 
 def test_deep_nesting_and_lying_lengths_are_refused(tmp_path):
     meta = struct.pack("<HH2sH", 2, 0x10, b"UI", 20) + b"1.2.840.10008.1.2.1\0"
-    deep = b"".join(struct.pack("<HH2sHI", 0x5200, 0x9230, b"SQ", 0, 0xFFFFFFFF)
-                    + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) for _ in range(4000))  # fmt: skip
+    level = struct.pack("<HH2sHI", 0x5200, 0x9230, b"SQ", 0, 0xFFFFFFFF)
+    level += struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF)
+    deep = level * 4000
     lie = struct.pack("<HH2sHI", 0x0040, 0x0555, b"UT", 0, 0xFFFFFFF0) + b"abc"
     for body in (deep, lie):
         path = tmp_path / "d.dcm"
         path.write_bytes(b"\0" * 128 + b"DICM" + meta + body)
-        with pytest.raises(InputError, match="nested|truncated"):
+        with pytest.raises(InputError, match=r"nested|truncated"):
             read_scan(path)

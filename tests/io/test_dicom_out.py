@@ -1,0 +1,269 @@
+"""DICOM SEG and SR: on the grid of their series, agreed on by three readers, naming nobody."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medvol.core import Geometry, GridMismatchError, LabelError
+from medvol.io import (
+    Algorithm,
+    Measured,
+    read_scan,
+    read_source,
+    read_sr_volumes,
+    write_dicom_seg,
+    write_dicom_sr,
+)
+
+pytest.importorskip("highdicom")
+MADE_BY = Algorithm("spleen_ct_segmentation", "0.1.0")
+LABELS = {1: "left_kidney", 3: "spleen"}
+IDENTITY = (b"Planted", b"PLANTED-ID-77", b"19610203")
+
+
+@pytest.fixture
+def result(dicom_series, phantom, tmp_path):
+    """A series, a label map on its grid, and the SEG and SR written for them."""
+
+    def build(**geometry):
+        folder = dicom_series(**geometry)
+        scan = read_scan(folder)
+        labels = np.zeros(phantom.shape, np.uint8)
+        labels[1:4, 2:5, 1:3], labels[5, 0, 4] = 1, 3
+        seg = write_dicom_seg(tmp_path / "out" / "seg.dcm", labels, scan.affine, source=folder,
+                              labels=LABELS, algorithm=MADE_BY)  # fmt: skip
+        sr = write_dicom_sr(tmp_path / "out" / "sr.dcm", segmentation=seg, source=folder,
+                            algorithm=MADE_BY)  # fmt: skip
+        return scan, labels, seg, sr
+
+    return build
+
+
+@pytest.mark.parametrize("geometry", [
+    {}, {"row": (0.8, 0.6, 0), "column": (-0.36, 0.48, -0.8)},
+    {"row": (0, 1, 0), "column": (0, 0, -1), "spacing_mm": (0.7, 0.9, 5.0)},
+])  # fmt: skip
+def test_the_seg_lies_on_the_series_for_three_readers(result, geometry):
+    import highdicom as hd
+    import SimpleITK as sitk
+
+    scan, labels, seg, _ = result(**geometry)
+    numbered = np.where(labels == 3, 2, labels)
+    ours = read_scan(seg)
+    assert np.array_equal(ours.array[0], numbered)
+    grid = Geometry(labels.shape, scan.affine)
+    assert grid.distance_mm(Geometry(labels.shape, ours.affine)) < 1e-3
+
+    volume = hd.seg.segread(seg).get_volume(combine_segments=True)
+    theirs = np.diag([-1, -1, 1, 1]) @ volume.affine
+    index = np.argwhere(volume.array)
+    world = (np.c_[index, np.ones(len(index))] @ theirs.T)[:, :3]
+    back = np.c_[world, np.ones(len(world))] @ np.linalg.inv(scan.affine).T
+    place = np.rint(back[:, :3]).astype(int)
+    assert np.abs(back[:, :3] - place).max() < 1e-3
+    assert np.array_equal(volume.array[tuple(index.T)], numbered[tuple(place.T)])
+    assert len(index) == np.count_nonzero(labels)
+
+    image = sitk.ReadImage(str(seg))
+    origin = np.multiply(image.GetOrigin(), (-1, -1, 1))
+    assert np.allclose(origin, scan.affine[:3, 3], atol=1e-3)
+    stored = sitk.GetArrayFromImage(image).reshape(2, labels.shape[2], *labels.shape[1::-1])
+    assert np.array_equal(stored[0].T > 0, labels == 1)
+    assert np.array_equal(stored[1].T > 0, labels == 3)
+
+
+@pytest.mark.parametrize("geometry", [
+    {}, {"row": (0.8, 0.6, 0), "column": (-0.36, 0.48, -0.8)},
+    {"row": (0, 1, 0), "column": (0, 0, -1), "spacing_mm": (0.7, 0.9, 5.0)},
+])  # fmt: skip
+def test_simpleitk_sees_the_grid_of_a_segment(dicom_series, phantom, tmp_path, geometry):
+    # GDCM gives up on the spacing where positions repeat, so this is one segment; it also drops
+    # a last byte that is not full, so the plane is a multiple of eight pixels
+    import SimpleITK as sitk
+
+    voxels = np.tile(phantom, (8, 1, 1))
+    folder = dicom_series(voxels=voxels, **geometry)
+    scan = read_scan(folder)
+    seg = write_dicom_seg(tmp_path / "seg.dcm", voxels > 123, scan.affine, source=folder,
+                          labels={1: "spleen"}, algorithm=MADE_BY)  # fmt: skip
+    image = sitk.ReadImage(str(seg))
+    for index in ((0, 0, 0), (55, 5, 4), (2, 3, 1)):
+        lps = image.TransformIndexToPhysicalPoint(index)
+        expected = (scan.affine @ (*index, 1))[:3]
+        assert np.allclose(np.multiply(lps, (-1, -1, 1)), expected, atol=1e-3)
+    assert np.array_equal(sitk.GetArrayFromImage(image).T > 0, voxels > 123)
+
+
+def test_segments_are_coded_sided_and_tracked(result):
+    import pydicom
+
+    _, _, seg, _ = result()
+    first, second = pydicom.dcmread(seg).SegmentSequence
+    assert first.SegmentLabel == "left_kidney"
+    kind = first.SegmentedPropertyTypeCodeSequence[0]
+    assert (kind.CodeValue, kind.CodingSchemeDesignator) == ("64033007", "SCT")
+    assert kind.SegmentedPropertyTypeModifierCodeSequence[0].CodeMeaning == "Left"
+    assert second.SegmentedPropertyTypeCodeSequence[0].CodeMeaning == "Spleen"
+    assert first.TrackingUID != second.TrackingUID
+    again = result()[2]
+    assert pydicom.dcmread(again).SegmentSequence[0].TrackingUID == first.TrackingUID
+
+
+def test_the_report_states_the_volumes_of_the_segments(result):
+    _, labels, _, sr = result()
+    voxel_ml = 1.5 * 2.0 * 3.0 / 1000
+    expected = {"left_kidney": (labels == 1).sum() * voxel_ml, "spleen": voxel_ml}
+    assert read_sr_volumes(sr) == pytest.approx(expected)
+
+
+def test_the_report_refers_to_its_segmentation_and_series(result):
+    import highdicom as hd
+    import pydicom
+
+    _, _, seg, sr = result()
+    report, segmentation = hd.sr.srread(sr), pydicom.dcmread(seg)
+    group = report.content.get_volumetric_roi_measurement_groups()[0]
+    segment = group.referenced_segment
+    assert segment.referenced_sop_instance_uid == segmentation.SOPInstanceUID
+    assert group.tracking_uid == segmentation.SegmentSequence[0].TrackingUID
+    assert report.StudyInstanceUID == "1.2.8"
+    assert group.finding_sites[0].laterality.meaning == "Left"
+
+
+def test_further_measurements_are_added(dicom_series, phantom, tmp_path):
+    import highdicom as hd
+
+    folder = dicom_series()
+    scan = read_scan(folder)
+    source = read_source(folder)
+    seg = write_dicom_seg(tmp_path / "seg.dcm", phantom > 100, scan.affine, source=source,
+                          labels={1: "spleen"}, algorithm=MADE_BY)  # fmt: skip
+    mean = Measured(("112031", "DCM", "Attenuation Coefficient"), 55.5,
+                    ("[hnsf'U]", "UCUM", "Hounsfield unit"))  # fmt: skip
+    sr = write_dicom_sr(tmp_path / "sr.dcm", segmentation=seg, source=source, algorithm=MADE_BY,
+                        further={"spleen": [mean]})  # fmt: skip
+    group = hd.sr.srread(sr).content.get_volumetric_roi_measurement_groups()[0]
+    assert [m.value for m in group.get_measurements()][1] == 55.5
+
+
+def test_neither_file_names_the_patient(result):
+    _, _, seg, sr = result()
+    for path in (seg, sr):
+        content = path.read_bytes()
+        for secret in IDENTITY:
+            assert secret not in content
+
+
+def test_identity_is_kept_only_on_request(dicom_series, phantom, tmp_path):
+    import pydicom
+
+    folder = dicom_series()
+    source = read_source(folder, keep_identity=True)
+    seg = write_dicom_seg(tmp_path / "seg.dcm", phantom > 100, read_scan(folder).affine,
+                          source=source, labels={1: "spleen"}, algorithm=MADE_BY)  # fmt: skip
+    assert pydicom.dcmread(seg).PatientID == "PLANTED-ID-77"
+
+
+def test_a_map_in_another_voxel_order_is_placed_right(dicom_series, phantom, tmp_path):
+    folder = dicom_series()
+    scan = read_scan(folder)
+    labels = (phantom > 321).astype(np.uint8)
+    flipped = scan.affine.copy()
+    flipped[:3, 3] += flipped[:3, 0] * (labels.shape[0] - 1)
+    flipped[:3, 0] *= -1
+    seg = write_dicom_seg(tmp_path / "seg.dcm", labels[::-1], flipped, source=folder,
+                          labels={1: "spleen"}, algorithm=MADE_BY)  # fmt: skip
+    assert np.array_equal(read_scan(seg).array[0], labels)
+
+
+def test_an_empty_map_is_written_whole(dicom_series, phantom, tmp_path):
+    folder = dicom_series()
+    scan = read_scan(folder)
+    seg = write_dicom_seg(tmp_path / "seg.dcm", np.zeros(phantom.shape), scan.affine,
+                          source=folder, labels=LABELS, algorithm=MADE_BY)  # fmt: skip
+    assert not read_scan(seg).array.any()
+    sr = write_dicom_sr(tmp_path / "sr.dcm", segmentation=seg, source=folder, algorithm=MADE_BY)
+    assert set(read_sr_volumes(sr).values()) == {0.0}
+
+
+def test_another_grid_or_an_unnamed_value_is_refused(dicom_series, phantom, tmp_path):
+    folder = dicom_series()
+    affine = read_scan(folder).affine
+    moved = np.eye(4)
+    moved[2, 3] = 0.01
+    common = {"source": folder, "labels": LABELS, "algorithm": MADE_BY}
+    with pytest.raises(GridMismatchError):
+        write_dicom_seg(tmp_path / "s.dcm", phantom[:-1] > 9, affine, **common)
+    with pytest.raises(GridMismatchError):
+        write_dicom_seg(tmp_path / "s.dcm", phantom > 9, affine @ moved, **common)
+    with pytest.raises(LabelError, match="label value 2 has no name"):
+        write_dicom_seg(tmp_path / "s.dcm", (phantom > 9) * 2, affine, **common)
+    assert not (tmp_path / "s.dcm").exists()
+
+
+def test_empty_slices_left_out_by_another_writer_are_filled(result, monkeypatch):
+    from medvol.io import seg as seg_module
+
+    monkeypatch.setattr(seg_module, "_MAX_FULL_BYTES", 0)
+    _, labels, seg, _ = result()
+    back = read_scan(seg).array[0]
+    assert back.shape[2] < labels.shape[2] or back.shape == labels.shape
+    assert np.count_nonzero(back) == np.count_nonzero(labels)
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dicom3tools is not installed")
+def test_dciodvfy_finds_no_error(result):
+    _, _, seg, sr = result()
+    for path in (seg, sr):
+        found = subprocess.run(["dciodvfy", str(path)], capture_output=True, text=True, check=False)
+        assert not [line for line in found.stderr.splitlines() if line.startswith("Error")]
+
+
+def _standard() -> Path | None:
+    import os
+
+    root = Path(os.environ.get("MEDVOL_DICOM_STANDARD", Path.home() / "dicom-validator"))
+    found = sorted(root.glob("*/json/iod_info.json"))
+    return found[-1].parent if found else None
+
+
+@pytest.mark.skipif(_standard() is None, reason="dicom-validator has no copy of the standard")
+def test_dicom_validator_finds_no_error(result):
+    from dicom_validator.spec_reader.edition_reader import EditionReader
+    from dicom_validator.validator.dicom_file_validator import DicomFileValidator
+
+    _, _, seg, sr = result()
+    standard = _standard()
+    assert standard is not None
+    validator = DicomFileValidator(EditionReader.load_dicom_info(standard))
+    for path in (seg, sr):
+        for name, outcome in validator.validate(path).items():
+            assert outcome.errors == 0, f"{name}: {outcome}"
+
+
+def test_the_shared_series_carry_results(shared_data, tmp_path):
+    done = 0
+    for name in ("ct_abdomen", "mr_t1post_study1", "mr_hippocrop_study1"):
+        folder = shared_data / "dicom" / name
+        scan = read_scan(folder)
+        shape = scan.array.shape[1:]
+        labels = np.zeros(shape, np.uint8)
+        labels[shape[0] // 3 : shape[0] // 2, shape[1] // 3 : shape[1] // 2, 2:9] = 1
+        names = {1: "anterior", 2: "posterior"}
+        seg = write_dicom_seg(tmp_path / f"{name}.dcm", labels, scan.affine, source=folder,
+                              labels=names, algorithm=MADE_BY)  # fmt: skip
+        back = read_scan(seg)
+        assert np.array_equal(back.array[0], labels)
+        grid = Geometry(shape, scan.affine)
+        assert grid.distance_mm(Geometry(shape, back.affine)) < 1e-3
+        sr = write_dicom_sr(tmp_path / f"{name}.sr.dcm", segmentation=seg, source=folder,
+                            algorithm=MADE_BY)  # fmt: skip
+        expected = labels.sum() * np.prod(grid.spacing_mm) / 1000
+        assert read_sr_volumes(sr)["anterior"] == pytest.approx(expected, rel=1e-4)
+        done += 1
+    assert done == 3
