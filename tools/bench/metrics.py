@@ -91,7 +91,7 @@ def monai(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...]) -> dict
     one_hot = [
         torch.from_numpy(np.stack([m == k for k in (0, *LABELS)]))[None] for m in (pred, ref)
     ]
-    common = {"include_background": False, "spacing": spacing}
+    common: Any = {"include_background": False, "spacing": spacing}
     taus = [TAU_MM] * len(LABELS)
     found = {
         "dice": compute_dice(*one_hot, include_background=False),
@@ -171,9 +171,7 @@ def table(seconds: dict[str, list[float]]) -> bool:
 
 def largest_gap(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> float:
     """Largest absolute difference over all labels and metrics."""
-    return max(
-        abs(a - b) for name in ours for a, b in zip(ours[name], theirs[name], strict=True)
-    )
+    return max(abs(a - b) for name in ours for a, b in zip(ours[name], theirs[name], strict=True))
 
 
 if __name__ == "__main__":
