@@ -119,7 +119,7 @@ def _derived(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         "name": name,
         "label_values": sorted(labels),
         "out_channels": len(labels) + int(exclusive),
-        "min_size": [int(n) // 2 if n > 1 else 0 for n in values.get("roi_size", ())],
+        "min_size": [*(int(n) // 2 for n in values["roi_size"]), 0][:3],
         "runs_dir": f"runs/{name}",
         "predictions_dir": f"predictions/{name}",
         "evaluation_dir": f"evaluation/{name}",
@@ -173,4 +173,4 @@ def _expand(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _first(path: str) -> str:
-    return path.split("#")[0]
+    return path.split("#", maxsplit=1)[0]

@@ -60,7 +60,7 @@ class SegmentationMetric(CumulativeIterationMetric):
         """Values, shape (B, labels), from label maps (B, 1, ...) or one-hot (B, C, ...)."""
         values = []
         for pred, ref in zip(y_pred, y, strict=True):
-            spacing = self.spacing_mm or _spacing_mm(ref)
+            spacing = self.spacing_mm or spacing_mm_of(ref)
             values.append(self._case(_label_map(pred), _label_map(ref), spacing))
         return torch.tensor(values, dtype=torch.float64, device=y_pred.device)
 
@@ -148,7 +148,12 @@ def _label_map(channels: torch.Tensor) -> np.ndarray:
     return array.argmax(axis=0)
 
 
-def _spacing_mm(ref: torch.Tensor) -> tuple[float, ...]:
+def spacing_mm_of(ref: torch.Tensor) -> tuple[float, ...]:
+    """Voxel edge lengths of a channel-first MetaTensor, along its array axes.
+
+    Raises:
+        GeometryError: If the tensor carries no affine.
+    """
     affine = getattr(ref, "affine", None)
     if affine is None:
         raise GeometryError(

@@ -85,7 +85,10 @@ def refusal_in(error: BaseException | None) -> str | None:
 
 
 def install_excepthook() -> None:
-    """End an uncaught refusal with its one line instead of MONAI's wrapped traceback."""
+    """End a run with its cause as the last line, where MONAI's last line names a config node.
+
+    A refusal is that line alone; any other error keeps its traceback above it.
+    """
     previous = sys.excepthook
 
     def hook(
@@ -94,12 +97,19 @@ def install_excepthook() -> None:
         line = refusal_in(error)
         if line is None:
             previous(kind, error, trace)
-        else:
-            print(f"medvol: {line}", file=sys.stderr)  # noqa: T201 - there is no cli above us here
+            root = _root_cause(error)
+            line = f"{type(root).__name__}: {' '.join(str(root).split())}"
+        print(f"medvol: {line}", file=sys.stderr)  # noqa: T201 - there is no cli above us here
 
     if getattr(previous, "__name__", "") != "medvol_excepthook":
         hook.__name__ = "medvol_excepthook"
         sys.excepthook = hook
+
+
+def _root_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:

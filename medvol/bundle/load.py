@@ -1,0 +1,153 @@
+"""A bundle in use: its facts, its network with weights, its transforms; and copies of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvol.bundle.config import read_config
+from medvol.bundle.places import bundles_dir, find_bundle
+from medvol.core.errors import ConfigError, OutputError
+
+if TYPE_CHECKING:
+    import torch
+    from monai.bundle import ConfigParser
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle folder whose config may be run.
+
+    Attributes:
+        path: Absolute folder of the bundle.
+        is_trusted: Whether its config may hold code; None trusts exactly the shipped bundles.
+    """
+
+    path: Path
+    is_trusted: bool | None = None
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """The content of ``metadata.json``."""
+        return json.loads((self.path / "configs" / "metadata.json").read_text("utf-8"))
+
+    @property
+    def version(self) -> str:
+        """The bundle's own version."""
+        return str(self.metadata["version"])
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """Label value to name, without background."""
+        return {int(value): name for value, name in self.config("inference")["labels"].items()}
+
+    @property
+    def weights(self) -> Path:
+        """Where the weights are, whether or not the bundle ships any."""
+        return self.path / "models" / "model.pt"
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the bundle ships weights."""
+        return self.weights.is_file()
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the bundle's configs: train, evaluate, inference ..."""
+        found = sorted(path.stem for path in (self.path / "configs").glob("*.json"))
+        return [task for task in found if task != "metadata"]
+
+    def config_path(self, task: str) -> Path:
+        """The file of one task's config."""
+        return self.path / "configs" / f"{task}.json"
+
+    def config(self, task: str) -> dict[str, Any]:
+        """One task's config, not evaluated; refused if untrusted and unsafe."""
+        return read_config(self.config_path(task), is_trusted=self.is_trusted)
+
+    def parser(self, task: str = "inference", **overrides: Any) -> ConfigParser:
+        """A MONAI parser of one task with the bundle's root filled in.
+
+        Args:
+            task: Name of the config.
+            overrides: Ids and values, as on MONAI's command line.
+        """
+        from monai.bundle import ConfigParser
+
+        parser = ConfigParser(self.config(task))
+        parser.read_meta(str(self.path / "configs" / "metadata.json"))
+        parser.update({"bundle_root": str(self.path), **overrides})
+        return parser
+
+    def network(self, device: str | torch.device = "cpu", task: str = "inference"):
+        """The network with the shipped weights, in evaluation mode.
+
+        Raises:
+            WeightsError: If the bundle ships no weights or they do not fit.
+        """
+        from medvol.networks import with_weights
+
+        bare = self.parser(task).get_parsed_content("network_def")
+        return with_weights(bare, self.weights, device).eval()
+
+
+def load(name_or_path: str | os.PathLike[str], *, is_trusted: bool | None = None) -> Bundle:
+    """Find a bundle by shipped name or by path; nothing of it is run.
+
+    Args:
+        name_or_path: For example ``hippocampus_mri_segmentation`` or a folder.
+        is_trusted: True runs the config of a bundle that is not shipped with medvol.
+
+    Raises:
+        MissingInputError: If there is no such bundle.
+        UnsafeFileError: If the bundle is not trusted and its config holds code.
+    """
+    bundle = Bundle(find_bundle(name_or_path), is_trusted)
+    for task in bundle.tasks:
+        bundle.config(task)
+    return bundle
+
+
+def list_bundles() -> list[Bundle]:
+    """Every shipped bundle, by name."""
+    found = sorted(path.parents[1] for path in bundles_dir().glob("*/configs/metadata.json"))
+    return [Bundle(path) for path in found]
+
+
+def fork(name_or_path: str | os.PathLike[str], into: str | os.PathLike[str]) -> Path:
+    """Copy a bundle out as the user's own; all of it or nothing.
+
+    Args:
+        name_or_path: The bundle to copy.
+        into: The new bundle's folder; its last part is the new name.
+
+    Raises:
+        OutputError: If ``into`` exists or cannot be written.
+        ConfigError: If the name does not tell MONAI Label the task.
+    """
+    source, target = find_bundle(name_or_path), Path(into)
+    task = source.name.rsplit("_", 1)[-1]
+    if task not in target.name:
+        raise ConfigError(f"{target}: the name must hold the word {task!r}, or MONAI Label cannot "
+                          "tell what the bundle does")  # fmt: skip
+    if target.exists():
+        raise OutputError(f"{target}: exists; choose another folder")
+    scratch = target.with_name(f".{target.name}.part")
+    try:
+        shutil.copytree(source, scratch, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+        os.replace(scratch, target)
+    except OSError as error:
+        raise OutputError(f"{target}: cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target

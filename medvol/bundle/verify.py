@@ -1,0 +1,184 @@
+"""Whether a bundle is whole: every fault by name, none as a traceback."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from medvol.bundle.config import iterate
+from medvol.bundle.load import Bundle
+from medvol.core.errors import MedvolError
+from medvol.core.files import sha256_file
+
+_METADATA = (
+    "schema", "version", "changelog", "monai_version", "pytorch_version", "numpy_version",
+    "required_packages_version", "task", "description", "authors", "copyright",
+    "network_data_format",
+)  # fmt: skip
+_LABEL_INFER = ("network_def", "preprocessing", "inferer", "postprocessing", "device")
+_LABEL_TRAIN = ("network", "train", "validate", "device", "bundle_root")
+_FILES = ("LICENSE", "docs/README.md", "configs/logging.conf")
+
+
+def verify(bundle: Bundle) -> list[str]:
+    """Every fault of a bundle, one line each; an empty list means that it is sound.
+
+    Checks metadata fields, files, required properties, that every target resolves, the network's
+    input and output, that training and inference preprocess alike, label names, the weights'
+    digest, completeness and finiteness, MONAI Label's keys and task word, and the anatomy policy.
+    """
+    faults: list[str] = []
+    for check in _CHECKS:
+        try:
+            faults += check(bundle)
+        except MedvolError as error:
+            faults.append(str(error))
+        except Exception as error:  # noqa: BLE001 - a verifier reports whatever breaks
+            faults.append(f"{check.__name__.strip('_')}: {type(error).__name__}: {error}")
+    return [" ".join(fault.split()) for fault in faults]
+
+
+def _metadata(bundle: Bundle) -> Iterator[str]:
+    for field in _METADATA:
+        if field not in bundle.metadata:
+            yield f"metadata.json lacks {field!r}"
+    version, changelog = bundle.metadata.get("version"), bundle.metadata.get("changelog", {})
+    if version not in changelog:
+        yield f"metadata.json: version {version} has no changelog entry"
+    for relative in _FILES:
+        if not (bundle.path / relative).is_file():
+            yield f"{relative} is missing"
+
+
+def _properties(bundle: Bundle) -> Iterator[str]:
+    from monai.bundle.properties import InferProperties, TrainProperties
+
+    wanted = {"train": TrainProperties, "inference": InferProperties, "evaluate": InferProperties}
+    for task in bundle.tasks:
+        parser = bundle.parser(task)
+        for name, rule in wanted.get(task, {}).items():
+            if rule["required"] and rule["id"] not in parser:
+                yield f"{task}.json lacks the required property {name} ({rule['id']})"
+        for name in _LABEL_TRAIN if task == "train" else _LABEL_INFER:
+            if task in ("train", "inference") and name not in parser:
+                yield f"{task}.json lacks {name!r}, which MONAI Label reads"
+        break_ids = [id_ for id_, value in iterate(bundle.config(task)) if _is_macro(value)]
+        if break_ids:
+            yield f"{task}.json: {break_ids[0]} is an unexpanded macro"
+
+
+def _targets(bundle: Bundle) -> Iterator[str]:
+    from monai.bundle.config_item import ComponentLocator
+    from monai.utils.module import optional_import
+
+    locator = ComponentLocator()
+    for task in bundle.tasks:
+        names = {v["_target_"] for _, v in iterate(bundle.config(task))
+                 if isinstance(v, dict) and isinstance(v.get("_target_"), str)}  # fmt: skip
+        for name in sorted(names):
+            module = locator.get_component_module_name(name)
+            if isinstance(module, list):
+                yield f"{task}.json: target {name!r} is ambiguous: {', '.join(module)}"
+                continue
+            home, _, attribute = (f"{module}.{name}" if module else name).rpartition(".")
+            if not home or not optional_import(home, name=attribute)[1]:
+                yield f"{task}.json: target {name!r} does not exist"
+
+
+def _network(bundle: Bundle) -> Iterator[str]:
+    import torch
+
+    task = "inference" if "inference" in bundle.tasks else bundle.tasks[0]
+    network = bundle.parser(task).get_parsed_content("network_def").eval()
+    formats = bundle.metadata["network_data_format"]
+    image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
+    with torch.no_grad():
+        found = network(torch.zeros(1, image["num_channels"], *image["spatial_shape"]))
+    if found.shape[1] != pred["num_channels"]:
+        yield f"the network gives {found.shape[1]} channels, metadata says {pred['num_channels']}"
+    if pred.get("type") == "image" and tuple(found.shape[2:]) != tuple(pred["spatial_shape"]):
+        yield f"the network gives {tuple(found.shape[2:])} voxels for {pred['spatial_shape']}"
+
+
+def _preprocessing(bundle: Bundle) -> Iterator[str]:
+    steps = {task: _image_steps(bundle.config(task)) for task in bundle.tasks}
+    first = next(iter(steps), None)
+    for task, found in steps.items():
+        if found != steps[first]:
+            yield f"{task}.json preprocesses images otherwise than {first}.json"
+
+
+def _labels(bundle: Bundle) -> Iterator[str]:
+    channels = bundle.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    told = [name for name in channels.values() if name != "background"]
+    for task in bundle.tasks:
+        names = [str(name).lower() for name in bundle.config(task).get("labels", {}).values()]
+        if names != told:
+            yield f"{task}.json names the labels {names}, metadata.json {told}"
+    word = bundle.name.rsplit("_", 1)[-1]
+    if word not in ("segmentation", "classification", "gradcam", "detection"):
+        yield f"the folder's last word {word!r} does not tell MONAI Label the task"
+
+
+def _weights(bundle: Bundle) -> Iterator[str]:
+    digest = bundle.metadata.get("medvol", {}).get("weights_sha256")
+    if not bundle.has_weights:
+        if digest:
+            yield "models/model.pt is missing but metadata.json records its digest"
+        return
+    if digest != sha256_file(bundle.weights):
+        yield "models/model.pt does not have the sha256 that metadata.json records"
+    bundle.network()
+
+
+def _policy(bundle: Bundle) -> Iterator[str]:
+    from medvol.transforms import policy_violations
+
+    facts = bundle.metadata.get("medvol", {})
+    for task in bundle.tasks:
+        for fault in policy_violations(
+            bundle.config(task), facts.get("modality"), facts.get("body_part"), list(_names(bundle))
+        ):
+            yield f"{task}.json: {fault}"
+
+
+_CHECKS: tuple[Callable[[Bundle], Iterator[str]], ...] = (
+    _metadata, _properties, _targets, _network, _preprocessing, _labels, _weights, _policy,
+)  # fmt: skip
+
+
+def _names(bundle: Bundle) -> Iterator[str]:
+    channels = bundle.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    yield from (name for name in channels.values() if name != "background")
+
+
+def _image_steps(config: Mapping[str, Any]) -> list[Any]:
+    """The preprocessing with everything about labels taken out, so that tasks can be compared."""
+    steps = json.loads(json.dumps(config["preprocessing"]["transforms"]))
+    for step in steps:
+        keys = step["keys"] if isinstance(step.get("keys"), list) else [step.get("keys")]
+        at = keys.index("image") if "image" in keys else None
+        for name, value in step.items():
+            if at is not None and isinstance(value, list) and name in ("mode", "padding_mode"):
+                step[name] = value[at]
+        step["keys"] = "image" if at is not None else keys
+    return steps
+
+
+def _is_macro(value: Any) -> bool:
+    return isinstance(value, str) and value.startswith("%")
+
+
+def bundle_report(bundle: Bundle) -> dict[str, Any]:
+    """One row for ``medvol bundle list`` and for ``verify --json``."""
+    return {
+        "name": bundle.name,
+        "version": bundle.version,
+        "task": bundle.metadata["task"],
+        "modality": bundle.metadata.get("medvol", {}).get("modality"),
+        "labels": list(_names(bundle)),
+        "weights": bundle.has_weights,
+        "path": str(Path(bundle.path)),
+    }

@@ -1,0 +1,34 @@
+"""`medvol bundle verify`: every fault of a bundle by name."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from medvol.core.errors import ConfigError
+
+
+def run(
+    bundles: Annotated[list[str] | None, typer.Argument(help="Names or folders.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every shipped bundle.")] = False,
+    trust: Annotated[bool, typer.Option("--trust-bundle", help="Run its config's code.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check metadata, properties, targets, network, labels, weights and anatomy policy."""
+    from medvol.bundle.load import list_bundles, load
+    from medvol.bundle.verify import verify
+
+    chosen = list_bundles() if all_ else [load(b, is_trusted=trust or None) for b in bundles or []]
+    if not chosen:
+        raise ConfigError("name a bundle, or pass --all")
+    faults = {bundle.name: verify(bundle) for bundle in chosen}
+    if as_json:
+        print(json.dumps(faults))
+    else:
+        for name, found in faults.items():
+            print(f"{name}: {'sound' if not found else f'{len(found)} faults'}")
+            print("".join(f"  {fault}\n" for fault in found), end="")
+    if any(faults.values()):
+        raise typer.Exit(1)
