@@ -210,7 +210,7 @@ def _ranking_rows(one: _Group) -> list[ClassRow]:
     is_probability = score.size > 0 and score.min() >= 0 and score.max() <= 1
     edge = auc_ci(y, score, confidence=one.plan.confidence)
     clustered = len(set(groups.tolist())) < len(groups)
-    if clustered and edge.method == "delong":
+    if clustered and edge.method == "delong_logit":
         rows = [_bootstrap_row(one, "auc_roc", weighted_auc(y, score))]
     else:
         rows = [one.row("auc_roc", (edge.auc, edge.lower, edge.upper), edge.method)]

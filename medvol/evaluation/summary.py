@@ -204,6 +204,9 @@ def show_interval(value: float, lower: float, upper: float, digits: int = 3) -> 
     """``value (lower to upper)`` with ``show``'s care; bounds that do not exist say so."""
     if math.isnan(lower) or math.isnan(upper):
         return f"{show(value, digits)} (no interval)"
+    if lower == upper:
+        # A bootstrap of equal values has no width; that proves nothing and must not look precise.
+        return f"{show(value, digits)} (every resample equal)"
     return f"{show(value, digits)} ({show(lower, digits)} to {show(upper, digits)})"
 
 

@@ -23,6 +23,8 @@ Weights = NDArray[np.float64]
 #: Takes counts, shape (resamples, cases); returns one value per resample.
 WeightedStatistic = Callable[[Weights], NDArray[np.float64]]
 _CHUNK_CELLS = 1_000_000
+#: A jackknife over fewer patients says nothing about skewness.
+_MIN_BCA_GROUPS = 5
 
 
 @dataclass(frozen=True)
@@ -93,8 +95,10 @@ def bootstrap_ci(
     draws = draws[~np.isnan(draws)]
     tail = (1 - confidence) / 2
     levels: tuple[float, float] | None = (tail, 1 - tail)
-    if method == "bca":
+    if method == "bca" and g >= _MIN_BCA_GROUPS:
         levels = _bca_levels(draws, estimate, _jackknife(statistic, index, g), tail)
+    elif method == "bca":
+        levels = None
     used = "percentile" if levels is None else method
     lower, upper = _bounds(draws, levels or (tail, 1 - tail))
     return BootstrapInterval(estimate, lower, upper, n, g, undefined, used)

@@ -119,24 +119,35 @@ def delong_ci(y: ArrayLike, score: ArrayLike, *, confidence: float = 0.95) -> De
 
 
 def auc_ci(y: ArrayLike, score: ArrayLike, *, confidence: float = 0.95) -> AucInterval:
-    """AUC with an interval that is never without width: DeLong's, or Newcombe's at the edge.
+    """AUC with the interval to report: DeLong's on the logit scale, or Newcombe's at the edge.
 
-    DeLong's variance vanishes where the classes separate perfectly, as if a handful of cases had
-    proved an AUC of 1. There Newcombe's method 5, a score-type interval, takes its place.
+    The plain interval of ``delong_ci`` holds an AUC of 0.95 in 92% of samples of 100 and 100, and
+    one of 0.98 in 83% of 50 and 50; on the logit scale it is 95% and 93%
+    (``tools/bench/coverage.py``). Where the classes separate perfectly DeLong's variance is 0, as
+    if a handful of cases had proved an AUC of 1; there Newcombe's method 5, a score-type interval,
+    takes its place, so no interval is without width.
+
+    Returns:
+        ``method`` is ``delong_logit`` or ``newcombe``; all ``nan`` if a class is missing.
 
     Source:
-        Newcombe 2006, Stat Med 25:559, doi:10.1002/sim.2324.
+        Pepe 2003, The Statistical Evaluation of Medical Tests, section 5.2; Newcombe 2006, Stat
+        Med 25:559, doi:10.1002/sim.2324.
 
     >>> edge = auc_ci([0, 0, 1, 1], [0.0, 0.1, 0.8, 0.9])
     >>> edge.method, edge.lower < 0.8, edge.upper
     ('newcombe', True, 1.0)
     """
-    plain = delong_ci(y, score, confidence=confidence)
-    is_degenerate = plain.var == 0 or (math.isnan(plain.var) and plain.n_pos and plain.n_neg)
-    if not is_degenerate:
-        return AucInterval(plain.auc, plain.lower, plain.upper, plain.n_pos, plain.n_neg, "delong")
-    lower, upper = _newcombe(plain.auc, plain.n_pos, plain.n_neg, normal_quantile(confidence))
-    return AucInterval(plain.auc, lower, upper, plain.n_pos, plain.n_neg, "newcombe")
+    plain, z = delong_ci(y, score, confidence=confidence), normal_quantile(confidence)
+    a, sizes = plain.auc, (plain.n_pos, plain.n_neg)
+    if not min(sizes):
+        return AucInterval(_NAN, _NAN, _NAN, *sizes, "undefined")
+    if plain.var > 0 and 0 < a < 1:
+        odds = a / (1 - a)
+        factor = math.exp(z * math.sqrt(plain.var) / (a * (1 - a)))
+        lower, upper = odds / (odds + factor), odds * factor / (1 + odds * factor)
+        return AucInterval(a, lower, upper, *sizes, "delong_logit")
+    return AucInterval(a, *_newcombe(a, *sizes, z), *sizes, "newcombe")
 
 
 def delong_covariance(

@@ -16,7 +16,7 @@ from medvol.core.errors import InputError, MissingInputError, NonFiniteError
 
 #: Where a bundle keeps its reference profile.
 IN_BUNDLE = Path("docs") / "reference_profile.csv"
-_IDENTIFIERS = ("case", "case_id", "id", "patient", "patient_id", "file", "image")
+_IDENTIFIERS = ("case", "case_id", "id", "patient", "patient_id", "file")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
     path = Path(path)
     if path.is_dir() and (path / IN_BUNDLE).is_file():
         return _read_csv(path / IN_BUNDLE)
-    if path.is_dir() or path.suffix.lower() == ".json":
+    if path.is_dir() or path.suffix.lower() == ".json" or _lists_images(path):
         from medvol.datasets import read_dataset
 
         return profile_images({case.case: case.image for case in read_dataset(path).cases})
@@ -106,6 +106,13 @@ def profile_to_csv(profile: Profile) -> str:
     for case, row in zip(profile.cases, profile.table.tolist(), strict=True):
         writer.writerow([case, *[repr(value) for value in row]])
     return sink.getvalue()
+
+
+def _lists_images(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open(newline="", encoding="utf-8-sig") as handle:
+        return "image" in [name.strip().lower() for name in next(csv.reader(handle), [])]
 
 
 def _read_csv(path: Path) -> Profile:

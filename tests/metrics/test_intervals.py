@@ -76,10 +76,15 @@ def test_the_edge_interval_tightens_with_cases_and_holds_one_case_classes():
 
 
 @given(seed=st.integers(0, 2**32 - 1))
-def test_delong_is_used_wherever_it_has_width(seed):
+def test_the_reported_interval_is_delongs_on_the_logit_scale(seed):
     rng = np.random.default_rng(seed)
     y = np.arange(30) % 2 == 0
     score = rng.normal(y, 1)
     plain, got = delong_ci(y, score), auc_ci(y, score)
     if plain.var > 0:
-        assert (got.lower, got.upper, got.method) == (plain.lower, plain.upper, "delong")
+        # The delta method: the standard error of logit(a) is that of a over a (1 - a).
+        half = 1.959963984540054 * math.sqrt(plain.var) / (plain.auc * (1 - plain.auc))
+        logits = [math.log(v / (1 - v)) for v in (got.lower, got.auc, got.upper)]
+        assert np.diff(logits) == pytest.approx([half, half])
+        assert got.method == "delong_logit"
+    assert math.isnan(auc_ci([1, 1], [0.1, 0.2]).auc)

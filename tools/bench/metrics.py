@@ -88,16 +88,14 @@ def monai(pred: np.ndarray, ref: np.ndarray, spacing: tuple[float, ...]) -> dict
         compute_surface_dice,
     )
 
-    one_hot = [
-        torch.from_numpy(np.stack([m == k for k in (0, *LABELS)]))[None] for m in (pred, ref)
-    ]
-    common = {"include_background": False, "spacing": spacing}
+    a, b = [torch.from_numpy(np.stack([m == k for k in (0, *LABELS)]))[None] for m in (pred, ref)]
+    common: Any = {"include_background": False, "spacing": spacing}
     taus = [TAU_MM] * len(LABELS)
     found = {
-        "dice": compute_dice(*one_hot, include_background=False),
-        "hd95": compute_hausdorff_distance(*one_hot, percentile=95, **common),
-        "assd": compute_average_surface_distance(*one_hot, symmetric=True, **common),
-        "nsd_voxel": compute_surface_dice(*one_hot, taus, **common),
+        "dice": compute_dice(a, b, include_background=False),
+        "hd95": compute_hausdorff_distance(a, b, percentile=95, **common),
+        "assd": compute_average_surface_distance(a, b, symmetric=True, **common),
+        "nsd_voxel": compute_surface_dice(a, b, taus, **common),
     }
     return {name: value[0].tolist() for name, value in found.items()}
 
@@ -171,9 +169,7 @@ def table(seconds: dict[str, list[float]]) -> bool:
 
 def largest_gap(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> float:
     """Largest absolute difference over all labels and metrics."""
-    return max(
-        abs(a - b) for name in ours for a, b in zip(ours[name], theirs[name], strict=True)
-    )
+    return max(abs(a - b) for name in ours for a, b in zip(ours[name], theirs[name], strict=True))
 
 
 if __name__ == "__main__":

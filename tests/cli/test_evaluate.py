@@ -1,0 +1,132 @@
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from medvol.cli.main import main
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        ref = np.zeros((12, 12, 8), np.uint8)
+        ref[2:8, 2:8, 2:6] = 1
+        pred = np.roll(ref, k % 2, axis=0) * (k != 3)
+        for name, labels in (("ref", ref), ("pred", pred)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            image = nib.Nifti1Image(labels, np.eye(4))
+            image.header.set_xyzt_units("mm")
+            nib.save(image, tmp_path / name / f"c{k}.nii.gz")
+    for name in ("val", "test", "other"):
+        y = np.arange(60) % 2
+        logit = rng.normal(2 * y - 1, 1.5)
+        cases = "test" if name == "other" else name
+        lines = [f"{cases}{k},{y[k]},0.0,{logit[k]},{rng.normal()}" for k in range(60)]
+        text = "case,truth,logit_0,logit_1,age\n" + "\n".join(lines) + "\n"
+        (tmp_path / f"{name}.csv").write_text(text)
+    return tmp_path
+
+
+def run(capsys, *arguments):
+    code = main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_segmentation_prints_n_misses_and_intervals(folder, capsys):
+    masks = ("--pred", folder / "pred", "--ref", folder / "ref", "--resamples", 200)
+    code, out, _ = run(capsys, "evaluate", *masks, "-o", folder / "out", "--labels", "1=liver")
+    assert code == 0
+    assert "n=6, 0 undefined, 1 infinite, 1 missed, 0 invented" in out
+    assert "c3  liver  hd95 inf mm  (prediction is empty: the structure was missed)" in out
+    code, out, _ = run(capsys, "evaluate", *masks, "-o", folder / "out", "--json")
+    rows = json.loads(out)["table"]
+    assert {row["metric"] for row in rows} == {"dice", "hd95", "assd", "nsd_voxel@2mm"}
+    assert rows[1]["mean"] == "inf"
+    code, out, _ = run(capsys, "evaluate", "--rerun", folder / "out" / "run.json")
+    assert (code, "repeated exactly" in out) == (0, True)
+
+
+def test_a_run_that_does_not_repeat_exits_1(folder, capsys):
+    run(capsys, "evaluate", "--scores", folder / "test.csv", "-o", folder / "o", "--resamples", 99)
+    path = folder / "o" / "run.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    code, out, _ = run(capsys, "evaluate", "--rerun", path, "--json")
+    assert code == 1
+    assert json.loads(out)["changed"] == ["summary.csv"]
+
+
+def test_classification_prints_counts_and_where_the_threshold_is_from(folder, capsys):
+    code, out, _ = run(
+        capsys, "evaluate", "--scores", folder / "test.csv", "--validation", folder / "val.csv",
+        "-o", folder / "out", "--resamples", 200, "--by", "age",
+    )  # fmt: skip
+    assert code == 0
+    assert "/30 at sensitivity>=0.95 (" in out
+    assert "age=" in out
+
+
+def test_models_are_compared_and_calibrated(folder, capsys):
+    pair = (folder / "test.csv", folder / "other.csv")
+    code, out, _ = run(capsys, "compare", *pair, "--resamples", 200, "-o", folder / "cmp")
+    assert code == 0
+    assert "delong p=" in out
+    assert (folder / "cmp" / "comparison.csv").is_file()
+    _, out, _ = run(capsys, "compare", *pair, "--resamples", 200, "--json")
+    assert [row["metric"] for row in json.loads(out)] == ["auc_roc", "accuracy"]
+    files = ("--validation", folder / "val.csv", "--test", folder / "test.csv", "--resamples", 50)
+    code, out, _ = run(capsys, "calibrate", *files, "-o", folder / "cal")
+    assert (code, out.startswith("temperature ")) == (0, True)
+    _, out, _ = run(capsys, "calibrate", *files, "--json")
+    assert json.loads(out) == json.loads((folder / "cal" / "calibration.json").read_text())
+
+
+def test_drift_of_images_alarms_with_exit_1(folder, capsys):
+    code, out, _ = run(capsys, "drift", folder / "ref", "--reference", folder / "ref", "--json")
+    assert (code, json.loads(out)["alarms"]) == (0, 0)
+    rng = np.random.default_rng(1)
+    for name, shift in (("a", 0.0), ("b", 2.0)):
+        rows = "".join(f"{k},{rng.normal() + shift},{rng.normal()}\n" for k in range(30))
+        (folder / f"{name}.csv").write_text("case,mean,noise\n" + rows)
+    code, out, _ = run(capsys, "drift", folder / "b.csv", "--reference", folder / "a.csv")
+    assert code == 1
+    assert "ALARM  input        mean" in out
+    saved = folder / "profile.csv"
+    code, *_ = run(capsys, "drift", folder / "ref", "--save-profile", saved)
+    assert (code, saved.read_text().splitlines()[0][:9]) == (0, "case,mean")
+
+
+def test_pairs_in_time_are_followed(folder, capsys):
+    (folder / "pairs.csv").write_text("case,baseline,followup\na,ref/c0.nii.gz,ref/c1.nii.gz\n")
+    code, out, _ = run(
+        capsys, "evaluate", "--longitudinal", folder / "pairs.csv", "-o", folder / "out",
+        "--repeatability", 20, "--json",
+    )  # fmt: skip
+    assert (code, json.loads(out)[0]["status"]) == (0, "stable")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--pred", "pred", "--ref", "ref"], "output folder"),
+        (["--pred", "pred", "-o", "out"], "--pred and --ref"),
+        (["--pred", "none", "--ref", "ref", "-o", "out"], "none: no such folder"),
+        (["--pred", "pred", "--ref", "ref", "-o", "out", "--metrics", "dyce"], "'dyce' is unknown"),
+        (["--pred", "pred", "--ref", "ref", "-o", "out", "--tau", "wide"], "'wide' is no number"),
+        (["--pred", "pred", "--ref", "ref", "-o", "out", "--tau", "-1"], "tau must be"),
+        (["--pred", "pred", "--ref", "ref", "-o", "out", "--labels", "liver"], "1=liver"),
+        (["--pred", "pred", "--ref", "ref", "-o", "out", "--by", "site"], "no case has a value"),
+        (["--pred", "pred", "--ref", "ref", "-o", "out", "--resamples", "0"], "resamples"),
+        (["--scores", "test.csv", "--pred", "pred", "-o", "out"], "--scores is for"),
+        (["--scores", "test.csv", "--validation", "val.csv", "--at", "best", "-o", "out"], "best"),
+        (["--rerun", "test.csv"], "is no JSON"),
+    ],
+)
+def test_a_wrong_call_is_one_line_and_exit_2(folder, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(folder)
+    code, out, err = run(capsys, "evaluate", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
