@@ -167,7 +167,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
             if how[0] == "nearest" and moved.device.type == "cpu" and len(moved) == 1:
                 restore_lost(image.array, moved, whole)
             swaps = self.swap_labels if mirrored and key in self.label_keys else ()
-            out[key] = self._record(image.meta, _swap(moved, swaps), warp, (*how, swaps))
+            out[key] = self._record(image.meta, swap_labels(moved, swaps), warp, (*how, swaps))
         return out
 
     def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -178,7 +178,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         return out
 
     def _draw(self, image: _Pending, data: Mapping[Hashable, Any]) -> tuple[Warp, bool]:
-        out_shape = _output_size(self.spatial_size, image.shape)
+        out_shape = output_size(self.spatial_size, image.shape)
         start = self._draw_start(image, out_shape, data)
         if not self._do_transform:
             return Warp(about(np.eye(image.ndim), start, out_shape), image.shape, out_shape), False
@@ -241,7 +241,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         else:
             mode = "nearest" if record["mode"] in ("nearest", "onehot") else "bilinear"
             out = sample(plain, inverse_grid(warp, image.device), mode, record["padding_mode"])
-        out = MetaTensor(_swap(out, record["swaps"]))
+        out = MetaTensor(swap_labels(out, record["swaps"]))
         if isinstance(image, MetaTensor):
             out.copy_meta_from(image)
             n = image.affine.shape[-1] - 1
@@ -322,7 +322,8 @@ def _tidy(matrix: NDArray[np.floating]) -> NDArray[np.floating]:
     return near if np.abs(matrix - near).max() < 1e-9 else matrix
 
 
-def _output_size(asked: Sequence[int] | int | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+def output_size(asked: Sequence[int] | int | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The wanted spatial size, where 0, -1 and None keep the input's."""
     if asked is None:
         return shape
     sizes = [asked] * len(shape) if isinstance(asked, int) else list(asked)
@@ -343,7 +344,8 @@ def _per_key(value: Any, keys: Sequence[Hashable], name: str) -> tuple[Any, ...]
     return values
 
 
-def _swap(image: torch.Tensor, pairs: Sequence[Sequence[int]]) -> torch.Tensor:
+def swap_labels(image: torch.Tensor, pairs: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Exchange pairs of label values."""
     out = image.clone() if pairs else image
     for a, b in pairs:
         out[image == a], out[image == b] = b, a
