@@ -1,3 +1,4 @@
+from .batch import RandSpatialBatchd as RandSpatialBatchd
 from .channels import ChannelNormaliser as ChannelNormaliser
 from .channels import NormaliseChannelsd as NormaliseChannelsd
 from .channels import NormalisedDifferenced as NormalisedDifferenced

@@ -58,7 +58,7 @@ def _near_edge(volume, a, b, c):
 
 
 @_compiled
-def linear(volume, partial, basis, is_border, out, first, last):  # noqa: PLR0917
+def linear(volume, partial, basis, is_border, out, first, last):
     """Fill the slabs ``first`` to ``last`` of ``out``, shape (C, X', Y', Z'), linearly."""
     size_x, size_y, size_z = volume.shape[1:]
     end_x, end_y, end_z = np.float32(size_x - 1), np.float32(size_y - 1), np.float32(size_z - 1)
@@ -86,7 +86,7 @@ def linear(volume, partial, basis, is_border, out, first, last):  # noqa: PLR091
 
 
 @_compiled
-def nearest(volume, partial, basis, is_border, out, first, last):  # noqa: PLR0917
+def nearest(volume, partial, basis, is_border, out, first, last):
     """Fill the slabs ``first`` to ``last`` of ``out`` with the nearest voxel."""
     size_x, size_y, size_z = volume.shape[1:]
     end_x, end_y, end_z = np.float32(size_x - 1), np.float32(size_y - 1), np.float32(size_z - 1)

@@ -30,8 +30,8 @@ _ROTATIONS = {
     "RandAffine": ("rotate_range",),
     "Rand2DElastic": ("rotate_range",),
     "Rand3DElastic": ("rotate_range",),
-    "RandSpatial": ("rotate_range",),
-    "RandSpatialBatch": ("rotate_range",),
+    "RandSpatial": ("rotate_range", "rotate"),
+    "RandSpatialBatch": ("rotate_range", "rotate"),
 }
 _ERASERS = {"RandCoarseDropout", "RandCoarseShuffle", "RandCoarseTransform", "RandomErasing"}
 _SCALED = {"RandAffine", "Rand2DElastic", "Rand3DElastic"}

@@ -12,8 +12,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import compute_shape_offset, to_affine_nd, zoom_affine
 from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.spatial.functional import spatial_resample
-from monai.transforms.transform import MapTransform
-from monai.utils.enums import TraceKeys
+from monai.transforms.transform import LazyTransform, MapTransform
+from monai.utils.enums import LazyAttr, TraceKeys
 from numpy.typing import NDArray
 
 from medvol.core import ConfigError, GridMismatchError
@@ -29,7 +29,7 @@ _MODES: dict[str | int, AxisMode] = {
 _PARALLEL = 1e-6
 
 
-class Spacingd(MapTransform, InvertibleTransform):
+class Spacingd(MapTransform, InvertibleTransform, LazyTransform):
     """Resample to a voxel spacing; a drop-in for MONAI's ``Spacingd``, several times faster.
 
     Output shape and affine are MONAI's. Where the new axes are parallel to the old ones, however
@@ -49,6 +49,8 @@ class Spacingd(MapTransform, InvertibleTransform):
         anti_alias: Low-pass every axis that shrinks. False reads MONAI's values.
         ensure_same_shape: Give keys that share shape and spacing exactly one output shape.
         allow_missing_keys: Skip keys that are absent.
+        lazy: Only promise the step, for the next ``RandSpatiald`` (or MONAI) to do with others in
+            one resample, then without low-pass.
     """
 
     def __init__(
@@ -62,8 +64,10 @@ class Spacingd(MapTransform, InvertibleTransform):
         anti_alias: bool = True,
         ensure_same_shape: bool = True,
         allow_missing_keys: bool = False,
+        lazy: bool = False,
     ) -> None:
-        super().__init__(keys, allow_missing_keys)
+        MapTransform.__init__(self, keys, allow_missing_keys)
+        LazyTransform.__init__(self, lazy)
         self.pixdim = [float(v) for v in np.atleast_1d(np.asarray(pixdim, np.float64))]
         self.diagonal = diagonal
         modes = [mode] * len(self.keys) if isinstance(mode, (str, int)) else list(mode)
@@ -80,21 +84,25 @@ class Spacingd(MapTransform, InvertibleTransform):
         self.anti_alias = anti_alias
         self.ensure_same_shape = ensure_same_shape
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+    def __call__(
+        self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None
+    ) -> dict[Hashable, torch.Tensor]:
         """Return a copy of ``data`` with every key resampled."""
-        out = dict(data)
+        out, is_lazy = dict(data), self.lazy if lazy is None else lazy
         first: tuple[tuple[int, ...], NDArray[np.floating], tuple[int, ...]] | None = None
         for key, mode in self.key_iterator(out, self.mode):
             image = _as_meta(out[key])
-            shape = tuple(int(v) for v in image.shape[1:])
-            source = np.asarray(to_affine_nd(len(shape), image.affine), np.float64)
+            shape = tuple(int(v) for v in image.peek_pending_shape())
+            affine = to_affine_nd(len(shape), image.peek_pending_affine())
+            source = np.asarray(affine, np.float64)
             target, out_shape = self._target(shape, source)
             spacing = np.diag(local_frame(source, len(shape)))
             if first is None:
                 first = (shape, spacing, out_shape)
             elif self.ensure_same_shape and first[0] == shape:
                 out_shape = first[2] if np.allclose(first[1], spacing, atol=1e-3) else out_shape
-            out[key] = self._resample(image, mode, source, target, out_shape)
+            act = self._promise if is_lazy else self._resample
+            out[key] = act(image, mode, source, target, out_shape)
         return out
 
     def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -140,11 +148,6 @@ class Spacingd(MapTransform, InvertibleTransform):
     ) -> torch.Tensor:
         n = len(out_shape)
         step = np.asarray(np.linalg.solve(source, target), np.float64)
-        record: dict[str, Any] = {
-            "mode": mode, "padding_mode": "border", "align_corners": False,
-            "src_affine": source.tolist(), "dst_affine": target.tolist(),
-            "out_shape": list(out_shape),
-        }  # fmt: skip
         plain = image.as_tensor() if isinstance(image, MetaTensor) else image
         if _is_axis_parallel(step, n):
             steps = [float(v) for v in np.diag(step)[:n]]
@@ -152,10 +155,42 @@ class Spacingd(MapTransform, InvertibleTransform):
         else:
             out = _oblique(image, target, out_shape, mode)
         meta = self.track_transform_meta(
-            image, affine=torch.from_numpy(step), extra_info=record,
-            transform_info=self.get_transform_info(),
+            image, affine=torch.from_numpy(step), transform_info=self.get_transform_info(),
+            extra_info=_record(mode, source, target, out_shape),
         )  # fmt: skip
         return MetaTensor(out).copy_meta_from(meta)
+
+    def _promise(
+        self,
+        image: torch.Tensor,
+        mode: AxisMode,
+        source: NDArray[np.floating],
+        target: NDArray[np.floating],
+        out_shape: tuple[int, ...],
+    ) -> torch.Tensor:
+        info = {
+            **self.get_transform_info(),
+            LazyAttr.INTERP_MODE: 3 if mode == "cubic" else mode,
+            LazyAttr.PADDING_MODE: "mirror" if mode == "cubic" else "border",
+        }
+        meta = self.track_transform_meta(
+            image, sp_size=out_shape, affine=torch.from_numpy(np.linalg.solve(source, target)),
+            extra_info=_record(mode, source, target, out_shape), transform_info=info, lazy=True,
+        )  # fmt: skip
+        return MetaTensor(_as_meta(image).as_tensor()).copy_meta_from(meta)
+
+
+def _record(
+    mode: AxisMode,
+    source: NDArray[np.floating],
+    target: NDArray[np.floating],
+    out_shape: tuple[int, ...],
+) -> dict[str, Any]:
+    return {
+        "mode": mode, "padding_mode": "border", "align_corners": False,
+        "src_affine": source.tolist(), "dst_affine": target.tolist(),
+        "out_shape": list(out_shape),
+    }  # fmt: skip
 
 
 def _as_meta(image: torch.Tensor) -> MetaTensor:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -13,8 +11,8 @@ from monai.config.type_definitions import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms.inverse import InvertibleTransform
-from monai.transforms.transform import MapTransform, RandomizableTransform
-from monai.utils.enums import TraceKeys
+from monai.transforms.transform import LazyTransform, MapTransform, RandomizableTransform
+from monai.utils.enums import LazyAttr, TraceKeys
 from numpy.typing import NDArray
 
 from medvol.core import (
@@ -23,25 +21,17 @@ from medvol.core import (
     PatientAxis,
     PolicyError,
     anatomy_rule,
-    array_axis,
     check_mirror,
     check_rotation,
 )
-from medvol.transforms.grid import (
-    FOLD_FREE_SHARE,
-    Warp,
-    control_shape,
-    folding_share,
-    inverse_grid,
-    local_frame,
-)
+from medvol.transforms.draw import Range, SpatialRanges, about
+from medvol.transforms.grid import Warp, folding_share, inverse_grid
 from medvol.transforms.sample import Resampler, check_mode, restore_lost, sample
 
-Range = float | Sequence[float]
 LABEL_KEYS = ("label", "seg", "mask")
 
 
-class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
+class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, LazyTransform):
     """Move a volume or image, and its labels with it, through one resample.
 
     All parts are composed before anything is read: the output voxel is displaced by a cubic
@@ -49,7 +39,8 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
     axes, and each key is read once at the resulting place, already cropped or padded to
     ``spatial_size``. The displacement is bounded so that it cannot fold
     (Choi & Lee 2000, Graphical Models 62(6):411). Without a rotation, scale or elastic draw, whole
-    voxels are copied unchanged.
+    voxels are copied unchanged. In a lazy ``Compose`` the pending steps before it (orientation,
+    spacing, crops of MONAI or ours) join the same resample.
 
     Args:
         keys: Keys of channel-first tensors that share one grid, 2D (C, X, Y) or 3D (C, X, Y, Z).
@@ -119,15 +110,20 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
     ) -> None:
         MapTransform.__init__(self, keys, allow_missing_keys)
         RandomizableTransform.__init__(self, prob)
-        self.rotate_range = check_rotation(body_part, rotate_range)
-        self.scale_range = scale_range
-        self.shear_range = float(shear_range)
-        self.translate_range_mm = translate_range_mm
-        self.flip_axes = tuple(flip_axes)
-        self.flip_prob = flip_prob
-        self.elastic_magnitude_mm = _low_high(elastic_magnitude_mm) if elastic else (0.0, 0.0)
-        self.elastic_spacing_mm = float(elastic_spacing_mm)
-        self.elastic_prob = elastic_prob if elastic else 0.0
+        LazyTransform.__init__(self, lazy=False)
+        if flip_axes and body_part is None:
+            raise PolicyError(
+                f"flip_axes {list(flip_axes)} need body_part, so that the anatomy can be asked"
+            )
+        for axis in flip_axes:
+            check_mirror(str(body_part), axis, labels, swap_labels)
+        tilt_deg = anatomy_rule(body_part).max_rotation_deg / 2 if body_part else 0.0
+        low_high = _low_high(elastic_magnitude_mm) if elastic else (0.0, 0.0)
+        self.ranges = SpatialRanges(
+            check_rotation(body_part, rotate_range), scale_range, float(shear_range),
+            translate_range_mm, tuple(flip_axes), flip_prob, tilt_deg,
+            low_high, float(elastic_spacing_mm), elastic_prob if elastic else 0.0,
+        )  # fmt: skip
         self.mode = _per_key(mode, self.keys, "mode")
         self.padding_mode = _per_key(padding_mode, self.keys, "padding_mode")
         self.spatial_size = spatial_size
@@ -136,50 +132,42 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
         self.foreground_prob = foreground_prob
         self.label_keys = tuple(label_keys)
         self.swap_labels = tuple((int(a), int(b)) for a, b in swap_labels)
-        self._max_tilt_deg = 0.0
-        self._check(body_part, labels)
-
-    def _check(self, body_part: str | None, labels: Sequence[str] | Mapping[Any, str]) -> None:
-        for mode, padding in zip(self.mode, self.padding_mode, strict=True):
-            check_mode(mode or "nearest", padding or "zeros")
-        if np.max(np.abs(self.scale_range)) >= 1:
-            raise ConfigError(f"scale_range {self.scale_range} would shrink the image to nothing")
-        if self.flip_axes and body_part is None:
-            raise PolicyError(
-                f"flip_axes {list(self.flip_axes)} need body_part, so that the anatomy can be asked"
-            )
-        if body_part is not None:
-            self._max_tilt_deg = anatomy_rule(body_part).max_rotation_deg / 2
-        for axis in self.flip_axes:
-            check_mirror(str(body_part), axis, labels, self.swap_labels)
+        for each_mode, each_padding in zip(self.mode, self.padding_mode, strict=True):
+            check_mode(each_mode or "nearest", each_padding or "zeros")
 
     def randomize(self, data: Any = None) -> None:
         """Draw whether this call moves the image."""
         super().randomize(data)
 
-    def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
+    def __call__(
+        self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None
+    ) -> dict[Hashable, torch.Tensor]:
         """Return a copy of ``data`` with every key resampled through one drawn map."""
+        del lazy  # pending steps are joined whenever there are any
         out = dict(data)
         first = self.first_key(out)
         if first == ():
             return out
         self.randomize()
-        shape = tuple(int(v) for v in out[first].shape[1:])
-        affine = _affine_of(out[first], len(shape))
-        warp, mirrored = self._draw(shape, affine, out)
-        read = Resampler(warp)
+        images = {key: _Pending(out[key]) for key in self.key_iterator(out)}
+        shape = images[first].shape
+        warp, mirrored = self._draw(images[first], out)
+        readers: dict[bytes, Resampler] = {}
         for key, mode, padding in self.key_iterator(out, self.mode, self.padding_mode):
-            if tuple(out[key].shape[1:]) != shape:
+            image = images[key]
+            if image.shape != shape:
                 raise GridMismatchError(
-                    f"{key!r} has spatial shape {tuple(out[key].shape[1:])} but {first!r} has "
-                    f"{shape}; resample them onto one grid before RandSpatiald"
+                    f"{key!r} has spatial shape {image.shape} but {first!r} has {shape}; "
+                    "resample them onto one grid before RandSpatiald"
                 )
-            image, how = out[key], self._how(key, out[key], mode, padding)
-            moved = read(_plain(image), *how)
+            whole = image.after(warp)
+            read = readers.setdefault(whole.matrix.tobytes(), Resampler(whole))
+            how = self._how(key, image.array, mode, padding)
+            moved = read(image.array, *how)
             if how[0] == "nearest" and moved.device.type == "cpu" and len(moved) == 1:
-                restore_lost(_plain(image), moved, warp)
+                restore_lost(image.array, moved, whole)
             swaps = self.swap_labels if mirrored and key in self.label_keys else ()
-            out[key] = self._record(image, _swap(moved, swaps), warp, (*how, swaps))
+            out[key] = self._record(image.meta, swap_labels(moved, swaps), warp, (*how, swaps))
         return out
 
     def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -189,80 +177,30 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
             out[key] = self._invert(out[key], self.pop_transform(out[key]))
         return out
 
-    def _draw(
-        self, shape: tuple[int, ...], affine: NDArray[np.floating], data: Mapping[Hashable, Any]
-    ) -> tuple[Warp, bool]:
-        n = len(shape)
-        out_shape = _output_size(self.spatial_size, shape)
-        start = self._draw_start(shape, out_shape, data)
-        linear, control, step, shift, mirrored = np.eye(n), None, (), np.zeros(n), False
-        if self._do_transform:
-            frame = local_frame(affine, n)
-            linear, mirrored = self._draw_linear(n, affine)
-            if not np.array_equal(linear, np.eye(n)):
-                linear = np.linalg.solve(frame, linear @ frame)
-            shift = np.linalg.solve(frame, self._symmetric(self.translate_range_mm, n))
-            control, step = self._draw_control(out_shape, frame)
-        centre = (np.asarray(out_shape) - 1) / 2
-        matrix = np.eye(n + 1)
-        matrix[:n, :n] = linear
-        matrix[:n, n] = np.asarray(start) + centre - linear @ centre - shift
-        return Warp(matrix, shape, out_shape, control, step), mirrored
-
-    def _draw_linear(
-        self, n: int, affine: NDArray[np.floating]
-    ) -> tuple[NDArray[np.floating], bool]:
-        """Map from output to input millimetres; exactly diagonal when nothing but mirrors."""
-        linear = np.eye(n)
-        planes = list(combinations(range(n), 2))[::-1]
-        angles = self._symmetric(self.rotate_range, len(planes))
-        for (a, b), angle in zip(planes, angles, strict=True):
-            turn = np.eye(n)
-            turn[a, a] = turn[b, b] = math.cos(angle)
-            turn[a, b], turn[b, a] = -math.sin(angle), math.sin(angle)
-            linear = linear @ turn
-        if self.shear_range:
-            shear = self._symmetric(self.shear_range, n * n).reshape(n, n)
-            linear = linear @ (np.eye(n) + shear * (1 - np.eye(n)))
-        size = n if isinstance(self.scale_range, Sequence) else 1
-        linear = linear / (1 + self._symmetric(self.scale_range, size))
-        mirrored = False
-        for axis in self.flip_axes:
-            place = array_axis(affine, n, axis, self._max_tilt_deg)
-            if self.R.rand() < self.flip_prob and place is not None:
-                linear[:, place] *= -1
-                mirrored ^= axis == "left-right"
-        return linear, mirrored
-
-    def _draw_control(
-        self, out_shape: tuple[int, ...], frame: NDArray[np.floating]
-    ) -> tuple[NDArray[np.floating] | None, tuple[float, ...]]:
-        n, (low, high) = len(out_shape), self.elastic_magnitude_mm
-        if high > FOLD_FREE_SHARE[n] * self.elastic_spacing_mm:
-            raise ConfigError(
-                f"elastic_magnitude_mm {high:g} could fold: with elastic_spacing_mm "
-                f"{self.elastic_spacing_mm:g} it must stay under "
-                f"{FOLD_FREE_SHARE[n] * self.elastic_spacing_mm:.3g} in {n}D"
-            )
-        if high <= 0 or self.R.rand() >= self.elastic_prob:
-            return None, ()
-        step = tuple(float(self.elastic_spacing_mm / s) for s in np.linalg.norm(frame, axis=0))
-        size = (n, *control_shape(out_shape, step))
-        control = self.R.uniform(-1, 1, size) * self.R.uniform(low, high)
-        return np.tensordot(np.linalg.inv(frame), control, 1), step
+    def _draw(self, image: _Pending, data: Mapping[Hashable, Any]) -> tuple[Warp, bool]:
+        out_shape = output_size(self.spatial_size, image.shape)
+        start = self._draw_start(image, out_shape, data)
+        if not self._do_transform:
+            return Warp(about(np.eye(image.ndim), start, out_shape), image.shape, out_shape), False
+        return self.ranges.draw(self.R, start, image.shape, out_shape, image.affine)
 
     def _draw_start(
-        self, shape: tuple[int, ...], out_shape: tuple[int, ...], data: Mapping[Hashable, Any]
+        self, image: _Pending, out_shape: tuple[int, ...], data: Mapping[Hashable, Any]
     ) -> list[int]:
-        room = [size - length for size, length in zip(shape, out_shape, strict=True)]
+        room = [size - length for size, length in zip(image.shape, out_shape, strict=True)]
         middle = [value // 2 for value in room]
         if max(room) <= 0 or not self.random_center:
             return middle
         if self.foreground_key is not None and self.R.rand() < self.foreground_prob:
-            found = np.flatnonzero(np.asarray(data[self.foreground_key])[0])
+            label = _Pending(data[self.foreground_key])
+            values = label.array[0].cpu().numpy()
+            found = np.flatnonzero(values)
             if found.size:
-                chosen = np.unravel_index(found[self.R.randint(found.size)], shape)
-                middle = [int(c) - length // 2 for c, length in zip(chosen, out_shape, strict=True)]
+                voxel = np.unravel_index(found[self.R.randint(found.size)], values.shape)
+                place = np.linalg.solve(label.matrix, np.append(voxel, 1.0))[:-1]
+                middle = [
+                    round(p) - length // 2 for p, length in zip(place, out_shape, strict=True)
+                ]
                 return [
                     min(max(m, 0), r) if r > 0 else r // 2
                     for m, r in zip(middle, room, strict=True)
@@ -270,14 +208,6 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
         return [
             int(self.R.randint(r + 1)) if r > 0 else m for r, m in zip(room, middle, strict=True)
         ]
-
-    def _symmetric(self, bound: Range, size: int) -> NDArray[np.floating]:
-        bounds = np.asarray(bound, np.float64)
-        if bounds.ndim and bounds.shape != (size,):
-            raise ConfigError(f"expected one range or {size}, found {list(bounds)}")
-        if not bounds.any():
-            return np.zeros(size)
-        return self.R.uniform(-1, 1, size) * bounds
 
     def _how(
         self, key: Hashable, image: torch.Tensor, mode: str | None, padding: str
@@ -287,14 +217,13 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
         return mode, "zeros" if padding == "min" and mode in ("nearest", "onehot") else padding
 
     def _record(
-        self, image: torch.Tensor, out: torch.Tensor, warp: Warp, how: tuple[str, str, Any]
+        self, source: MetaTensor, out: torch.Tensor, warp: Warp, how: tuple[str, str, Any]
     ) -> torch.Tensor:
         record = {
             "mode": how[0], "padding_mode": how[1], "swaps": [list(pair) for pair in how[2]],
             "matrix": warp.matrix.tolist(), "control": warp.control,
             "step": list(warp.step), "out_shape": list(warp.out_shape),
         }  # fmt: skip
-        source = image if isinstance(image, MetaTensor) else MetaTensor(image)
         transform_info = {**self.get_transform_info(), TraceKeys.DO_TRANSFORM: True}
         meta = self.track_transform_meta(
             source, affine=torch.from_numpy(warp.matrix), extra_info=record,
@@ -312,13 +241,54 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
         else:
             mode = "nearest" if record["mode"] in ("nearest", "onehot") else "bilinear"
             out = sample(plain, inverse_grid(warp, image.device), mode, record["padding_mode"])
-        out = MetaTensor(_swap(out, record["swaps"]))
+        out = MetaTensor(swap_labels(out, record["swaps"]))
         if isinstance(image, MetaTensor):
             out.copy_meta_from(image)
             n = image.affine.shape[-1] - 1
             matrix = to_affine_nd(n, torch.from_numpy(warp.matrix))
             out.affine = image.affine @ torch.linalg.inv(matrix).to(image.affine)
         return out
+
+
+class _Pending:
+    """An image, and the spatial steps that a lazy chain has promised but not done.
+
+    Attributes:
+        array: The voxels as they are, (C, ...).
+        meta: A view of the image whose metadata is that after the promised steps.
+        matrix: Homogeneous map from promised to present index.
+        shape: Promised spatial shape.
+        affine: Promised index to RAS millimetres.
+    """
+
+    def __init__(self, image: torch.Tensor) -> None:
+        self.array = _plain(image)
+        self.meta = MetaTensor(self.array)
+        self.ndim = self.array.ndim - 1
+        self.matrix = np.eye(self.ndim + 1)
+        self.shape = tuple(int(v) for v in self.array.shape[1:])
+        if isinstance(image, MetaTensor):
+            self.meta.copy_meta_from(image)
+            if image.pending_operations:
+                self._promise(image)
+        self.affine = np.asarray(self.meta.affine, np.float64)
+
+    def _promise(self, image: MetaTensor) -> None:
+        for step in image.pending_operations:
+            self.matrix = self.matrix @ np.asarray(to_affine_nd(self.ndim, step[LazyAttr.AFFINE]))
+        self.shape = tuple(int(v) for v in image.peek_pending_shape())
+        self.meta.affine = image.peek_pending_affine()
+        self.meta.clear_pending_operations()
+        for step in image.pending_operations:
+            self.meta.push_applied_operation(step)
+
+    def after(self, warp: Warp) -> Warp:
+        """The map from the present voxels: the promised steps, then ``warp``."""
+        if np.array_equal(self.matrix, np.eye(self.ndim + 1)):
+            return warp
+        matrix = self.matrix @ warp.matrix
+        present = tuple(int(v) for v in self.array.shape[1:])
+        return Warp(_tidy(matrix), present, warp.out_shape, warp.control, warp.step)
 
 
 def measured_folding(image: MetaTensor) -> float:
@@ -346,13 +316,14 @@ def _plain(image: torch.Tensor) -> torch.Tensor:
     return image.as_tensor() if isinstance(image, MetaTensor) else image
 
 
-def _affine_of(image: torch.Tensor, ndim: int) -> NDArray[np.floating]:
-    if isinstance(image, MetaTensor):
-        return np.asarray(image.affine, np.float64)
-    return np.eye(ndim + 1)
+def _tidy(matrix: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Entries within rounding of an integer, made exact, so that whole voxels are recognised."""
+    near = np.round(matrix)
+    return near if np.abs(matrix - near).max() < 1e-9 else matrix
 
 
-def _output_size(asked: Sequence[int] | int | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+def output_size(asked: Sequence[int] | int | None, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The wanted spatial size, where 0, -1 and None keep the input's."""
     if asked is None:
         return shape
     sizes = [asked] * len(shape) if isinstance(asked, int) else list(asked)
@@ -363,8 +334,6 @@ def _output_size(asked: Sequence[int] | int | None, shape: tuple[int, ...]) -> t
 
 def _low_high(bound: Range) -> tuple[float, float]:
     low, high = (0.0, float(bound)) if isinstance(bound, (int, float)) else map(float, bound)
-    if not 0 <= low <= high:
-        raise ConfigError(f"elastic_magnitude_mm {bound} is no range from low to high")
     return low, high
 
 
@@ -375,7 +344,8 @@ def _per_key(value: Any, keys: Sequence[Hashable], name: str) -> tuple[Any, ...]
     return values
 
 
-def _swap(image: torch.Tensor, pairs: Sequence[Sequence[int]]) -> torch.Tensor:
+def swap_labels(image: torch.Tensor, pairs: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Exchange pairs of label values."""
     out = image.clone() if pairs else image
     for a, b in pairs:
         out[image == a], out[image == b] = b, a

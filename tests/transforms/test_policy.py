@@ -101,10 +101,12 @@ def test_constructed_transforms_are_judged_like_their_configs():
         mt.RandFlipd("image", spatial_axis=0),
         mt.OneOf([mt.RandAffined("image", rotate_range=(0.5, 0, 0)), mt.RandAxisFlipd("image")]),
         mt.RandGaussianNoised("image"),
+        RandSpatiald("image", body_part="brain", flip_axes=["left-right"]),
     ])  # fmt: skip
     found = AugmentationPolicy("XR", "chest").violations(made)
     assert [line.split(" ")[0] for line in found] == [
         "RandFlipd", "RandAffined", "RandAxisFlipd", "RandAxisFlipd", "RandAxisFlipd",
+        "RandSpatiald", "RandSpatiald",
     ]  # fmt: skip
 
 
@@ -138,7 +140,7 @@ def test_random_spatial_asks_the_same_policy_when_it_is_made():
         RandSpatiald("image", flip_axes=["left-right"], body_part="brain", labels={1: "left ear"})
     with pytest.raises(PolicyError, match="17 degrees"):
         RandSpatiald("image", rotate_range=0.3, body_part="chest")
-    assert RandSpatiald("image", body_part="chest").rotate_range == pytest.approx(0.2618, abs=1e-4)
+    assert RandSpatiald("image", body_part="chest").ranges.rotate == pytest.approx(0.2618, abs=1e-4)
 
 
 def test_core_checks_speak_for_themselves():

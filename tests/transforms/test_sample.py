@@ -76,7 +76,7 @@ def test_grid_is_the_definition(in_shape, out_shape, elastic):
     ("padding", "scipy_mode"), [("zeros", "grid-constant"), ("border", "nearest")]
 )
 @pytest.mark.parametrize("shapes", SHAPES[:2])
-def test_values_agree_with_scipy(shapes, mode, order, padding, scipy_mode, use_kernel):  # noqa: PLR0917
+def test_values_agree_with_scipy(shapes, mode, order, padding, scipy_mode, use_kernel):
     # Coordinates in float32 are off by about 1e-5 voxels; values here differ by up to 6 a voxel.
     in_shape, out_shape = shapes
     volume = np.random.default_rng(0).normal(size=(2, *in_shape)).astype("f4")
