@@ -1,3 +1,6 @@
+from . import fetch as fetch
+from . import leakage as leakage
+from . import phantoms as phantoms
 from .bundle_cases import evaluation_cases as evaluation_cases
 from .bundle_cases import inference_cases as inference_cases
 from .bundle_cases import training_cases as training_cases
