@@ -172,11 +172,9 @@ def _zoomed(fine: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
 
 def _best_shift(a: Floats, b: Floats) -> float:
     """Largest normalised correlation of the overlap over shifts of up to an eighth."""
-    from scipy.fft import irfftn, rfftn
-
     reach = a.shape[0] // 8
-    spectrum = rfftn(a) * np.conj(rfftn(b))
-    surface = irfftn(spectrum, a.shape)
+    spectrum = np.fft.rfftn(a) * np.conj(np.fft.rfftn(b))
+    surface = np.fft.irfftn(spectrum, a.shape, axes=tuple(range(a.ndim)))
     near = _small_shifts(a.shape, reach)
     shift = np.unravel_index(int(np.where(near, surface, -np.inf).argmax()), a.shape)
     moves = [int(s) if s <= n // 2 else int(s) - n for s, n in zip(shift, a.shape, strict=True)]
@@ -192,7 +190,7 @@ def _small_shifts(shape: tuple[int, ...], reach: int) -> NDArray[np.bool_]:
     """Which entries of a circular correlation mean a shift of at most ``reach``."""
     index = np.indices(shape).reshape(len(shape), -1).T
     small = (index + reach) % np.asarray(shape) <= 2 * reach
-    return small.all(axis=1).reshape(shape)
+    return np.asarray(small.all(axis=1)).reshape(shape)
 
 
 def _crosses(first: Case, second: Case, places: dict[str, Any]) -> tuple[str, ...]:
