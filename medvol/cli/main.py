@@ -14,6 +14,11 @@ from medvol.core.errors import MedvolError
 #: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs.
 VERBS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor",
+    "predict": "predict",
+    "evaluate": "evaluate",
+    "compare": "compare",
+    "calibrate": "calibrate",
+    "drift": "drift",
     "bundle": {
         "list": "bundle_list",
         "write": "bundle_write",
@@ -21,6 +26,8 @@ VERBS: dict[str, str | dict[str, str]] = {
         "fork": "bundle_fork",
     },
     "data": {
+        "scan": "data_scan",
+        "deid": "data_deid",
         "check": "data_check",
         "split": "data_split",
         "fetch": "data_fetch",

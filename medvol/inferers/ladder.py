@@ -69,11 +69,11 @@ def _rungs(
 ) -> Iterator[tuple[str, SlidingWindowInferer]]:
     yield "", inferer
     now = copy.copy(inferer)
-    while now.sw_batch_size > 1:
+    while getattr(now, "sw_batch_size", 1) > 1:
         now = copy.copy(now)
         now.sw_batch_size //= 2
         yield f"batch {now.sw_batch_size}", now
-    if torch.device(now.device or "cpu").type != "cpu" or now.device is None:
+    if str(getattr(now, "device", "cpu")) != "cpu":
         now = copy.copy(now)
         now.device = "cpu"
         yield "stitched on the CPU", now

@@ -212,7 +212,7 @@ def _stitching(job: Job, mode: str) -> int:
 
 
 def _inverse(job: Job, mode: str, source: int) -> int:
-    """All probabilities on the source grid, before and after the last axis, and on the network's."""
+    """All probabilities on both grids, and once more while the last axis is resampled."""
     channels = job.footprint.out_channels
     blended = 0 if mode == "mapped" else channels * prod(job.network_size)
     return _FLOAT * (2 * channels * source + blended)

@@ -7,6 +7,7 @@ no later window touches are decided, resampled and dropped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,11 @@ from medvol.inferers.emptiness import fill_unseen, outside_values
 from medvol.inferers.mirrors import Activation, probabilities
 from medvol.inferers.stitching import WindowSource
 from medvol.inferers.windows import Box, WindowGrid
+from medvol.transforms.separable import axis_matrix
 
-#: Source voxels further outside the network's grid than this many of its voxels are background.
-MAX_OUTSIDE_VOXELS = 1.0
+Band = tuple[int, int, int, torch.Tensor]
+_BAND = 32
+_SAME_PLACE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -33,39 +36,28 @@ class Decision:
     Attributes:
         activation: Turns blended network output into probabilities; None where windows already
             are probabilities (mirrors, ensembles).
-        thresholds: Least probability per channel; without one the largest channel wins. A single
-            channel is foreground from its threshold on, 0.5 by default.
+        thresholds: Least probability per channel, below which the winner becomes background; one
+            number serves all channels. None: the largest channel wins, whatever its probability;
+            a single channel then needs 0.5.
+        values: Label of each channel; default 0, 1, ... or 1 for a single channel.
     """
 
     activation: Activation | None = "softmax"
     thresholds: tuple[float, ...] | None = None
-
-    def codes(self, values: torch.Tensor) -> torch.Tensor:
-        """One number per voxel of blended outputs (C, ...); a mean of equal codes has their label.
-
-        A mean of probabilities whose largest channel is the same everywhere has that largest
-        channel too, so that only cells of unequal codes need interpolation.
-        """
-        if values.shape[0] > 1 and self.thresholds is None:
-            return values.argmax(0).to(torch.uint8)
-        probability = self.activate(values)
-        if values.shape[0] == 1:
-            return (probability[0] >= self._threshold(0)).to(torch.uint8)
-        best, index = probability.max(0)
-        return (2 * index + (best >= self._thresholds(best)[index])).to(torch.uint8)
-
-    def labels_of_codes(self, codes: torch.Tensor) -> torch.Tensor:
-        """The label that each code stands for."""
-        return torch.where(codes % 2 == 1, codes // 2, 0) if self._doubles else codes
+    values: tuple[int, ...] | None = None
 
     def labels(self, probability: torch.Tensor) -> torch.Tensor:
-        """The label at probabilities (C, ...)."""
-        if probability.shape[0] == 1:
-            return (probability[0] >= self._threshold(0)).to(torch.uint8)
+        """The label, 8-bit, at probabilities (C, ...)."""
+        channels = len(probability)
+        default = (1,) if channels == 1 else tuple(range(channels))
+        table = torch.tensor(self.values or default, dtype=torch.uint8, device=probability.device)
+        if self.thresholds is None and channels > 1:
+            index = probability.argmax(0)
+            return index.to(torch.uint8) if self.values is None else table[index]
         best, index = probability.max(0)
-        if self.thresholds is not None:
-            index = torch.where(best >= self._thresholds(best)[index], index, 0)
-        return index.to(torch.uint8)
+        least = torch.tensor(self.thresholds or (0.5,), dtype=best.dtype, device=best.device)
+        wanted = least[index] if len(least) > 1 else least
+        return torch.where(best >= wanted, table[index], table.new_zeros(()))
 
     def activate(self, values: torch.Tensor) -> torch.Tensor:
         """Probabilities of blended outputs (C, ...)."""
@@ -75,32 +67,13 @@ class Decision:
 
     def check(self, channels: int) -> None:
         """Refuse what does not fit a network of so many output channels."""
-        if channels > (127 if self._doubles else 255):
+        if channels > 256 or max(self.values or (0,)) > 255:
             raise ConfigError(f"{channels} classes do not fit an 8-bit label map")
-        if self.thresholds is not None and len(self.thresholds) != channels:
-            raise ConfigError(f"{len(self.thresholds)} thresholds for {channels} output channels")
+        for name, given in (("thresholds", self.thresholds), ("values", self.values)):
+            if given is not None and len(given) not in (1, channels):
+                raise ConfigError(f"{len(given)} {name} for {channels} output channels")
         if channels == 1 and self.activation == "softmax":
             raise ConfigError("the softmax of a single channel is always 1; use sigmoid")
-
-    @property
-    def _doubles(self) -> bool:
-        return self.thresholds is not None and len(self.thresholds) > 1
-
-    def _threshold(self, channel: int) -> float:
-        return self.thresholds[channel] if self.thresholds else 0.5
-
-    def _thresholds(self, like: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(self.thresholds, dtype=like.dtype, device=like.device)
-
-
-@dataclass(frozen=True)
-class _Taps:
-    """Linear interpolation along one axis: two neighbours and the share of the second."""
-
-    low: torch.Tensor
-    high: torch.Tensor
-    share: torch.Tensor
-    inside: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -113,6 +86,8 @@ class GridMap:
         offset: Network coordinate of source voxel 0.
         size: Shape of the source grid, in source order.
         network_size: Shape of the network's grid.
+        anti_alias: Low-pass where source voxels are the larger ones, as the inverse of
+            ``medvol.transforms.Spacingd`` does and MONAI's does not.
     """
 
     axes: tuple[int, int, int]
@@ -120,9 +95,12 @@ class GridMap:
     offset: tuple[float, float, float]
     size: tuple[int, int, int]
     network_size: tuple[int, int, int]
+    anti_alias: bool = False
 
     @classmethod
-    def between(cls, network: Geometry, source: Geometry) -> GridMap | None:
+    def between(
+        cls, network: Geometry, source: Geometry, *, anti_alias: bool = False
+    ) -> GridMap | None:
         """The map from ``source`` to ``network``, or None if their axes are not parallel."""
         step = np.linalg.inv(network.affine) @ source.affine
         axes = np.abs(step[:3, :3]).argmax(axis=1)
@@ -138,117 +116,97 @@ class GridMap:
             _three(float(v) for v in step[:3, 3]),
             _three(source.shape),
             _three(network.shape),
+            anti_alias,
         )
 
-    def taps(self, axis: int, device: torch.device | None = None) -> _Taps:
-        """Where the source planes along network ``axis`` take their values from."""
-        count, last = self.size[self.axes[axis]], self.network_size[axis] - 1
-        at = torch.arange(count, dtype=torch.float64) * self.scale[axis] + self.offset[axis]
-        nearest = at.round()  # a grid that only turns or crops hits voxel centres exactly
-        at = torch.where((at - nearest).abs() < 1e-4, nearest, at)
-        inside = (at > -MAX_OUTSIDE_VOXELS) & (at < last + MAX_OUTSIDE_VOXELS)
-        at = at.clamp(0, last)
-        low = at.floor().long()
-        taps = (low, (low + 1).clamp(max=last), (at - low).float(), inside)
-        return _Taps(*(part.to(device) for part in taps))
+    def weights(self, axis: int) -> NDArray[np.floating] | None:
+        """Share of each network plane in each source plane along network ``axis``.
+
+        Rows sum to 1 inside the network's grid; where it was cropped away the missing part counts
+        as probability 0 of everything, which is background. None if the planes are the same.
+        """
+        count, size = self.size[self.axes[axis]], self.network_size[axis]
+        step, first = self.scale[axis], self.offset[axis]
+        if step < 0:
+            first += step * (count - 1)
+        whole, step_ = round(first), abs(step)
+        if abs(first - whole) > _SAME_PLACE or whole > 0:
+            matrix = _linear(first + np.arange(count) * step_, size)
+        else:
+            before = -whole
+            last = math.ceil(step_ * (count - 1) - _SAME_PLACE)
+            reach = before + size if last < before + size else last + 1
+            matrix = axis_matrix(reach, count, step_, "bilinear", self.anti_alias)
+            matrix = matrix[:, before : before + size]
+        matrix = matrix[::-1] if step < 0 else matrix
+        if matrix.shape[0] == matrix.shape[1] and np.allclose(matrix, np.eye(size), atol=1e-5):
+            return None
+        return matrix
 
 
 class SlabWriter:
     """Receives finished planes of the network's grid and fills a label map on the source grid."""
 
     def __init__(
-        self,
-        grid_map: GridMap,
-        axis: int,
-        decision: Decision,
-        out: NDArray[np.uint8],
-        device: torch.device | None = None,
+        self, grid_map: GridMap, axis: int, decision: Decision, out: NDArray[np.uint8]
     ) -> None:
-        self.decision, self.map, self.axis = decision, grid_map, axis
-        self.along = grid_map.taps(axis)
-        self.across = [a for a in range(3) if a != axis]
-        self.rows, self.columns = (grid_map.taps(a, device) for a in self.across)
-        order = [grid_map.axes[axis], *(grid_map.axes[a] for a in self.across)]
-        self.out = out.transpose(order)
-        self.kept: _Planes | None = None
+        across = [a for a in range(3) if a != axis]
+        self.decision = decision
+        along = grid_map.weights(axis)
+        self.along = np.eye(grid_map.network_size[axis]) if along is None else along
+        used = self.along != 0
+        self.low = np.where(used.any(1), used.argmax(1), 0)
+        self.high = np.where(used.any(1), used.shape[1] - 1 - used[:, ::-1].argmax(1), -1)
+        self.across = [_banded(grid_map.weights(a)) for a in across]
+        self.out = out.transpose([grid_map.axes[axis], *(grid_map.axes[a] for a in across)])
+        self.kept: torch.Tensor | None = None
+        self.first = 0
 
     def add(self, sums: torch.Tensor, share: torch.Tensor, first: int) -> None:
-        """Take planes ``first`` on of weighted sums (C, n, Y, Z) and weights (n, Y, Z)."""
-        self.decision.check(len(sums))
-        fill_unseen(sums, share, outside_values(len(sums), self.decision.activation, sums))
-        block = _Planes(sums.div_(share), self.decision.codes(sums), first)
-        last = first + sums.shape[1]
-        due = (self.along.high >= first) & (self.along.high < last)
-        for plane in torch.nonzero(due)[:, 0].tolist():
-            if self.along.inside[plane]:
-                self.out[plane] = self._plane(block, plane).cpu().numpy()
-        self.kept = block.tail()
+        """Take planes ``first`` on of weighted sums (C, n, Y, Z) and weights (n, Y, Z).
 
-    def _plane(self, block: _Planes, plane: int) -> torch.Tensor:
-        low, high = int(self.along.low[plane]), int(self.along.high[plane])
-        share = float(self.along.share[plane])
-        near = [(self._values(block, low), 1 - share)]
-        if share:
-            near.append((self._values(block, high), share))
-        codes = torch.stack([code for (_, code), _ in near])
-        rows, columns = self.rows, self.columns
-        picked = codes[0][rows.low][:, columns.low]
-        mixed = _mixed(codes)[rows.low][:, columns.low]
-        labels = self.decision.labels_of_codes(picked)
-        at = torch.nonzero(mixed, as_tuple=True)
-        if len(at[0]):
-            labels[at] = self._interpolate(near, *at)
-        labels[~rows.inside] = 0
-        labels[:, ~columns.inside] = 0
-        return labels
+        Both are overwritten.
+        """
+        channels, count = sums.shape[:2]
+        self.decision.check(channels)
+        fill_unseen(sums, share, outside_values(channels, self.decision.activation, sums))
+        for index in range(count):
+            plane = sums[:, index]
+            plane.copy_(self.decision.activate(plane.div_(share[index])))
+        last = first + count - 1
+        for place in np.flatnonzero((self.high >= first) & (self.high <= last)):
+            probability = self._plane(sums, first, int(place))
+            self.out[place] = self.decision.labels(probability).cpu().numpy()
+        self._keep(sums, first, last)
 
-    def _interpolate(
-        self, near: list[tuple[Any, float]], row: torch.Tensor, column: torch.Tensor
-    ) -> torch.Tensor:
-        rows, columns = self.rows, self.columns
-        down, right = rows.share[row], columns.share[column]
-        corners = (
-            (rows.low, columns.low, (1 - down) * (1 - right)),
-            (rows.low, columns.high, (1 - down) * right),
-            (rows.high, columns.low, down * (1 - right)),
-            (rows.high, columns.high, down * right),
-        )
-        total: torch.Tensor | float = 0.0
-        for (values, _), share in near:
-            width = values.shape[-1]
-            flat = values.reshape(values.shape[0], -1)
-            for r, c, weight in corners:
-                probability = self.decision.activate(flat[:, r[row] * width + c[column]])
-                total = total + probability * (weight * share)
-        return self.decision.labels(torch.as_tensor(total))
+    def _plane(self, sums: torch.Tensor, first: int, place: int) -> torch.Tensor:
+        total: torch.Tensor | None = None
+        for index in range(int(self.low[place]), int(self.high[place]) + 1):
+            weight = float(self.along[place, index])
+            plane = self._at(sums, first, index)
+            if total is None:
+                total = plane if weight == 1 else plane * weight
+            else:
+                total = total.add_(plane, alpha=weight)
+        rows, columns = self.across
+        return _resample(_resample(torch.as_tensor(total), rows, 1), columns, 2)
 
-    def _values(self, block: _Planes, plane: int) -> tuple[torch.Tensor, torch.Tensor]:
-        if plane >= block.first:
-            return block.at(plane)
-        if self.kept is None:
-            raise ConfigError(f"plane {plane} was dropped before it was used")
-        return self.kept.at(plane)
+    def _at(self, sums: torch.Tensor, first: int, index: int) -> torch.Tensor:
+        if index >= first:
+            return sums[:, index - first]
+        if self.kept is None or index < self.first:
+            raise ConfigError(f"plane {index} was dropped before it was used")
+        return self.kept[:, index - self.first]
 
-
-@dataclass(frozen=True)
-class _Planes:
-    """Blended outputs of neighbouring planes, with their codes."""
-
-    values: torch.Tensor
-    codes: torch.Tensor
-    first: int
-
-    def at(self, plane: int) -> tuple[torch.Tensor, torch.Tensor]:
-        index = plane - self.first
-        return self.values[:, index], self.codes[index]
-
-    def tail(self) -> _Planes:
-        last = self.values.shape[1] - 1
-        return _Planes(
-            self.values[:, last:].clone(),
-            self.codes[last:].clone(),
-            self.first + last,
-        )
+    def _keep(self, sums: torch.Tensor, first: int, last: int) -> None:
+        """Copy the planes that source planes still to come will read."""
+        waiting = self.low[self.high > last]
+        lowest = int(waiting.min()) if len(waiting) else last + 1
+        if lowest > last:
+            self.kept = None
+            return
+        planes = [self._at(sums, first, index) for index in range(lowest, last + 1)]
+        self.kept, self.first = torch.stack(planes, 1), lowest
 
 
 @dataclass
@@ -357,15 +315,41 @@ def _shift(buffer: torch.Tensor, dim: int, by: int) -> None:
     buffer.narrow(dim, depth - by, by).zero_()
 
 
-def _mixed(codes: torch.Tensor) -> torch.Tensor:
-    """Which cells (y, z) .. (y+1, z+1) of the planes (n, Y, Z) hold more than one code."""
-    low, high = codes.amin(0), codes.amax(0)
-    for dim in (0, 1):
-        ahead = [*range(1, low.shape[dim]), low.shape[dim] - 1]
-        index = torch.tensor(ahead, device=codes.device)
-        low = torch.minimum(low, low.index_select(dim, index))
-        high = torch.maximum(high, high.index_select(dim, index))
-    return low != high
+def _linear(place: NDArray[np.floating], size: int) -> NDArray[np.floating]:
+    """Weights of linear interpolation; places more than a voxel outside weigh nothing."""
+    matrix = np.zeros((len(place), size))
+    at = np.clip(place, 0, size - 1)
+    low = np.floor(at).astype(int)
+    rows = np.flatnonzero((place > -1) & (place < size))
+    np.add.at(matrix, (rows, low[rows]), 1 - (at - low)[rows])
+    np.add.at(matrix, (rows, np.minimum(low + 1, size - 1)[rows]), (at - low)[rows])
+    return matrix
+
+
+def _banded(matrix: NDArray[np.floating] | None) -> list[Band] | None:
+    """Cut a matrix into blocks of rows without the columns that they do not use."""
+    if matrix is None:
+        return None
+    bands = []
+    for first in range(0, len(matrix), _BAND):
+        rows = matrix[first : first + _BAND]
+        used = np.flatnonzero(rows.any(axis=0))
+        low, high = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, 1)
+        dense = torch.from_numpy(np.ascontiguousarray(rows[:, low:high], dtype=np.float32))
+        bands.append((first, low, high, dense))
+    return bands
+
+
+def _resample(plane: torch.Tensor, bands: list[Band] | None, dim: int) -> torch.Tensor:
+    """Multiply axis 1 or 2 of (C, Y, Z) by a banded matrix."""
+    if bands is None:
+        return plane
+    parts = []
+    for _, low, high, dense in bands:
+        weights = dense.to(plane)
+        part = plane.narrow(dim, low, high - low)
+        parts.append(weights @ part if dim == 1 else part @ weights.T)
+    return torch.cat(parts, dim)
 
 
 def _three(values: Any) -> Any:

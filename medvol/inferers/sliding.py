@@ -166,6 +166,8 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         source: Geometry,
         decision: Decision | None = None,
         out: NDArray[np.uint8] | None = None,
+        *,
+        anti_alias: bool = False,
     ) -> NDArray[np.uint8]:
         """Labels of one 3D image on its source grid, without ever holding all probabilities.
 
@@ -178,6 +180,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
             source: Grid of the labels; its axes must be parallel to the network's.
             decision: How probabilities become labels; default: the largest wins.
             out: Array to fill, for example memory-mapped; zeroed here.
+            anti_alias: See :class:`GridMap`.
 
         Raises:
             GridMismatchError: If the grids lie obliquely to each other.
@@ -192,7 +195,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         labels[:] = 0
         stitch_on = torch.device(self.device or inputs.device)
         axis, skips = slab_axis(windows.grid), self.background is not None
-        writer = SlabWriter(_map_to(source, inputs, box), axis, decision, labels, stitch_on)
+        writer = SlabWriter(_map_to(source, inputs, box, anti_alias), axis, decision, labels)
         run = LayerRun(windows, network, stitch_on)
         with torch.no_grad(), onednn_convolutions():
             weight = self._weight(windows, stitch_on)
@@ -220,7 +223,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         return importance_map(source.grid.roi, mode, sigma, device, source.image.dtype)
 
 
-def _map_to(source: Geometry, inputs: torch.Tensor, box: Box | None) -> GridMap:
+def _map_to(source: Geometry, inputs: torch.Tensor, box: Box | None, anti_alias: bool) -> GridMap:
     if not isinstance(inputs, MetaTensor) or inputs.ndim != 5 or len(inputs) != 1:
         raise InputError(
             "label_map needs one 3D image with an affine: a MetaTensor of shape (1, C, X, Y, Z)"
@@ -229,7 +232,8 @@ def _map_to(source: Geometry, inputs: torch.Tensor, box: Box | None) -> GridMap:
     places = box or tuple(slice(0, n) for n in inputs.shape[2:])
     affine[:3, 3] += affine[:3, :3] @ [place.start for place in places]
     x, y, z = (place.stop - place.start for place in places)
-    if (found := GridMap.between(Geometry((x, y, z), affine), source)) is None:
+    network = Geometry((x, y, z), affine)
+    if (found := GridMap.between(network, source, anti_alias=anti_alias)) is None:
         raise GridMismatchError(
             "the source grid lies obliquely to the network's grid; blend all probabilities and "
             "resample them instead (Invertd)"

@@ -63,7 +63,7 @@ class WindowGrid:
         pad = tuple((gap // 2, gap - gap // 2) for gap in gaps)
         steps = _get_scan_interval(padded, roi, len(size), shares)
         starts = tuple(
-            tuple(box[0].start for box in dense_patch_slices((n,), (r,), (step,)))
+            tuple(int(box[0].start) for box in dense_patch_slices((n,), (r,), (step,)))
             for n, r, step in zip(padded, roi, steps, strict=True)
         )
         return cls(size, roi, padded, pad, starts)

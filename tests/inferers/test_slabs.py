@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -60,7 +58,8 @@ axes = st.permutations([0, 1, 2])
     order=axes,
     flips=st.tuples(*[st.sampled_from([1, -1])] * 3),
     spacing=st.tuples(*[st.sampled_from([0.4, 1.0, 1.7, 3.0])] * 3),
-    shift=st.tuples(*[st.floats(-2, 2)] * 3),
+    # Fractions only: a grid that starts whole voxels off counts as cropped, see below.
+    shift=st.tuples(*[st.sampled_from([-1.65, -0.25, 0.35, 1.25])] * 3),
     thresholds=st.sampled_from([None, (0.0, 0.5, 0.3, 0.4)]),
 )
 def test_labels_equal_whole_volume_interpolation(size, order, flips, spacing, shift, thresholds):
@@ -150,18 +149,61 @@ def test_what_does_not_fit_is_refused():
         inferer.label_map(image.as_tensor(), mixer(), Geometry((8, 8, 8), np.eye(4)))
     with pytest.raises(ConfigError, match="thresholds"):
         inferer.label_map(
-            image, mixer(), Geometry((8, 8, 8), np.eye(4)), Decision("softmax", (0.5,))
+            image, mixer(), Geometry((8, 8, 8), np.eye(4)), Decision("softmax", (0.5, 0.5))
         )
     with pytest.raises(ConfigError, match="sigmoid"):
         inferer.label_map(image, lambda w: w, Geometry((8, 8, 8), np.eye(4)))
 
 
-def test_a_grid_far_outside_is_background():
+def test_a_grid_far_outside_weighs_nothing():
     away = np.eye(4)
     away[0, 3] = 6.0
     found = GridMap.between(Geometry((8, 8, 8), np.eye(4)), Geometry((8, 8, 8), away))
     assert found is not None
-    assert found.taps(0).inside.tolist() == [True] * 2 + [False] * 6
+    weights = found.weights(0)
+    assert weights is not None
+    assert weights.sum(1).tolist() == [1.0] * 2 + [0.0] * 6
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.2, 0.9), (0.5, 0.5, 0.6), (3.0, 2.0, 2.5)])
+def test_labels_equal_medvols_own_inverse(spacing):
+    from medvol.transforms import Spacingd as OwnSpacingd
+
+    affine = np.array([[0, 0, 1.5, 3], [-0.8, 0, 0, 20], [0, -0.8, 0, 9], [0, 0, 0, 1]])
+    raw = MetaTensor(smooth((21, 26, 13))[0], affine=torch.as_tensor(affine))
+    pre = Compose([Orientationd("image", "RAS", labels=None), OwnSpacingd("image", spacing)])
+    data = pre({"image": raw})
+    inferer, net = SlidingWindowInferer((12, 12, 12), 1, 0.5, "gaussian"), mixer()
+    source = Geometry((21, 26, 13), affine)
+    with torch.no_grad():
+        got = inferer.label_map(data["image"][None], net, source, anti_alias=True)
+        data["pred"] = inferer(data["image"][None], net)[0].softmax(0)
+    back = Invertd("pred", pre, "image", nearest_interp=False)(data)["pred"]
+    assert agreement(got, back.argmax(0).numpy()) > 0.999
+
+
+def test_a_crop_is_undone_as_by_padding_with_nothing():
+    from monai.transforms.croppad.dictionary import CropForegroundd
+
+    raw = MetaTensor(body()[0], affine=torch.diag(torch.tensor([2.0, 1, 1, 1.0])))
+    pre = Compose(
+        [CropForegroundd("image", "image"), Spacingd("image", (1.0, 1.0, 1.0), mode="bilinear")]
+    )
+    data = pre({"image": raw})
+    inferer = SlidingWindowInferer((8, 8, 8), 1, 0.5, "gaussian")
+    net = mixer()
+    with torch.no_grad():
+        got = inferer.label_map(
+            data["image"][None], net, Geometry((40, 36, 44), raw.affine.numpy())
+        )
+        data["pred"] = inferer(data["image"][None], net)[0].softmax(0)
+    back = Invertd("pred", pre, "image", nearest_interp=False)(data)["pred"]
+    inside = back.sum(0) > 0.99
+    assert inside.any()
+    assert agreement(got[inside], back.argmax(0).numpy()[inside]) > 0.999
+    far = np.ones_like(got, dtype=bool)
+    far[9:31, 4:21, 11:39] = False
+    assert not got[far].any()
 
 
 def body(size=(40, 36, 44)) -> torch.Tensor:
@@ -225,12 +267,7 @@ def test_blending_in_a_mapped_file_changes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_codes_decide_what_interpolation_may_skip():
-    # Two voxels whose best channels fail their thresholds for different reasons get different
-    # codes: their mean may pass.
-    decision = Decision(None, (0.0, 0.6, 0.5))
-    values = torch.tensor([[0.1, 0.1], [0.5, 0.45], [0.4, 0.46]]).reshape(3, 2)
-    codes = decision.codes(values)
-    assert codes[0] != codes[1]
-    assert decision.labels_of_codes(codes).tolist() == [0, 0]
-    assert replace(decision, thresholds=None).codes(values).tolist() == [1, 2]
+def test_channels_may_stand_for_any_label():
+    decision = Decision(None, (0.5,), (4, 7))
+    probability = torch.tensor([[0.9, 0.2, 0.4], [0.1, 0.8, 0.3]])
+    assert decision.labels(probability).tolist() == [4, 7, 0]

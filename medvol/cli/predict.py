@@ -1,0 +1,154 @@
+"""`medvol predict`: images in, label maps on their own grid out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medvol.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from medvol.runners import CaseInput, PredictOptions, Record
+
+
+def run(
+    bundle: Annotated[str, typer.Argument(help="Shipped name or folder of a bundle.")],
+    inputs: Annotated[list[str], typer.Argument(help="Images, folders, DICOM trees.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder for one folder per case.")],
+    formats: Annotated[str, typer.Option("--format", help="nifti,dicomseg,sr")] = "nifti",
+    max_ram: Annotated[str, typer.Option(help="Ceiling to keep, for example 6GB.")] = "",
+    max_gpu_mem: Annotated[str, typer.Option(help="Ceiling on the GPU.")] = "",
+    tta: Annotated[
+        bool | None, typer.Option("--tta/--no-tta", help="Average allowed mirrors.")
+    ] = None,
+    uncertainty: Annotated[
+        bool, typer.Option("--uncertainty", help="Write maps, intervals and a review flag.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = "",
+    engine: Annotated[str, typer.Option(help="torch, openvino or onnx.")] = "torch",
+    runner: Annotated[str, typer.Option(help="local, workers, ray, torchrun or slurm.")] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Processes, actors or jobs.")] = 2,
+    address: Annotated[str, typer.Option(help="Ray cluster; empty starts one here.")] = "",
+    threads: Annotated[int, typer.Option(min=0, help="Threads per process; 0: as set.")] = 0,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would cost; predict nothing.")
+    ] = False,
+    trust_bundle: Annotated[
+        bool, typer.Option("--trust-bundle", help="Run code in a bundle that is not shipped.")
+    ] = False,
+    is_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Label every image with a bundle; resumable, and one bad image stops no other."""
+    from medvol.inferers import parse_bytes
+    from medvol.runners import PredictOptions, find_cases
+
+    options = PredictOptions(
+        bundle=bundle, out=out, formats=tuple(f for f in formats.split(",") if f), device=device,
+        tta=tta, uncertainty=uncertainty, is_trusted=trust_bundle, threads=threads, engine=engine,
+        max_ram=parse_bytes(max_ram) if max_ram else None,
+        max_gpu=parse_bytes(max_gpu_mem) if max_gpu_mem else None,
+    )  # fmt: skip
+    cases = find_cases(inputs)
+    if dry_run:
+        _dry_run(cases, options, is_json)
+        return
+    records = _runner(runner)(cases, options, workers, address, _Progress(len(cases)))
+    if not records:
+        return  # another rank reports
+    _finish(records, is_json)
+
+
+class _Progress:
+    """One line per finished case on stderr."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.count = total, 0
+
+    def __call__(self, record: Record) -> None:
+        self.count += 1
+        state = "kept" if record.is_resumed else record.status
+        seconds = sum(record.seconds.values())
+        tail = f": {record.reason}" if record.reason else f" in {seconds:.1f} s"
+        tail = "" if record.is_resumed else tail
+        flag = f"; review: {record.review['reason']}" if record.review.get("flag") else ""
+        print(f"[{self.count}/{self.total}] {record.case} {state}{tail}{flag}", file=sys.stderr)
+
+
+def _runner(name: str) -> Any:
+    if name == "local":
+        from medvol.runners import run_local
+
+        return lambda cases, options, _workers, _address, report: run_local(cases, options, report)
+    if name == "workers":
+        from medvol.runners import run_workers
+
+        return lambda cases, options, workers, _address, report: run_workers(
+            cases, options, workers, report
+        )
+    if name == "ray":
+        from medvol.runners import run_ray
+
+        return run_ray
+    if name == "torchrun":
+        from medvol.runners import run_torchrun
+
+        return lambda cases, options, _workers, _address, report: run_torchrun(
+            cases, options, report
+        )
+    if name == "slurm":
+        from medvol.runners import run_slurm
+
+        return lambda cases, options, workers, address, report: run_slurm(
+            cases, options, workers, address or "slurm", report
+        )
+    raise ConfigError(f"runner {name!r} is unknown; choose local, workers, ray, torchrun or slurm")
+
+
+def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool) -> None:
+    from dataclasses import asdict
+
+    from medvol.core.errors import MedvolError
+    from medvol.runners import Session, job_plan
+
+    session, rows, is_refused = Session(options), [], False
+    for case in cases:
+        try:
+            plan = job_plan(session, case.path, is_timed=True)
+        except MedvolError as error:
+            rows.append({"case": case.name, "refused": str(error)})
+            is_refused = True
+            line = f"refused: {error}"
+        else:
+            rows.append({"case": case.name, "plan": asdict(plan) if plan else None})
+            line = plan.line() if plan else "its header does not tell its size"
+        if not is_json:
+            print(f"{case.name}: {line}")
+    if is_json:
+        print(json.dumps({"cases": rows}, indent=2))
+    if is_refused:
+        raise typer.Exit(1)
+
+
+def _finish(records: list[Record], is_json: bool) -> None:
+    from medvol.runners import summary
+
+    counts = summary(records)
+    bad = [r for r in records if r.status != "done"]
+    if is_json:
+        rows = [
+            {"case": r.case, "status": r.status, "reason": r.reason, "kept": r.is_resumed,
+             "seconds": r.seconds, "review": r.review}
+            for r in records
+        ]  # fmt: skip
+        print(json.dumps({"counts": counts, "cases": rows}, indent=2))
+    else:
+        print(", ".join(f"{n} {state}" for state, n in counts.items() if n))
+        for record in bad:
+            print(f"{record.case}: {record.reason}", file=sys.stderr)
+    if bad:
+        raise typer.Exit(1)

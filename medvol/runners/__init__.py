@@ -1,0 +1,5 @@
+"""Where a bundle runs: this process, worker processes, torchrun, Ray, Slurm."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,13 @@
+from .cases import CaseInput as CaseInput
+from .cases import find_cases as find_cases
+from .cost import job_plan as job_plan
+from .local import run_local as run_local
+from .predict import predict_case as predict_case
+from .predict import summary as summary
+from .ray_actors import run_ray as run_ray
+from .record import PredictOptions as PredictOptions
+from .record import Record as Record
+from .session import Session as Session
+from .slurm import run_slurm as run_slurm
+from .torchrun import run_torchrun as run_torchrun
+from .workers import run_workers as run_workers

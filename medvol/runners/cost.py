@@ -1,0 +1,171 @@
+"""What a case will cost, from its header alone."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from monai.data.utils import compute_shape_offset, zoom_affine
+
+from medvol.core.errors import ConfigError, InputError
+from medvol.core.geometry import Geometry
+from medvol.inferers import (
+    Job,
+    Plan,
+    SlidingWindowInferer,
+    onednn_convolutions,
+    plan_job,
+    window_footprint,
+)
+from medvol.inferers.windows import WindowGrid
+
+if TYPE_CHECKING:
+    from medvol.runners.cases import CaseInput
+    from medvol.runners.session import Session
+
+
+def read_geometry(path: str) -> Geometry | None:
+    """Grid of an image from its header, in RAS; None where that takes reading the whole."""
+    name = path.lower()
+    if name.endswith((".nii", ".nii.gz")):
+        import nibabel as nib
+        from nibabel.filebasedimages import ImageFileError
+
+        try:
+            image: Any = nib.load(path)
+        except (ImageFileError, OSError, ValueError, EOFError) as error:
+            raise InputError(f"{path}: is no readable NIfTI file: {error}") from error
+        shape = (*image.shape, 1, 1, 1)[:3]
+        return Geometry((shape[0], shape[1], shape[2]), np.asarray(image.affine, np.float64))
+    if name.endswith((".nrrd", ".nhdr", ".mha", ".mhd")):
+        return _itk_geometry(path)
+    return _dicom_geometry(Path(path)) if Path(path).is_dir() else None
+
+
+def plan_case(session: Session, case: CaseInput, *, is_timed: bool = False) -> dict[str, Any]:
+    """The plan for one case as plain values; empty where the header does not tell the size.
+
+    Raises:
+        TooLargeError: If the ceilings cannot be kept.
+    """
+    plan = job_plan(session, case.path, is_timed=is_timed)
+    return {} if plan is None else asdict(plan)
+
+
+def job_plan(session: Session, path: str, *, is_timed: bool = False) -> Plan | None:
+    """The plan for one image.
+
+    Args:
+        session: The bundle.
+        path: The image.
+        is_timed: Run one window to foretell the time as well.
+
+    Raises:
+        TooLargeError: If the ceilings cannot be kept.
+    """
+    source = read_geometry(path)
+    if source is None or not isinstance(session.inferer, SlidingWindowInferer):
+        return None
+    inferer, options = session.inferer, session.options
+    size = network_size(source, session.spacing_mm)
+    grid = WindowGrid.over(size, inferer.roi_size, inferer.overlap)
+    footprint = session.footprint(grid.roi)
+    if footprint is None:
+        return None
+    passes = len(session.members) * (2 ** len(inferer.mirrors.axes) if inferer.mirrors else 1)
+    job = Job(
+        source.shape, size, inferer.roi_size, inferer.overlap, footprint,
+        batch=inferer.sw_batch_size, passes=passes, base_bytes=session.base_bytes,
+        window_s=window_seconds(session, grid.roi) if is_timed else 0.0,
+        on_gpu=session.device.type == "cuda",
+    )  # fmt: skip
+    wants_all = options.uncertainty or session.finish.decision is None
+    return plan_job(
+        job, wants_probabilities=wants_all, max_ram=options.max_ram, max_gpu=options.max_gpu
+    )
+
+
+def network_size(source: Geometry, spacing_mm: tuple[float, ...] | None) -> tuple[int, ...]:
+    """Shape of an image after Orientationd to RAS and Spacingd, as MONAI computes it."""
+    order = [0, 1, 2]
+    for axis, code in enumerate(source.axis_codes):
+        order[["LR", "PA", "IS"].index(next(p for p in ("LR", "PA", "IS") if code in p))] = axis
+    turned = Geometry(
+        (source.shape[order[0]], source.shape[order[1]], source.shape[order[2]]),
+        source.affine[:, [*order, 3]],
+    )
+    if spacing_mm is None:
+        return turned.shape
+    now = turned.spacing_mm
+    wanted = [w if w > 0 else n for w, n in zip(spacing_mm, now, strict=True)]
+    target = zoom_affine(turned.affine, wanted, diagonal=False)
+    shape, _ = compute_shape_offset(turned.shape, turned.affine, target)
+    return tuple(int(n) for n in shape)
+
+
+def window_seconds(session: Session, roi: tuple[int, ...]) -> float:
+    """Seconds for one window and one pass, measured."""
+    window = torch.zeros((1, session.in_channels, *roi), device=session.device)
+    best = float("inf")
+    with torch.no_grad(), onednn_convolutions():
+        for _ in range(2):
+            start = time.perf_counter()
+            session.predictor(window)
+            if session.device.type == "cuda":
+                torch.cuda.synchronize(session.device)
+            best = min(best, time.perf_counter() - start)
+    return best
+
+
+def footprint_or_none(session: Session, roi: tuple[int, ...]) -> Any:
+    """The network's footprint, or None if it cannot be followed."""
+    try:
+        return window_footprint(
+            session.network, roi, in_channels=session.in_channels,
+            batch=session.inferer.sw_batch_size,
+        )  # fmt: skip
+    except ConfigError:
+        return None
+
+
+def _itk_geometry(path: str) -> Geometry:
+    import SimpleITK as sitk
+
+    from medvol.core.geometry import affine_from_lps
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise InputError(f"{path}: its header cannot be read") from error
+    if reader.GetDimension() != 3:
+        raise InputError(f"{path}: has {reader.GetDimension()} axes, not 3")
+    lps = np.eye(4)
+    lps[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
+    lps[:3, 3] = reader.GetOrigin()
+    x, y, z = reader.GetSize()
+    return Geometry((x, y, z), affine_from_lps(lps))
+
+
+def _dicom_geometry(folder: Path) -> Geometry | None:
+    """Size and spacing of a series from two of its headers, enough for a plan."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    tags = ["Rows", "Columns", "PixelSpacing", "SliceThickness", "NumberOfFrames",
+            "SpacingBetweenSlices"]  # fmt: skip
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    try:
+        header = pydicom.dcmread(files[0], stop_before_pixels=True, specific_tags=tags)
+        rows, columns = int(header.Rows), int(header.Columns)
+        step = header.get("SpacingBetweenSlices") or header.get("SliceThickness")
+        spacing = [float(header.PixelSpacing[1]), float(header.PixelSpacing[0]), float(step)]
+    except (InvalidDicomError, AttributeError, IndexError, TypeError, ValueError):
+        return None  # the reader will name the fault
+    slices = int(header.get("NumberOfFrames") or len(files))
+    return Geometry((columns, rows, slices), np.diag([*spacing, 1.0]))

@@ -1,0 +1,149 @@
+"""prediction.json: what was done to a case, and whether it need be done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medvol.core.errors import ConfigError
+from medvol.core.files import output_path, write_json
+
+FORMATS = ("nifti", "dicomseg", "sr")
+#: Name of the record in a case's folder; it is written last, so that it vouches for the rest.
+RECORD = "prediction.json"
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What a user asks of a prediction; plain values, so that any runner can carry them.
+
+    Attributes:
+        bundle: Shipped name or folder.
+        out: Folder of results, one folder a case.
+        formats: Out of ``nifti``, ``dicomseg`` and ``sr``.
+        device: ``cpu``, ``cuda``, ``cuda:1``; empty chooses.
+        tta: Turn the bundle's mirrors on or off; None keeps them.
+        uncertainty: Write maps, volume intervals and a review flag.
+        max_ram: Ceiling in bytes.
+        max_gpu: Ceiling in bytes.
+        is_trusted: Run the code of a bundle that is not shipped.
+        threads: Threads of the network per process; 0 keeps PyTorch's choice.
+        engine: ``torch``, ``openvino`` or ``onnx``.
+    """
+
+    bundle: str
+    out: str
+    formats: tuple[str, ...] = ("nifti",)
+    device: str = ""
+    tta: bool | None = None
+    uncertainty: bool = False
+    max_ram: int | None = None
+    max_gpu: int | None = None
+    is_trusted: bool = False
+    threads: int = 0
+    engine: str = "torch"
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.formats) - set(FORMATS):
+            raise ConfigError(f"format {sorted(unknown)[0]!r} is unknown; choose from {FORMATS}")
+        if "sr" in self.formats and "dicomseg" not in self.formats:
+            object.__setattr__(self, "formats", (*self.formats, "dicomseg"))
+
+    def digest(self) -> str:
+        """Of everything that may change a result; not of where or within what it is computed."""
+        relevant = {k: v for k, v in asdict(self).items() if k in ("formats", "tta", "uncertainty")}
+        return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass
+class Record:
+    """One case's line in the run, and the content of its ``prediction.json``.
+
+    Attributes:
+        case: The case's name.
+        status: ``done``, ``refused`` (the input is at fault) or ``failed`` (the run is).
+        reason: One line for the last two.
+        bundle: Name, version and digests of config and weights.
+        input_sha256: Digest of the image.
+        options_sha256: Digest of what was asked.
+        device: Where the network ran.
+        seconds: Per phase.
+        peak_ram_bytes: Largest resident size of the process so far.
+        peak_gpu_bytes: Largest allocation on the GPU for this case.
+        predicted: The plan, as it was before the run.
+        fallback: Which rung of the memory ladder was needed, if any.
+        outputs: Kind of result to file name.
+        structures: Per label: value, name, voxels, volume_ml and, with uncertainty, interval_ml.
+        review: Whether a person should look, and why.
+        is_resumed: Whether an earlier run's result was kept; not stored.
+    """
+
+    case: str
+    status: str = "done"
+    reason: str = ""
+    bundle: dict[str, Any] = field(default_factory=dict)
+    input_sha256: str = ""
+    options_sha256: str = ""
+    device: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_ram_bytes: int = 0
+    peak_gpu_bytes: int = 0
+    predicted: dict[str, Any] = field(default_factory=dict)
+    fallback: str = ""
+    outputs: dict[str, str] = field(default_factory=dict)
+    structures: list[dict[str, Any]] = field(default_factory=list)
+    review: dict[str, Any] = field(default_factory=lambda: {"flag": False, "reason": ""})
+    is_resumed: bool = False
+
+    def save(self, out: str) -> None:
+        """Write ``prediction.json`` into the case's folder."""
+        content = {"schema": 1, **asdict(self)}
+        content.pop("is_resumed")
+        write_json(case_folder(out, self.case) / RECORD, content)
+
+
+def case_folder(out: str, case: str) -> Path:
+    """The folder of one case's results."""
+    return output_path(out, case)
+
+
+def earlier(out: str, case: str, wanted: Mapping[str, Any]) -> Record | None:
+    """The record of a finished case whose inputs, bundle and options are the ones wanted.
+
+    Args:
+        out: Folder of results.
+        case: Name of the case.
+        wanted: Fields that must agree: ``bundle``, ``input_sha256``, ``options_sha256``.
+    """
+    found = stored(out, case)
+    if found is None or found.status != "done":
+        return None
+    if any(getattr(found, key) != value for key, value in wanted.items()):
+        return None
+    folder = case_folder(out, case)
+    if not all((folder / name).is_file() for name in found.outputs.values()):
+        return None
+    return found
+
+
+def stored(out: str, case: str) -> Record | None:
+    """The record that lies in a case's folder, if any."""
+    try:
+        content = json.loads((case_folder(out, case) / RECORD).read_text(encoding="utf-8"))
+        content.pop("schema")
+        return Record(**{**content, "is_resumed": True})
+    except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def sweep(out: str, case: str) -> None:
+    """Remove the scratch files that a killed run left in a case's folder."""
+    folder = case_folder(out, case)
+    if folder.is_dir():
+        for path in folder.glob(".*"):
+            if path.is_file():
+                path.unlink()

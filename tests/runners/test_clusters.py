@@ -1,0 +1,106 @@
+"""Ray, torchrun and Slurm's submitit give the masks of one process, and survive a lost worker."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from medvol.core.errors import ConfigError
+from medvol.runners import find_cases, run_local, run_ray, run_slurm, run_torchrun
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of Ray's and submitit's own making
+
+
+def digests(out: str) -> dict[str, str]:
+    return {
+        p.parent.name: hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(Path(out).glob("*/seg.nii.gz"))
+    }
+
+
+@pytest.fixture
+def alone(options, images, tmp_path):
+    asked = options(out=str(tmp_path / "alone"), threads=1)
+    threads = torch.get_num_threads()
+    run_local(find_cases([images]), asked)
+    torch.set_num_threads(threads)
+    return digests(asked.out)
+
+
+@pytest.mark.slow
+def test_two_ray_actors_give_the_masks_of_one_process(options, images, tmp_path, alone):
+    pytest.importorskip("ray")
+    asked = options(out=str(tmp_path / "ray"), threads=1)
+    records = run_ray(find_cases([images]), asked, 2)
+    assert [r.status for r in records] == ["done"] * 4
+    assert digests(asked.out) == alone
+
+
+@pytest.mark.slow
+def test_ray_runs_the_case_of_a_killed_actor_again(options, make_image, tmp_path):
+    ray = pytest.importorskip("ray")
+    for seed in range(8):
+        make_image(tmp_path / "in" / f"c{seed}.nii.gz", seed)
+    cases, killed = find_cases([tmp_path / "in"]), []
+
+    def kill_one(record):
+        import psutil
+
+        for process in psutil.process_iter(["ppid", "cmdline"]) if not killed else ():
+            if "ray::_Predictor" in " ".join(process.info["cmdline"] or ()) and not killed:
+                killed.append(process.pid)
+                process.kill()
+
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
+    try:
+        records = run_ray(cases, options(threads=1), 2, report=kill_one)
+    finally:
+        ray.shutdown()
+    assert killed
+    assert [r.status for r in records] == ["done"] * 8
+    assert len(digests(options().out)) == 8
+
+
+@pytest.mark.slow
+def test_two_torchrun_ranks_give_the_masks_of_one_process(options, images, tmp_path, alone):
+    out = tmp_path / "ranks"
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "medvol", "predict", options().bundle, str(images), "-o", str(out), "--runner",
+        "torchrun", "--device", "cpu", "--threads", "1", "--trust-bundle", "--json",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    text = done.stdout[done.stdout.index("{") :]
+    assert json.loads(text)["counts"]["done"] == 4
+    assert digests(str(out)) == alone
+
+
+@pytest.mark.slow
+def test_submitted_jobs_give_the_masks_of_one_process(options, images, tmp_path, alone):
+    pytest.importorskip("submitit")
+    asked = options(out=str(tmp_path / "jobs"), threads=1)
+    records = run_slurm(find_cases([images]), asked, 2, "local")
+    assert [r.status for r in records] == ["done"] * 4
+    assert digests(asked.out) == alone
+
+
+def test_torchrun_is_refused_outside_torchrun(options, images, monkeypatch):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    with pytest.raises(ConfigError, match="torchrun"):
+        run_torchrun(find_cases([images]), options())
+
+
+def test_the_runner_module_needs_no_cluster_software():
+    code = "import medvol.runners as r, sys; r.run_ray; assert not {'ray', 'submitit'} & set(sys.modules)"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    )

@@ -1,0 +1,234 @@
+"""From files to label maps, records and refusals, in one process."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from medvol.core.errors import ConfigError, MissingInputError, TooLargeError
+from medvol.runners import Session, find_cases, run_local
+
+
+def by_monai(options, image: Path) -> np.ndarray:
+    """The bundle's own steps with MONAI's inferer, on all probabilities."""
+    from monai.inferers.inferer import SlidingWindowInferer as MonaiInferer
+
+    session = Session(options)
+    data = session.preprocessing({"image": str(image)})
+    with torch.no_grad():
+        data["pred"] = MonaiInferer((16, 16, 8), 2, 0.5, "gaussian")(
+            data["image"][None], session.network
+        )[0]
+    return np.asarray(session.whole()(data)["pred"])[0]
+
+
+def test_label_maps_are_what_monais_steps_give(options, images, labels_of):
+    records = run_local(find_cases([images]), options())
+    assert [r.status for r in records] == ["done"] * 4
+    for case in ("case0", "case3"):
+        want = by_monai(options(), images / f"{case}.nii.gz")
+        got = labels_of(options().out, case)
+        assert set(np.unique(want)) == {0, 1, 2}
+        assert (got == want).mean() > 0.999
+
+
+def test_results_lie_on_the_input_grid(options, images):
+    run_local(find_cases([images / "case0.nii.gz"]), options())
+    got = nib.load(Path(options().out) / "case0" / "seg.nii.gz")
+    want = nib.load(images / "case0.nii.gz")
+    assert got.shape == want.shape
+    np.testing.assert_allclose(got.affine, want.affine, atol=1e-5)
+    assert got.get_data_dtype() == np.uint8
+
+
+def test_a_record_says_what_it_rests_on(options, images, labels_of):
+    run_local(find_cases([images / "case1.nii.gz"]), options())
+    record = json.loads((Path(options().out) / "case1" / "prediction.json").read_text())
+    assert record["status"] == "done"
+    assert record["bundle"]["name"] == "phantom_ct_segmentation"
+    for digest in ("config_sha256", "weights_sha256"):
+        assert len(record["bundle"][digest]) == 64
+    assert len(record["input_sha256"]) == 64
+    assert set(record["seconds"]) == {"load", "infer", "write"}
+    assert record["peak_ram_bytes"] > 10**8
+    assert record["predicted"]["ram_bytes"] > 10**8
+    voxels = labels_of(options().out, "case1")
+    for row in record["structures"]:
+        assert row["voxels"] == int((voxels == row["label"]).sum())
+        assert row["volume_ml"] == pytest.approx(row["voxels"] * 1.2 * 1.0 * 2.5 / 1000, rel=1e-4)
+
+
+def test_a_second_run_keeps_what_is_done(options, images):
+    first = run_local(find_cases([images]), options())
+    path = Path(options().out) / "case2" / "seg.nii.gz"
+    before = path.stat().st_mtime_ns
+    again = run_local(find_cases([images]), options())
+    assert [r.is_resumed for r in first] == [False] * 4
+    assert [r.is_resumed for r in again] == [True] * 4
+    assert path.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("change", ["image", "weights", "lost output"])
+def test_what_changed_is_predicted_again(tmp_path, options, change, make_bundle, make_image):
+    bundle = make_bundle(tmp_path / "b")
+    image = make_image(tmp_path / "in" / "a.nii.gz", 0)
+    asked = options(bundle=str(bundle))
+    run_local(find_cases([image]), asked)
+    if change == "image":
+        make_image(image, 1)
+    elif change == "weights":
+        path = bundle / "models" / "model.pt"
+        state = torch.load(path, weights_only=True)
+        torch.save({k: v * 1.01 for k, v in state.items()}, path)
+    else:
+        os.unlink(Path(asked.out) / "a" / "seg.nii.gz")
+    assert not run_local(find_cases([image]), asked)[0].is_resumed
+
+
+def test_a_bad_case_is_refused_and_the_rest_go_on(tmp_path, options, make_image):
+    make_image(tmp_path / "in" / "a.nii.gz", 0)
+    bad = make_image(tmp_path / "in" / "b.nii.gz", 1)
+    image = nib.load(bad)
+    values = np.asarray(image.dataobj).copy()
+    values[3, 3, 3] = np.nan
+    nib.save(nib.Nifti1Image(values, image.affine), bad)
+    (tmp_path / "in" / "c.nii.gz").write_bytes(b"not an image")
+    make_image(tmp_path / "in" / "d.nii.gz", 2)
+    records = run_local(find_cases([tmp_path / "in"]), options())
+    assert [r.status for r in records] == ["done", "refused", "refused", "done"]
+    assert "NaN" in records[1].reason
+    assert "c.nii.gz" in records[2].reason
+    stored = json.loads((Path(options().out) / "b" / "prediction.json").read_text())
+    assert stored["status"] == "refused"
+
+
+def test_names_collide_with_no_other(tmp_path, make_image):
+    for place in ("x/image.nii.gz", "y/image.nii.gz", "y_/image.nii.gz", "solo.nii.gz"):
+        make_image(tmp_path / place, 0, (4, 4, 4))
+    names = [c.name for c in find_cases([tmp_path])]
+    assert len({n.lower() for n in names}) == 4
+    assert "solo" in names
+    assert find_cases([tmp_path]) == find_cases([tmp_path, tmp_path / "x"])[:4]
+    with pytest.raises(MissingInputError, match="does not exist"):
+        find_cases([tmp_path / "nowhere"])
+
+
+def test_a_ceiling_is_refused_before_loading(options, images):
+    records = run_local(find_cases([images / "case0.nii.gz"]), options(max_ram=10**6))
+    assert records[0].status == "refused"
+    assert "at least" in records[0].reason
+    assert "load" not in records[0].seconds
+
+
+def test_the_plan_knows_the_networks_grid(options, images):
+    from medvol.runners.cost import network_size, read_geometry
+
+    session = Session(options())
+    path = str(images / "case0.nii.gz")
+    geometry = read_geometry(path)
+    assert geometry is not None
+    loaded = session.preprocessing({"image": path})["image"]
+    assert network_size(geometry, session.spacing_mm) == tuple(loaded.shape[1:])
+
+
+def test_uncertainty_brings_maps_intervals_and_a_review_flag(
+    tmp_path, options, images, labels_of, make_bundle
+):
+    bundle = make_bundle(tmp_path / "b", tta=[0, 1])
+    asked = options(bundle=str(bundle), uncertainty=True)
+    record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
+    assert record.status == "done", record.reason
+    folder = Path(asked.out) / "case0"
+    maps = {
+        k: np.asarray(nib.load(folder / f"{k}.nii.gz").dataobj) for k in ("epistemic", "aleatoric")
+    }
+    assert maps["epistemic"].min() >= 0
+    assert 0 < maps["epistemic"].max() < np.log(3)
+    for row in record.structures:
+        low, high = row["interval_ml"]
+        assert low <= high
+    assert record.review["flag"] == bool(record.review["reason"])
+    labels = labels_of(asked.out, "case0")
+    plain = run_local(
+        find_cases([images / "case0.nii.gz"]), options(bundle=str(bundle), out=str(tmp_path / "o2"))
+    )
+    assert plain[0].status == "done"
+    assert (labels == labels_of(tmp_path / "o2", "case0")).mean() > 0.999
+
+
+def test_postprocessing_after_the_decision_runs_on_labels(
+    tmp_path, options, images, labels_of, make_bundle
+):
+    after = [
+        {
+            "_target_": "KeepLargestConnectedComponentd",
+            "keys": "pred",
+            "applied_labels": [1, 2],
+            "independent": True,
+        }
+    ]
+    bundle = make_bundle(tmp_path / "b", after=after)
+    run_local(find_cases([images / "case0.nii.gz"]), options(bundle=str(bundle)))
+    from scipy.ndimage import label
+
+    got = labels_of(options().out, "case0")
+    for value in (1, 2):
+        assert label(got == value, np.ones((3, 3, 3)))[1] <= 1
+
+
+def test_an_unknown_postprocessing_is_run_as_the_bundle_wrote_it(
+    tmp_path, options, images, labels_of, make_bundle
+):
+    bundle = make_bundle(tmp_path / "b")
+    path = bundle / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    transforms = config["postprocessing"]["transforms"]
+    transforms.insert(0, {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: x * 2"})
+    path.write_text(json.dumps(config))
+    asked = options(bundle=str(bundle))
+    assert Session(asked).finish.decision is None
+    record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
+    assert record.status == "done", record.reason
+    assert (
+        labels_of(asked.out, "case0") == by_monai(asked, images / "case0.nii.gz")
+    ).mean() > 0.999
+
+
+def test_formats_are_checked_when_asked_for(options):
+    with pytest.raises(ConfigError, match="format"):
+        options(formats=("jpeg",))
+    assert "dicomseg" in options(formats=("sr",)).formats
+
+
+def test_memory_running_out_is_survived(options, images, monkeypatch, labels_of):
+    session = Session(options())
+    calls = []
+
+    class Greedy(torch.nn.Module):
+        def forward(self, x):
+            calls.append(len(x))
+            if len(x) > 1:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return session.network(x)
+
+    from medvol.runners import predict_case
+
+    session.predictor = Greedy()
+    record = predict_case(session, find_cases([images / "case0.nii.gz"])[0])
+    assert (record.status, record.fallback) == ("done", "batch 1")
+    got = labels_of(options().out, "case0")
+    want = by_monai(options(), images / "case0.nii.gz")
+    assert (got == want).mean() > 0.999
+
+
+def test_the_text_of_a_too_large_image_names_sizes(options, images):
+    from medvol.runners.cost import job_plan
+
+    with pytest.raises(TooLargeError, match="22x25x12"):
+        job_plan(Session(options(max_ram=1000)), str(images / "case0.nii.gz"))
