@@ -24,6 +24,7 @@ def training_cases(
     fold: int = 0,
     folds: int = 5,
     seed: int = 0,
+    allow_shared_patients: bool = False,
 ) -> dict[str, list[dict[str, Any]]]:
     """Cases of one fold as lists for ``train`` and ``validate``.
 
@@ -37,13 +38,16 @@ def training_cases(
             then no estimate of accuracy.
         folds: Number of folds.
         seed: Salt of the split.
+        allow_shared_patients: Train even if the data set's own folds put a patient on both sides.
 
     Raises:
+        InputError: If a patient lies on both sides and that is not allowed.
         MissingInputError: If the folder holds no labelled case.
         LabelError: If the data set names its labels otherwise than the bundle.
     """
     manifest = _labelled(dataset_dir, labels)
-    require_disjoint_patients(manifest)
+    if not allow_shared_patients:
+        require_disjoint_patients(manifest)
     names = [case.case for case in manifest.cases]
     if fold == ALL:
         held = split_patients(manifest, folds=max(2, folds), seed=seed).validation(0)

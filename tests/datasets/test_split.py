@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medvol.cli.main import main
 from medvol.core import ConfigError, InputError
 from medvol.datasets import (
     Case,
@@ -122,3 +123,22 @@ def test_torn_patients_are_named_by_case_and_refused():
 def test_senseless_numbers_are_refused(options):
     with pytest.raises(ConfigError):
         split_patients(manifest([(f"p{n}", "a") for n in range(9)]), **options)
+
+
+def test_verb_writes_a_split_and_extends_it_without_moving_a_case(tmp_path, capsys):
+    for n in range(12):
+        (tmp_path / f"x{n:02d}.png").touch()
+    target = tmp_path / "out/splits.json"
+    command = ["data", "split", str(tmp_path), "-o", str(target), "--folds", "3", "--test", "0.25"]
+    assert main(command) == 0
+    before = read_split(target)
+    assert len(before.test) == 3
+    for n in range(12, 20):
+        (tmp_path / f"x{n:02d}.png").touch()
+    assert main([*command, "--json"]) == 0
+    assert '"new": 8' in capsys.readouterr().out
+    after = read_split(target)
+    assert {name: after.place[name] for name in before.place} == before.place
+    assert main([*command, "--seed", "1"]) == 2
+    assert main([*command, "--by", "image"]) == 2
+    assert "split by patient" in capsys.readouterr().err

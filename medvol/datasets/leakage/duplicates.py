@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -174,9 +175,7 @@ def _best_shift(a: Floats, b: Floats) -> float:
     reach = a.shape[0] // 8
     spectrum = np.fft.rfftn(a) * np.conj(np.fft.rfftn(b))
     surface = np.fft.irfftn(spectrum, a.shape, axes=tuple(range(a.ndim)))
-    index = np.indices(a.shape).reshape(a.ndim, -1).T
-    index = (index + reach) % np.asarray(a.shape) <= 2 * reach
-    near = index.all(axis=1).reshape(a.shape)
+    near = _small_shifts(a.shape, reach)
     shift = np.unravel_index(int(np.where(near, surface, -np.inf).argmax()), a.shape)
     moves = [int(s) if s <= n // 2 else int(s) - n for s, n in zip(shift, a.shape, strict=True)]
     here = a[tuple(slice(max(m, 0), n + min(m, 0)) for m, n in zip(moves, a.shape, strict=True))]
@@ -184,6 +183,14 @@ def _best_shift(a: Floats, b: Floats) -> float:
     here, there = here - here.mean(), there - there.mean()
     length = float(np.linalg.norm(here) * np.linalg.norm(there))
     return float((here * there).sum()) / length if length > 1e-6 else 0.0
+
+
+@cache
+def _small_shifts(shape: tuple[int, ...], reach: int) -> NDArray[np.bool_]:
+    """Which entries of a circular correlation mean a shift of at most ``reach``."""
+    index = np.indices(shape).reshape(len(shape), -1).T
+    small = (index + reach) % np.asarray(shape) <= 2 * reach
+    return np.asarray(small.all(axis=1)).reshape(shape)
 
 
 def _crosses(first: Case, second: Case, places: dict[str, Any]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -153,6 +154,8 @@ def _file_facts(features: CaseFeatures, case: Case, pixels: NDArray[np.float32])
         features.file_sha = sha256_file(path)
     if path.name.lower().endswith(PICTURE_SUFFIXES):
         _picture_facts(features, path)
+    elif path.name.lower().endswith((".nii", ".nii.gz")):
+        _nifti_facts(features, path)
     elif is_dicom_file(files[0]):
         _dicom_facts(features, files[0])
     for name, value in {**case.extra, "site": case.site, "sex": case.sex}.items():
@@ -172,6 +175,15 @@ def _picture_facts(features: CaseFeatures, path: Path) -> None:
         tables = getattr(picture, "quantization", None)
         if tables:
             features.numbers["format:quantisation"] = float(sum(sum(t) for t in tables.values()))
+
+
+def _nifti_facts(features: CaseFeatures, path: Path) -> None:
+    import nibabel
+
+    header: Any = nibabel.load(path).header
+    features.words["format:datatype"] = str(header.get_data_dtype())
+    features.words["format:codes"] = f"{int(header['qform_code'])} {int(header['sform_code'])}"
+    features.words["format:description"] = header["descrip"].item().decode("latin-1").strip()
 
 
 def _dicom_facts(features: CaseFeatures, path: Path) -> None:

@@ -28,6 +28,7 @@ _MOST_PAIRWISE = 4
 _MOST_CASES = 4000
 _BINS = 8
 _LEVELS = 20
+_INDICATOR = 0.3
 #: Probes that see the inside of the image: a floor that a model must beat, no proof of a leak.
 CONTENT = frozenset({"thumbnail", "histogram"})
 
@@ -165,7 +166,7 @@ def _thinned(rows: NDArray[np.intp]) -> NDArray[np.intp]:
 
 
 def _tables(features: Sequence[CaseFeatures]) -> dict[str, Floats]:
-    """Feature matrix of each family, one row per case."""
+    """Feature matrix of each family, one row per case, columns standardised over all cases."""
     families: dict[str, list[str]] = defaultdict(list)
     for key in sorted({key for f in features for key in (*f.numbers, *f.words)}):
         families[key.split(":", 1)[0]].append(key)
@@ -176,33 +177,45 @@ def _tables(features: Sequence[CaseFeatures]) -> dict[str, Floats]:
     shapes = {feature.coarse.shape for feature in features}
     if len(shapes) == 1:
         coarse = np.stack([feature.coarse for feature in features])
-        tables["frame"] = coarse[:, _frame(coarse.shape[1:])]
-        tables["corners"] = np.stack([_corners(feature.fine) for feature in features])
-        tables["thumbnail"] = coarse.reshape(len(features), -1)
-        tables["histogram"] = np.stack([feature.spread for feature in features])
+        content = {
+            "frame": coarse[:, _frame(coarse.shape[1:])],
+            "corners": np.stack([_corners(feature.fine) for feature in features]),
+            "thumbnail": coarse.reshape(len(features), -1),
+            "histogram": np.stack([feature.spread for feature in features]),
+        }
+        tables |= {name: _standardised(table) for name, table in content.items()}
     return tables
 
 
 def _encoded(features: Sequence[CaseFeatures], key: str) -> Floats:
-    """A column as indicators: frequent values and levels each, other numbers in quantile bins."""
+    """A column as indicators of its levels, or as a number with indicators beside it.
+
+    Indicators (frequent values each, others in quantile bins) let a linear probe find what is
+    not monotone in the class; their smaller weight leaves a plain trend to the number itself.
+    """
     if key in {k for f in features for k in f.words}:
         column = np.asarray([f.words.get(key, "") for f in features])
         levels, counts = np.unique(column, return_counts=True)
-        return np.stack(
-            [column == level for level in levels[np.argsort(-counts)][:_LEVELS]], 1
-        ).astype(float)
+        chosen = levels[np.argsort(-counts, kind="stable")][:_LEVELS]
+        return _standardised(np.stack([column == level for level in chosen], 1))
     column = np.asarray([f.numbers.get(key, np.nan) for f in features])
     known = np.isfinite(column)
     values, counts = np.unique(column[known], return_counts=True)
     frequent = values[counts >= max(3, 0.02 * len(column))][:_LEVELS]
     edges = np.unique(np.quantile(column[known], np.linspace(0, 1, _BINS + 1)[1:-1]))
     filled = np.where(known, column, np.median(column[known]))
-    indicators = [
-        ~known,
-        *(column == value for value in frequent),
-        *(filled > edge for edge in edges),
-    ]
-    return np.stack([filled, *indicators], axis=1).astype(float)
+    indicators = [~known, *(column == v for v in frequent), *(filled > edge for edge in edges)]
+    return np.hstack(
+        [_standardised(filled[:, None]), _INDICATOR * _standardised(np.stack(indicators, axis=1))]
+    )
+
+
+def _standardised(table: NDArray[Any]) -> Floats:
+    table = np.asarray(table, float)
+    scale = table.std(axis=0)
+    return np.where(
+        scale > 1e-9, (table - table.mean(axis=0)) / np.where(scale > 1e-9, scale, 1), 0.0
+    )
 
 
 def _frame(shape: tuple[int, ...]) -> NDArray[np.bool_]:
@@ -265,10 +278,7 @@ def _out_of_fold(table: Floats, design: _Design) -> Floats:
     scores = np.zeros(design.labels.shape, np.float32)
     for fold in range(_FOLDS):
         held = design.folds == fold
-        mean, scale = table[~held].mean(axis=0), table[~held].std(axis=0)
-        x = (table - mean) / np.where(scale > 1e-9, scale, 1.0)
-        x[:, scale <= 1e-9] = 0.0
-        scores[held] = _ridge(x[~held], design.labels[~held], x[held])
+        scores[held] = _ridge(table[~held], design.labels[~held], table[held])
     return np.round(scores, 6)  # equal features give equal scores, whatever the summation order
 
 

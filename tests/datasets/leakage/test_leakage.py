@@ -1,11 +1,15 @@
 import io
+import json
 from dataclasses import replace
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
+from medvol.cli.main import main
 from medvol.datasets import read_dataset, split_patients
 from medvol.datasets.leakage import check_leakage, draw_leakage, find_duplicates, read_features
 from medvol.datasets.leakage.contingency import contingencies
@@ -193,3 +197,66 @@ def test_permuted_chest_labels_fire_in_at_most_one_probe_of_twenty(chest, seeds)
         fired, ran = fired + sum(p.fires for p in probes), ran + len(probes)
     assert ran >= 6 * len(seeds)
     assert fired <= 0.05 * ran
+
+
+def test_another_scanner_program_for_one_class_is_caught(tmp_path):
+    lines = ["image,class"]
+    for number in range(40):
+        image = nibabel.Nifti1Image(np.random.default_rng(number).normal(size=(9, 9, 9)), np.eye(4))
+        image.header["descrip"] = b"FSL5.0" if number % 2 else b""
+        nibabel.save(image, tmp_path / f"v{number:02d}.nii")
+        lines.append(f"v{number:02d}.nii,{'ab'[number % 2]}")
+    (tmp_path / "datalist.csv").write_text("\n".join(lines))
+    report = check_leakage(read_dataset(tmp_path))
+    assert [probe.probe for probe in report.shortcuts] == ["format"]
+
+
+def write_radiograph(path, array, manufacturer):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    meta.MediaStorageSOPInstanceUID = generate_uid()
+    header = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    header.SOPClassUID, header.SOPInstanceUID = (
+        meta.MediaStorageSOPClassUID,
+        meta.MediaStorageSOPInstanceUID,
+    )
+    header.Modality, header.Manufacturer = "DX", manufacturer
+    header.SeriesInstanceUID, header.StudyInstanceUID = generate_uid(), generate_uid()
+    header.PatientName, header.PatientID = "Doe^Planted", "planted-7"
+    header.Rows, header.Columns = array.shape
+    header.BitsAllocated = header.BitsStored = 8
+    header.HighBit, header.PixelRepresentation, header.SamplesPerPixel = 7, 0, 1
+    header.PhotometricInterpretation = "MONOCHROME2"
+    header.PixelData = array.tobytes()
+    header.save_as(path, enforce_file_format=True)
+
+
+def test_dicom_radiographs_of_a_class_tree_are_probed_by_their_tags(tmp_path):
+    for number in range(32):
+        category = "ab"[number % 2]
+        write_radiograph(
+            tmp_path / category / f"{number:02d}.dcm",
+            texture(number, (64, 64)),
+            "North" if category == "a" else "South",
+        )
+    manifest = read_dataset(tmp_path)
+    assert (manifest.layout, len(manifest.cases)) == ("class-tree", 32)
+    report = check_leakage(manifest)
+    assert report.refused == []
+    assert [probe.probe for probe in report.shortcuts] == ["tag Manufacturer"]
+    assert "lanted" not in str(report.to_dict())
+
+
+def test_verb_exits_1_on_a_leak_and_0_on_none(picture_set, tmp_path, capsys):
+    clean = picture_set()
+    assert main(["data", "check", str(clean), "--leakage", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["leakage"]["verdict"] == "clean"
+    leaking = picture_set(row=lambda c, n: "north" if c == "a" else "south")
+    out = tmp_path / "out"
+    assert main(["data", "check", str(leaking), "--leakage", "-o", str(out)]) == 1
+    assert "leakage: leak" in capsys.readouterr().out
+    assert "confounded" in (out / "check.html").read_text()
+    answer = json.loads((out / "check.json").read_text())
+    assert answer["leakage"]["contingencies"][0]["is_confounded"] is True
