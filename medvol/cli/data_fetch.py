@@ -27,6 +27,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Download, check and unpack a public data set; an interrupted download is resumed."""
+    from medvol.cli._progress import Bars
     from medvol.datasets.fetch import PUBLIC, Source, fetch, find_public
 
     if show_list:
@@ -37,40 +38,17 @@ def run(
         raise ConfigError("name a data set, or see medvol data fetch --list")
     row = find_public(name)
     source = Source(url or row.url, row.md5)
-    with _Bar(row.archive, quiet=as_json) as bar:
+    with Bars(quiet=as_json, unit="B", scale=True) as bars:
         home = fetch(
-            row, output, archive=archive, source=source, keep_archive=keep_archive, progress=bar
+            row,
+            output,
+            archive=archive,
+            source=source,
+            keep_archive=keep_archive,
+            progress=lambda done, total: bars(row.archive, done, total),
         )
     answer = {"name": row.name, "folder": str(home), "licence": row.licence}
     _print(answer, as_json, [f"{row.name} lies in {home} (licence: {row.licence})"])
-
-
-class _Bar:
-    """A progress bar on stderr that starts with the first bytes."""
-
-    def __init__(self, title: str, *, quiet: bool) -> None:
-        self._title, self._quiet, self._bar = title, quiet, None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def __call__(self, done: int, total: int | None) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
-
-            self._bar = tqdm(
-                desc=self._title,
-                total=total,
-                unit="B",
-                unit_scale=True,
-                initial=done,
-                disable=self._quiet,
-            )
-        self._bar.update(done - self._bar.n)
 
 
 def _print(answer: Any, as_json: bool, lines: list[str]) -> None:

@@ -15,6 +15,10 @@ from medvol.core.errors import MedvolError
 VERBS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor",
     "predict": "predict",
+    "evaluate": "evaluate",
+    "compare": "compare",
+    "calibrate": "calibrate",
+    "drift": "drift",
     "bundle": {
         "list": "bundle_list",
         "write": "bundle_write",
@@ -22,6 +26,8 @@ VERBS: dict[str, str | dict[str, str]] = {
         "fork": "bundle_fork",
     },
     "data": {
+        "scan": "data_scan",
+        "deid": "data_deid",
         "check": "data_check",
         "split": "data_split",
         "fetch": "data_fetch",

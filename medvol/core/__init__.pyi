@@ -32,5 +32,8 @@ from .geometry import Geometry as Geometry
 from .labels import Label as Label
 from .labels import find_label as find_label
 from .modality import Modality as Modality
+from .modality import Preset as Preset
 from .modality import find_modality as find_modality
+from .modality import find_preset as find_preset
+from .modality import suv_factor as suv_factor
 from .unpack import unpack as unpack

@@ -84,6 +84,83 @@ _ROWS = (
     Modality("RGB", ("OP", "XC", "SM", "ES", "GM"), "", "percentile", None, {}, _COLOUR),
     Modality("MULTI", (), "", "percentile", None, {}, _COLOUR),
 )
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A way to bring voxels to network range, by name.
+
+    Attributes:
+        modality: The modality that it is meant for.
+        method: ``window``, ``zscore``, ``percentile``, ``suv`` or ``unit``.
+        low: Lower end: of the window, or a percentile; not used by ``zscore``.
+        high: Upper end, likewise.
+        inside_body: Whether statistics leave out the background (values under a tenth of the
+            99.5th percentile).
+        n4: Whether the MR bias field is estimated and removed first (through SimpleITK).
+        clahe: Whether local contrast is equalised afterwards (2D only).
+    """
+
+    modality: str
+    method: Normalisation
+    low: float = 0.0
+    high: float = 1.0
+    inside_body: bool = False
+    n4: bool = False
+    clahe: bool = False
+
+
+_PRESETS = {
+    **{f"ct_{name}": Preset("CT", "window", *window) for name, window in _CT_WINDOWS.items()},
+    "mr_zscore": Preset("MR", "zscore", inside_body=True),
+    "mr_percentile": Preset("MR", "percentile", 0.5, 99.5, inside_body=True),
+    "mr_n4": Preset("MR", "zscore", inside_body=True, n4=True),
+    "pet_suv": Preset("PT", "suv", 0.0, 20.0),
+    "xr_percentile": Preset("XR", "percentile", 1.0, 99.0),
+    "xr_clahe": Preset("XR", "percentile", 1.0, 99.0, clahe=True),
+    "us_unit": Preset("US", "unit", 0.0, 100.0),
+    "colour_percentile": Preset("RGB", "percentile", 2.0, 98.0),
+    "colour_zscore": Preset("RGB", "zscore"),
+}
+
+
+def find_preset(name: str) -> Preset:
+    """Look a normalisation preset up by name.
+
+    Raises:
+        ConfigError: If no row matches.
+
+    >>> find_preset("ct_lung").low
+    -1350.0
+    """
+    if name not in _PRESETS:
+        raise ConfigError(f"preset {name!r} is unknown; known: {', '.join(sorted(_PRESETS))}")
+    return _PRESETS[name]
+
+
+def suv_factor(weight_kg: float, dose_bq: float, half_life_s: float, elapsed_s: float) -> float:
+    """What turns Bq/ml into body-weight SUV: grams over the dose left at scan time.
+
+    Args:
+        weight_kg: Patient weight.
+        dose_bq: Injected activity.
+        half_life_s: Of the tracer.
+        elapsed_s: From injection to the time that the image is decay-corrected to.
+
+    Raises:
+        ConfigError: If weight, dose or half-life is not positive.
+
+    Source:
+        QIBA FDG-PET/CT profile 1.13, SUV normalised by body weight.
+    """
+    if min(weight_kg, dose_bq, half_life_s) <= 0:
+        raise ConfigError(
+            f"SUV needs a positive weight, dose and half-life; found {weight_kg} kg, {dose_bq} Bq, "
+            f"{half_life_s} s"
+        )
+    return 1000.0 * weight_kg / (dose_bq * 2.0 ** (-elapsed_s / half_life_s))
+
+
 _ALIASES = {"MRI": "MR", "PET": "PT", "X-RAY": "XR", "XRAY": "XR", "ULTRASOUND": "US"}
 
 

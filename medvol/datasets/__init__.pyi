@@ -11,3 +11,7 @@ from .split import read_split as read_split
 from .split import require_disjoint_patients as require_disjoint_patients
 from .split import split_patients as split_patients
 from .split import write_split as write_split
+from .class_cases import VolumeTarget as VolumeTarget
+from .class_cases import class_evaluation_cases as class_evaluation_cases
+from .class_cases import class_inference_cases as class_inference_cases
+from .class_cases import class_training_cases as class_training_cases

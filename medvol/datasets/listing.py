@@ -10,7 +10,7 @@ from pathlib import Path
 from medvol.core.errors import InputError, MissingInputError
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 IMAGE_SUFFIXES = VOLUME_SUFFIXES + PICTURE_SUFFIXES
 #: Modalities whose files are images of their own, even where one series holds several views.

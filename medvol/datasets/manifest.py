@@ -67,7 +67,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A data set: an object that exists has at least one case, unique names and existing files.
+    """A data set: an object that exists has at least one case, and no name twice.
 
     Attributes:
         name: Name for reports.
@@ -97,7 +97,6 @@ class Manifest:
         ordered = tuple(sorted(self.cases, key=lambda case: case.case))
         object.__setattr__(self, "cases", ordered)
         _require_unique(self.root, ordered)
-        _require_files(ordered)
         if any(value <= 0 for value in self.labels):
             raise LabelError(f"{self.root}: label values must be above 0: {sorted(self.labels)}")
 
@@ -253,7 +252,12 @@ def _require_unique(root: Path, cases: tuple[Case, ...]) -> None:
                              f"{after.image.name})")  # fmt: skip
 
 
-def _require_files(cases: tuple[Case, ...]) -> None:
+def require_files(cases: tuple[Case, ...]) -> None:
+    """Refuse the first case of which a file does not exist.
+
+    Raises:
+        MissingInputError: Naming the file and the case.
+    """
     for case in cases:
         if not case.images:
             raise MissingInputError(f"case {case.case!r} has no image")

@@ -10,14 +10,14 @@ from typing import Any
 from medvol.core.errors import InputError, MissingInputError
 from medvol.datasets.folders import is_class_tree, read_class_tree, read_plain_folder
 from medvol.datasets.layouts import read_bids, read_json_datalist, read_nnunet
-from medvol.datasets.manifest import Manifest, manifest_from_json
+from medvol.datasets.manifest import Manifest, manifest_from_json, require_files
 from medvol.datasets.tables import read_csv_datalist
 
 _CSV_NAMES = ("dataset.csv", "datalist.csv", "labels.csv", "manifest.csv", "index.csv")
 _JSON_NAMES = ("datalist.json", "dataset_split.json")
 
 
-def read_dataset(path: str | os.PathLike[str]) -> Manifest:
+def read_dataset(path: str | os.PathLike[str], *, strict: bool = True) -> Manifest:
     """Read a data set's index: which cases there are, with which files; no pixel is decoded.
 
     Understood, in this order: medvol's own ``manifest.json``; ``dataset.json`` of the Medical
@@ -28,19 +28,17 @@ def read_dataset(path: str | os.PathLike[str]) -> Manifest:
 
     Args:
         path: The folder, or the JSON or CSV file itself.
+        strict: Refuse an index that names a missing file; a check of all cases leaves it in.
 
     Raises:
         MissingInputError: If the folder, an image or a label does not exist, or nothing is found.
         InputError: If the index is malformed or names a case twice.
     """
     path = Path(os.path.abspath(path))
-    if path.is_file():
-        return _read_file(path)
-    if not path.is_dir():
-        raise MissingInputError(f"{path}: no such data set folder")
-    if not any(path.iterdir()):
-        raise MissingInputError(f"{path}: the data set folder is empty")
-    return _read_folder(path)
+    manifest = _read_file(path) if path.is_file() else _read_folder(path)
+    if strict:
+        require_files(manifest.cases)
+    return manifest
 
 
 def _read_file(path: Path) -> Manifest:
@@ -57,6 +55,10 @@ def _read_file(path: Path) -> Manifest:
 
 
 def _read_folder(folder: Path) -> Manifest:
+    if not folder.is_dir():
+        raise MissingInputError(f"{folder}: no such data set folder")
+    if not any(folder.iterdir()):
+        raise MissingInputError(f"{folder}: the data set folder is empty")
     for name in ("manifest.json", "dataset.json"):
         if (folder / name).is_file():
             return _read_file(folder / name)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from monai.data import CacheDataset, MetaTensor
+from monai.data import MetaTensor
 from monai.transforms import Compose, Randomizable
 from torch.utils.data import Dataset, Sampler
+from tqdm import tqdm
 
 
 class CaseDataset(Dataset[Any]):
@@ -25,7 +28,6 @@ class CaseDataset(Dataset[Any]):
         seed: Seed of the whole run.
         cache_rate: Share of the cases kept in memory, 0 to 1.
         num_workers: Threads that fill the cache.
-        progress: Show a bar while the cache fills.
     """
 
     def __init__(
@@ -35,15 +37,14 @@ class CaseDataset(Dataset[Any]):
         augmentation: Callable[..., Any] | None = None,
         seed: int = 0,
         cache_rate: float = 1.0,
-        num_workers: int | None = None,
-        progress: bool = False,
+        num_workers: int = 2,
     ) -> None:
         self.data = list(data)
+        self.transform = transform
         self.seed = int(seed)
         self.augmentation = augmentation
-        self.cache = CacheDataset(
-            self.data, transform, cache_rate=cache_rate, num_workers=num_workers, progress=progress
-        )
+        kept = round(len(self.data) * min(1.0, max(0.0, cache_rate)))
+        self.cached = _load_all(transform, self.data[:kept], num_workers)
 
     def __len__(self) -> int:
         return len(self.data)
@@ -51,9 +52,10 @@ class CaseDataset(Dataset[Any]):
     def __getitem__(self, token: int) -> Any:
         """Sample ``token % len`` as seen in epoch ``token // len``."""
         epoch, index = divmod(int(token), len(self.data))
-        case = self.cache[index]
+        is_cached = index < len(self.cached)
+        case = self.cached[index] if is_cached else self.transform(self.data[index])
         if self.augmentation is None:
-            return case
+            return dict(case)
         with torch.random.fork_rng(devices=[]):
             _reseed(self.augmentation, sample_seed(self.seed, epoch, index))
             return self.augmentation(dict(case))
@@ -102,6 +104,24 @@ class EpochSampler(Sampler[int]):
         total = len(self) * self.world
         order = (order * -(-total // n))[:total]
         return iter([epoch * n + index for index in order[self.rank :: self.world]])
+
+
+def _load_all(
+    transform: Callable[..., Any], data: Sequence[Mapping[str, Any]], num_workers: int
+) -> list[Any]:
+    """Every case through the transform; the first refusal stops the others and is raised.
+
+    MONAI's CacheDataset ends the process with a C++ abort when a case fails in its thread pool.
+    """
+    if not data:
+        return []
+    shown = {"desc": "load", "unit": "case", "disable": not sys.stderr.isatty(), "leave": False}
+    with ThreadPoolExecutor(max(1, num_workers)) as pool:
+        try:
+            return list(tqdm(pool.map(transform, data), total=len(data), **shown))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:

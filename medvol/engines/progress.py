@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
@@ -176,7 +177,7 @@ def _loss(engine: Engine) -> float | None:
     first = output[0] if isinstance(output, list) and output else output
     if not isinstance(first, dict) or "loss" not in first:
         return None
-    return float(first["loss"])
+    return float(torch.as_tensor(first["loss"]).detach())
 
 
 def _csv(rows: Sequence[dict[str, str]]) -> str:

@@ -17,6 +17,7 @@ from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced
 
 from medvol.core.files import write_text
+from medvol.engines.metrics import spacing_mm_of
 
 logger = logging.getLogger(__name__)
 
@@ -34,18 +35,18 @@ class SegmentationScores(Metric):
         labels: Label value to name.
         output_dir: Folder of ``scores.csv`` (case, label, metric, value, unit, why_undefined) with
             Dice, HD95, ASSD and NSD; None computes Dice only and writes nothing.
-        taus_mm: Tolerances of the normalised surface distance.
+        tau_mm: Tolerance of the normalised surface distance.
     """
 
     def __init__(
         self,
         labels: Mapping[Any, str],
         output_dir: str | os.PathLike[str] | None = None,
-        taus_mm: Sequence[float] = (1.0, 2.0),
+        tau_mm: float = 1.0,
     ) -> None:
         self.names = {int(value): str(name) for value, name in labels.items()}
         self.folder = None if output_dir is None else Path(output_dir)
-        self.taus_mm = tuple(taus_mm)
+        self.tau_mm = float(tau_mm)
         super().__init__(output_transform=lambda output: output)
 
     @reinit__is_reduced
@@ -82,20 +83,19 @@ class SegmentationScores(Metric):
     def _surface_rows(
         self, pred: torch.Tensor, ref: Any, case: Mapping[str, Any]
     ) -> list[dict[str, str]]:
-        from medvol.core.geometry import Geometry
         from medvol.metrics import surface_report
 
-        shape = tuple(ref.shape[1:])
-        geometry = Geometry((*shape, 1)[:3], ref.affine.cpu().numpy())  # pyright: ignore[reportArgumentType]
         report = surface_report(
             pred[0].cpu().numpy().astype("uint8"),
             ref[0].cpu().numpy().astype("uint8"),
-            geometry.spacing_mm[: len(shape)],
-            self.taus_mm,
+            spacing_mm_of(ref),
+            self.tau_mm,
+            ("dice", "hd95", "assd", "nsd_surfel"),
+            labels=list(self.names),
         )
         name = Path(str(case["label"].meta.get("filename_or_obj", len(self.rows)))).name
         return [
-            _row(name.split(".")[0], self.names.get(int(label), str(label)), metric, value)
+            _row(name.split(".")[0], self.names[int(label)], metric, value)
             for label, scores in report.items()
             for metric, value in scores.items()
         ]

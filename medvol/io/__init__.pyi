@@ -12,6 +12,9 @@ from .reader import MedvolReader as MedvolReader
 from .save import write_itk as write_itk
 from .save import write_nifti as write_nifti
 from .save import write_png16 as write_png16
+from .scan import ScanRow as ScanRow
+from .scan import scan_folder as scan_folder
+from .scan_html import scan_html as scan_html
 from .seg import Algorithm as Algorithm
 from .seg import write_dicom_seg as write_dicom_seg
 from .sr import Measured as Measured

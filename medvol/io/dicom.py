@@ -179,6 +179,11 @@ def gate(where: Path, images: Sequence[DicomImage], options: DicomOptions) -> St
     return stack
 
 
+def count_volumes(images: Sequence[DicomImage]) -> int:
+    """How many volumes a series holds at the same positions."""
+    return len(split_times([frame for image in images for frame in image.frames]))
+
+
 def drop_copies(where: Path, frames: Sequence[Frame]) -> list[Frame]:
     """Leave one of several byte-identical copies of the same image."""
     kept: list[Frame] = []

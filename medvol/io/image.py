@@ -74,7 +74,7 @@ def read_scan(path: str | os.PathLike[str], options: ReadOptions | None = None) 
         raise MissingInputError(f"{shown(path)}: does not exist")
     if path.is_dir():
         return _read_folder(path, options)
-    if path.name.lower().endswith(_NIFTI):
+    if is_nifti_name(path.name):
         return nifti.read_nifti(path, options.orientation, channels=options.channels)
     suffix = path.suffix.lower()
     if suffix in picture.SUFFIXES:
@@ -87,6 +87,11 @@ def read_scan(path: str | os.PathLike[str], options: ReadOptions | None = None) 
     except NotDicomError as error:
         raise InputError(f"{shown(path)}: is not a DICOM file, and of no other format that medvol "
                          "reads by its name") from error  # fmt: skip
+
+
+def is_nifti_name(name: str) -> bool:
+    """Whether a file name ends like a NIfTI file's."""
+    return name.lower().endswith(_NIFTI)
 
 
 def to_metatensor(scan: Scan) -> MetaTensor:

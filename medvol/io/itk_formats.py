@@ -119,28 +119,43 @@ def read_itk_format(path: Path, *, channels: bool = False, assume_ras: bool = Fa
     Raises:
         InputError: For anything truncated, contradictory, unsupported or non-finite.
     """
+    volume, geometry, channel_axis = _open(path, assume_ras)
+    if channel_axis is not None and volume.shape[channel_axis] > 1 and not channels:
+        raise InputError(f"{shown(path)}: is {len(volume.shape)}D ("
+                         f"{'x'.join(map(str, volume.shape))}): several channels or time points, "
+                         "where one volume is wanted; read it with channels=True")  # fmt: skip
+    voxels = volume.read()
+    axis = len(volume.shape) if channel_axis is None else channel_axis
+    stored = np.moveaxis(voxels[..., None] if channel_axis is None else voxels, axis, 0)
+    return Scan(to_float32(path, stored.reshape(-1, *geometry.shape)), geometry.affine, path)
+
+
+def read_grid(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    """Shape and affine of a file that passes the gate up to its voxels, which are not read.
+
+    Raises:
+        InputError: If the header is refused.
+    """
+    volume, geometry, _ = _open(path, False)
+    check_claim(path, volume.shape)
+    check_file(volume.data_path)
+    return geometry.shape, geometry.affine
+
+
+def _open(path: Path, assume_ras: bool) -> tuple[RawVolume, Geometry, int | None]:
     check_file(path)
     with path.open("rb") as handle:
         head = handle.read(_MAX_HEADER)
     parse = _nrrd if path.suffix.lower() in (".nrrd", ".nhdr") else _metaimage
     volume, affine, channel_axis = parse(path, head, assume_ras)
-    if channel_axis is not None and volume.shape[channel_axis] > 1 and not channels:
-        raise InputError(f"{shown(path)}: is {len(volume.shape)}D ("
-                         f"{'x'.join(map(str, volume.shape))}): several channels or time points, "
-                         "where one volume is wanted; read it with channels=True")  # fmt: skip
     spatial = [n for axis, n in enumerate(volume.shape) if axis != channel_axis]
     x, y, z = (*spatial, 1, 1)[:3]
-    if min(x, y, z) < 1:
-        raise InputError(f"{shown(path)}: its size {volume.shape} holds an empty axis (zero)")
     try:
         geometry = Geometry((x, y, z), affine)
     except MedvolError as error:
         raise GeometryError(f"{shown(path)}: {error}") from error
     check_spacing(path, np.asarray(geometry.spacing_mm))
-    voxels = volume.read()
-    axis = len(volume.shape) if channel_axis is None else channel_axis
-    stored = np.moveaxis(voxels[..., None] if channel_axis is None else voxels, axis, 0)
-    return Scan(to_float32(path, stored.reshape(-1, x, y, z)), geometry.affine, path)
+    return volume, geometry, channel_axis
 
 
 def _nrrd(

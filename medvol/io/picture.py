@@ -57,7 +57,7 @@ def read_stack(folder: Path, spacing_mm: Sequence[float] | None) -> Scan:
         GeometryError: If ``spacing_mm`` is missing or a slice is.
         InputError: If sizes, names or channels differ.
     """
-    files = _numbered(folder)
+    files = numbered(folder)
     if spacing_mm is None:
         raise GeometryError(f"{shown(folder)}: a folder of {len(files)} pictures has no spacing; "
                             "pass spacing_mm=(x, y, z)")  # fmt: skip
@@ -85,7 +85,13 @@ def is_stack(files: Sequence[Path]) -> bool:
     return bool(kinds) and kinds <= SUFFIXES
 
 
-def _numbered(folder: Path) -> list[Path]:
+def numbered(folder: Path) -> list[Path]:
+    """The pictures of a folder in the order of the last number in their names.
+
+    Raises:
+        GeometryError: If a number is missing.
+        InputError: If a number is absent or doubled, or formats are mixed.
+    """
     names = [p for p in sorted(folder.iterdir())
              if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]  # fmt: skip
     if not names:
@@ -112,6 +118,24 @@ def _numbered(folder: Path) -> list[Path]:
         raise GeometryError(f"{shown(folder)}: slice {listed} missing: a gap in the numbering "
                             f"{order[0]} to {order[-1]}")  # fmt: skip
     return [numbers[n] for n in order]
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(columns, rows) of a picture, without decoding it.
+
+    Raises:
+        InputError: If it is no picture.
+    """
+    from PIL import Image
+
+    check_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as picture:
+                return picture.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{shown(path)}: is not a valid image") from error
 
 
 def _decode(path: Path) -> NDArray[np.float32]:

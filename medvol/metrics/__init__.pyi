@@ -80,3 +80,11 @@ from .surface import nsd_voxel as nsd_voxel
 from .surfel import asd_surfel as asd_surfel
 from .surfel import hausdorff_surfel as hausdorff_surfel
 from .surfel import nsd_surfel as nsd_surfel
+from .table import MetricPlan as MetricPlan
+from .table import Score as Score
+from .table import column_values as column_values
+from .table import metric_of as metric_of
+from .table import score_case as score_case
+from .table import score_pair as score_pair
+from .table import scores_from_csv as scores_from_csv
+from .table import scores_to_csv as scores_to_csv

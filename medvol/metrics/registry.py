@@ -75,7 +75,7 @@ class Metric:
     empty: EmptyRule | None = None
 
     def why_undefined(self, pair: MaskPair) -> str:
-        """Which empty mask, if any, decides the value; empty text otherwise."""
+        """Which empty mask, if any, the empty rule applies to; empty text otherwise."""
         return _EMPTY_TEXT.get((pair.n_pred == 0, pair.n_ref == 0), "")
 
 

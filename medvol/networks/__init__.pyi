@@ -3,6 +3,11 @@ from .published import medicalnet_resnet as medicalnet_resnet
 from .published import torchvision_efficientnet as torchvision_efficientnet
 from .published import torchvision_resnet as torchvision_resnet
 from .restore import with_weights as with_weights
+from .sizes import PoolingPlan as PoolingPlan
+from .sizes import legal_size as legal_size
+from .sizes import pooling_plan as pooling_plan
+from .sizes import require_legal_size as require_legal_size
+from .sizes import size_factors as size_factors
 from .transfer import inflate_kernel as inflate_kernel
 from .transfer import init_weights as init_weights
 from .transfer import merge_channels as merge_channels

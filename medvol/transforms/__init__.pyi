@@ -1,5 +1,9 @@
+from .channels import ChannelNormaliser as ChannelNormaliser
+from .channels import NormaliseChannelsd as NormaliseChannelsd
+from .channels import NormalisedDifferenced as NormalisedDifferenced
 from .intensity import RandIntensityd as RandIntensityd
 from .labelmap import ToLabelMapd as ToLabelMapd
+from .normalise import NormaliseIntensityd as NormaliseIntensityd
 from .policy import AugmentationPolicy as AugmentationPolicy
 from .policy import policy_violations as policy_violations
 from .spacing import Spacingd as Spacingd

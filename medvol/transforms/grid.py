@@ -7,13 +7,13 @@ B-spline on a coarse lattice, so the whole map is a tensor product: one small ma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from medvol.core import GeometryError
 
@@ -73,23 +73,27 @@ def sampling_grid(warp: Warp, device: torch.device | str = "cpu") -> torch.Tenso
     Returns:
         float32, shape (1, *out_shape, n), last axis in reversed axis order.
     """
-    nodes = torch.from_numpy(_normalised_nodes(warp).astype(np.float32)).to(device)
-    for axis in reversed(range(warp.ndim)):
-        basis = _axis_basis(warp, axis).to(device)
-        kept = nodes.shape
-        if axis:
-            nodes = torch.matmul(basis, nodes.reshape(*kept[: axis + 1], -1))
-        else:
-            nodes = basis @ nodes.reshape(kept[0], -1)
-        nodes = nodes.reshape(*kept[:axis], basis.shape[0], *kept[axis + 1 :])
-    return nodes[None]
+    sizes = np.asarray(warp.in_shape, np.float64)
+    nodes = ((2 * _nodes(warp) + 1) / sizes - 1)[..., ::-1]
+    partial = _expand(nodes, warp, range(1, warp.ndim), device)
+    return _expand(partial, warp, (0,), device)[None]
 
 
-def displacement(warp: Warp) -> NDArray[np.floating]:
-    """Displacement at every output voxel, in output voxels, shape (n, *out_shape)."""
+def partial_coordinates(warp: Warp) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Input index of every output voxel as a product: (basis, partial) of ``basis @ partial``.
+
+    Returns:
+        Shapes (X', K) and (K, Y', n, Z') in 3D, (K, n, Y') in 2D.
+    """
+    partial = _expand(_nodes(warp), warp, range(1, warp.ndim)).movedim(-1, -2)
+    return _axis_basis(warp, 0).numpy(), partial.contiguous().numpy()
+
+
+def displacement(warp: Warp) -> torch.Tensor:
+    """Displacement at every output voxel, in output voxels, shape (*out_shape, n)."""
     if warp.control is None:
-        return np.zeros((warp.ndim, *warp.out_shape), np.float32)
-    return _expand(warp.control, [_axis_basis(warp, axis).numpy() for axis in range(warp.ndim)])
+        return torch.zeros(*warp.out_shape, warp.ndim)
+    return _expand(np.moveaxis(warp.control, 0, -1), warp, range(warp.ndim))
 
 
 def folding_share(warp: Warp) -> float:
@@ -101,16 +105,10 @@ def folding_share(warp: Warp) -> float:
     if warp.control is None:
         return 0.0
     n = warp.ndim
-    values = [_axis_basis(warp, axis).numpy() for axis in range(n)]
-    jacobian = np.empty((*warp.out_shape, n, n), np.float32)
-    for axis in range(n):
-        slopes = list(values)
-        slopes[axis] = _spline_basis(
-            warp.out_shape[axis], warp.step[axis], warp.control.shape[axis + 1], True
-        ).numpy()
-        jacobian[..., axis] = np.moveaxis(_expand(warp.control, slopes), 0, -1)
-    jacobian += np.eye(n, dtype=np.float32)
-    return float((np.linalg.det(jacobian) <= 0).mean())
+    nodes = np.moveaxis(warp.control, 0, -1)
+    slopes = [_expand(nodes, warp, range(n), slope_axis=axis) for axis in range(n)]
+    jacobian = torch.stack(slopes, dim=-1) + torch.eye(n)
+    return float((torch.linalg.det(jacobian) <= 0).double().mean())
 
 
 def local_frame(affine: NDArray[np.floating], ndim: int) -> NDArray[np.floating]:
@@ -147,8 +145,8 @@ def inverse_grid(warp: Warp, device: torch.device | str = "cpu", rounds: int = 3
     if warp.control is None:
         return target
     scale = 2.0 / np.asarray(warp.out_shape[::-1], np.float32)
-    field = displacement(warp)[::-1] * scale.reshape(-1, *[1] * warp.ndim)
-    moved = torch.from_numpy(np.ascontiguousarray(field)).to(device)[None]
+    field = displacement(warp).flip(-1) * torch.from_numpy(scale)
+    moved = field.movedim(-1, 0)[None].to(device)
     guess = target
     for _ in range(rounds):
         at = torch.nn.functional.grid_sample(
@@ -161,7 +159,33 @@ def inverse_grid(warp: Warp, device: torch.device | str = "cpu", rounds: int = 3
     return guess
 
 
-def _normalised_nodes(warp: Warp) -> NDArray[np.floating]:
+def find_output(warp: Warp, place: ArrayLike) -> tuple[int, ...] | None:
+    """The output voxel that one input voxel moves to, or None if it leaves the output."""
+    target = np.linalg.solve(warp.matrix, np.append(np.asarray(place, np.float64), 1.0))[:-1]
+    found = target
+    for _ in range(30 if warp.control is not None else 0):
+        found = target - _displacement_at(warp, found)
+    voxel = tuple(int(v) for v in np.round(found))
+    is_inside = all(0 <= v < size for v, size in zip(voxel, warp.out_shape, strict=True))
+    return voxel if is_inside else None
+
+
+def _displacement_at(warp: Warp, place: NDArray[np.floating]) -> NDArray[np.floating]:
+    field = np.asarray(warp.control)
+    for step, size, at in zip(warp.step, warp.out_shape, place, strict=True):
+        count = field.shape[1]
+        t = np.clip((at - (size - 1) / 2) / step + (count - 3) / 2, 0, count - 3)
+        first = min(int(t), count - 4)
+        field = np.tensordot(field[:, first : first + 4], _cubic(t - first), (1, 0))
+    return field
+
+
+def _nodes(warp: Warp) -> NDArray[np.floating]:
+    """Input index at every node of the basis, shape (k0, k1, ..., n).
+
+    A cubic B-spline reproduces linear functions, so that the affine of the control points'
+    own places, plus their displacements, is the whole map.
+    """
     n = warp.ndim
     if warp.control is None:
         places = [np.array([0.0, max(size - 1.0, 1.0)]) for size in warp.out_shape]
@@ -170,29 +194,35 @@ def _normalised_nodes(warp: Warp) -> NDArray[np.floating]:
             (np.arange(k) - 1 - (k - 3) / 2) * step + (size - 1) / 2
             for k, step, size in zip(warp.control.shape[1:], warp.step, warp.out_shape, strict=True)
         ]
-    points = np.stack(np.meshgrid(*places, indexing="ij"))
+    points = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1)
     if warp.control is not None:
-        points = points + warp.control
-    points = np.tensordot(warp.matrix[:n, :n], points, 1)
-    sizes = np.asarray(warp.in_shape, np.float64).reshape(-1, *[1] * n)
-    points += warp.matrix[:n, n].reshape(-1, *[1] * n)
-    return np.moveaxis((2 * points + 1) / sizes - 1, 0, -1)[..., ::-1]
-
-
-def _axis_basis(warp: Warp, axis: int) -> torch.Tensor:
-    size = warp.out_shape[axis]
-    if warp.control is None:
-        return _linear_basis(size)
-    return _spline_basis(size, warp.step[axis], warp.control.shape[axis + 1], False)
+        points = points + np.moveaxis(warp.control, 0, -1)
+    return points @ warp.matrix[:n, :n].T + warp.matrix[:n, n]
 
 
 def _expand(
-    control: NDArray[np.floating], bases: list[NDArray[np.floating]]
-) -> NDArray[np.floating]:
-    field = control.astype(np.float32)
-    for axis, basis in enumerate(bases):
-        field = np.moveaxis(np.tensordot(basis, field, (1, axis + 1)), 0, axis + 1)
-    return np.ascontiguousarray(field)
+    nodes: NDArray[np.floating] | torch.Tensor,
+    warp: Warp,
+    axes: Iterable[int],
+    device: torch.device | str = "cpu",
+    slope_axis: int | None = None,
+) -> torch.Tensor:
+    """Turn node values into voxel values along some axes; float32, values last."""
+    if isinstance(nodes, np.ndarray):
+        nodes = torch.from_numpy(np.ascontiguousarray(nodes, np.float32)).to(device)
+    for axis in sorted(axes, reverse=True):  # the last axis first, while the rest is still coarse
+        basis = _axis_basis(warp, axis, axis == slope_axis).to(device)
+        kept = nodes.shape
+        nodes = torch.matmul(basis, nodes.reshape(*kept[: axis + 1], -1))
+        nodes = nodes.reshape(*kept[:axis], basis.shape[0], *kept[axis + 1 :])
+    return nodes
+
+
+def _axis_basis(warp: Warp, axis: int, slope: bool = False) -> torch.Tensor:
+    size = warp.out_shape[axis]
+    if warp.control is None:
+        return _linear_basis(size)
+    return _spline_basis(size, warp.step[axis], warp.control.shape[axis + 1], slope)
 
 
 @lru_cache(maxsize=256)
@@ -216,13 +246,18 @@ def _spline_basis(size: int, step: float, count: int, slope: bool) -> torch.Tens
         ]
         weights = [w / step for w in weights]
     else:
-        weights = [
-            (1 - u) ** 3 / 6,
-            (3 * u**3 - 6 * u**2 + 4) / 6,
-            (-3 * u**3 + 3 * u**2 + 3 * u + 1) / 6,
-            u**3 / 6,
-        ]
+        weights = _cubic(u)
     basis = np.zeros((size, count), np.float32)
     for offset, weight in enumerate(weights):
         basis[np.arange(size), first + offset] = weight
     return torch.from_numpy(basis)
+
+
+def _cubic(u: ArrayLike) -> list[NDArray[np.floating]]:
+    u = np.asarray(u, np.float64)
+    return [
+        (1 - u) ** 3 / 6,
+        (3 * u**3 - 6 * u**2 + 4) / 6,
+        (-3 * u**3 + 3 * u**2 + 3 * u + 1) / 6,
+        u**3 / 6,
+    ]

@@ -34,9 +34,8 @@ from medvol.transforms.grid import (
     folding_share,
     inverse_grid,
     local_frame,
-    sampling_grid,
 )
-from medvol.transforms.sample import check_mode, sample, warp_tensor
+from medvol.transforms.sample import Resampler, check_mode, restore_lost, sample
 
 Range = float | Sequence[float]
 LABEL_KEYS = ("label", "seg", "mask")
@@ -70,8 +69,9 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
             each call draws it. Must stay under 0.40 (3D) or 0.48 (2D) of ``elastic_spacing_mm``.
         elastic_spacing_mm: Distance between control points.
         elastic_prob: Probability of the elastic part.
-        mode: ``bilinear`` or ``nearest``, one or one per key; None reads ``label_keys`` and integer
-            tensors by ``nearest`` and everything else by ``bilinear``.
+        mode: ``bilinear``, ``cubic``, ``nearest`` (every class that stays in the picture keeps at
+            least one voxel) or ``onehot`` (labels with smooth borders), one or one per key; None
+            reads ``label_keys`` and integers by ``nearest``, everything else by ``bilinear``.
         padding_mode: ``zeros``, ``border``, ``reflection`` or ``min``, one or one per key; labels
             take ``zeros`` for ``min``.
         spatial_size: Shape of the output; 0 or -1 keeps the input's size on that axis.
@@ -167,7 +167,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
         shape = tuple(int(v) for v in out[first].shape[1:])
         affine = _affine_of(out[first], len(shape))
         warp, mirrored = self._draw(shape, affine, out)
-        grids: dict[torch.device, torch.Tensor] = {}
+        read = Resampler(warp)
         for key, mode, padding in self.key_iterator(out, self.mode, self.padding_mode):
             if tuple(out[key].shape[1:]) != shape:
                 raise GridMismatchError(
@@ -175,9 +175,9 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
                     f"{shape}; resample them onto one grid before RandSpatiald"
                 )
             image, how = out[key], self._how(key, out[key], mode, padding)
-            if warp.whole_voxels is None and image.device not in grids:
-                grids[image.device] = sampling_grid(warp, image.device)
-            moved = warp_tensor(_plain(image), warp, *how, grids.get(image.device))
+            moved = read(_plain(image), *how)
+            if how[0] == "nearest" and moved.device.type == "cpu" and len(moved) == 1:
+                restore_lost(_plain(image), moved, warp)
             swaps = self.swap_labels if mirrored and key in self.label_keys else ()
             out[key] = self._record(image, _swap(moved, swaps), warp, (*how, swaps))
         return out
@@ -284,7 +284,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
     ) -> tuple[str, str]:
         is_label = key in self.label_keys or not image.dtype.is_floating_point
         mode = mode or ("nearest" if is_label else "bilinear")
-        return mode, "zeros" if padding == "min" and mode == "nearest" else padding
+        return mode, "zeros" if padding == "min" and mode in ("nearest", "onehot") else padding
 
     def _record(
         self, image: torch.Tensor, out: torch.Tensor, warp: Warp, how: tuple[str, str, Any]
@@ -308,10 +308,10 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform):
         plain = _plain(image)
         if warp.whole_voxels is not None:
             back = Warp(np.linalg.inv(warp.matrix), warp.out_shape, warp.in_shape)
-            out = warp_tensor(plain, back, record["mode"], "zeros")
+            out = Resampler(back)(plain, record["mode"], "zeros")
         else:
-            grid = inverse_grid(warp, image.device)
-            out = sample(plain, grid, record["mode"], record["padding_mode"])
+            mode = "nearest" if record["mode"] in ("nearest", "onehot") else "bilinear"
+            out = sample(plain, inverse_grid(warp, image.device), mode, record["padding_mode"])
         out = MetaTensor(_swap(out, record["swaps"]))
         if isinstance(image, MetaTensor):
             out.copy_meta_from(image)

@@ -1,0 +1,36 @@
+"""`medvol calibrate`: a temperature from validation cases, shown on test cases."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    validation: Annotated[Path, typer.Option(help="CSV of logits to fit on.")],
+    test: Annotated[Path, typer.Option(help="CSV of logits of other cases.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Bundle to store it in.")] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Fit a temperature, print calibration before and after, and store it in the bundle."""
+    from medvol.core.files import write_json
+    from medvol.evaluation import BootstrapPlan, calibrate, show_interval, store
+
+    found = calibrate(validation, test, plan=BootstrapPlan(resamples=resamples, seed=seed))
+    if output is not None:
+        write_json(output / "calibration.json", found.to_json())
+    if bundle is not None:
+        store(found, bundle)
+    if as_json:
+        print(json.dumps(found.to_json(), allow_nan=False))
+        return
+    print(f"temperature {found.temperature:.4f}, fitted on {found.n_validation} cases")
+    for row in found.rows:
+        text = show_interval(row.value, row.lower, row.upper)
+        print(f"  {row.when:6}  {row.metric:8}  {text}  n={row.n}")

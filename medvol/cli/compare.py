@@ -1,0 +1,36 @@
+"""`medvol compare`: two models on the same cases."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    first: Annotated[Path, typer.Argument(help="Evaluation folder, scores.csv or predictions.")],
+    second: Annotated[Path, typer.Argument(help="The same of the other model.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data set that knows the patients.")] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Paired differences (first minus second) with intervals, tests and Holm's correction."""
+    from medvol.core.files import write_text
+    from medvol.evaluation import BootstrapPlan, compare, show_interval
+    from medvol.evaluation.compare import comparison_to_csv
+
+    rows = compare(first, second, data=data, plan=BootstrapPlan(resamples=resamples, seed=seed))
+    if output is not None:
+        write_text(output / "comparison.csv", comparison_to_csv(rows))
+    if as_json:
+        print(json.dumps([row.to_json() for row in rows], allow_nan=False))
+        return
+    for row in rows:
+        text = show_interval(row.difference, row.lower, row.upper)
+        print(f"{row.label:18}  {row.metric:16}  {row.first:.4g} against {row.second:.4g}  "
+              f"difference {text}  n={row.n}, {row.n_undefined} undefined  better {row.better}, "
+              f"worse {row.worse}  {row.test} p={row.p:.3g}, Holm {row.p_holm:.3g}")  # fmt: skip

@@ -1,0 +1,50 @@
+"""`medvol data deid`: de-identified copies of DICOM files, and what may still tell who it was."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    source: Annotated[Path, typer.Argument(help="A folder of DICOM files, or one file.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder outside the source.")],
+    profile: Annotated[
+        str, typer.Option(help="basic, shifted_dates, retain_device, or a .yaml file.")
+    ] = "basic",
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="Secret key for pseudonyms; created if missing. Keep it to yourself."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """De-identify DICOM files by PS3.15; exit 1 if something was left out."""
+    from dataclasses import asdict
+
+    from medvol.privacy import Pseudonyms, deidentify_folder, load_key, load_profile
+
+    chosen = load_profile(profile)
+    key, origin = load_key(key_file)
+
+    def progress(done: int, total: int) -> None:
+        if not as_json and sys.stderr.isatty():
+            print(f"\r{done} of {total} files", end="" if done < total else "\n", file=sys.stderr)
+
+    report = deidentify_folder(
+        source, out, chosen, Pseudonyms(key), key_origin=origin, on_file=progress
+    )
+    if as_json:
+        print(json.dumps({**asdict(report), "is_clean": report.is_clean}))
+    else:
+        print(f"{report.written} files written to {out} with profile {report.profile}; "
+              f"key: {origin}")  # fmt: skip
+        for row in report.left_out:
+            print(f"  left out: DICOM file {row['file']}: {row['why']}")
+        for row in report.residuals:
+            print(f"  look at: {row['series']} {row['kind']} {row['where']}: {row['why']}")
+    if report.left_out:
+        raise typer.Exit(1)

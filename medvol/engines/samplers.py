@@ -1,0 +1,100 @@
+"""Seeded orders of training items that even out the classes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from medvol.core import ConfigError
+from medvol.engines.data import CaseDataset, EpochSampler, sample_seed
+
+
+class _ClassSampler(EpochSampler):
+    """An :class:`EpochSampler` whose epoch is an order of items drawn by class."""
+
+    def __init__(
+        self,
+        dataset: CaseDataset,
+        classes: Sequence[int],
+        seed: int = 0,
+        batch_size: int = 1,
+    ) -> None:
+        super().__init__(dataset, seed=seed, shuffle=True, batch_size=batch_size)
+        if len(classes) != len(dataset):
+            raise ConfigError(f"{len(classes)} classes were given for {len(dataset)} cases")
+        self.classes = torch.as_tensor([int(c) for c in classes])
+        self.counts = Counter(self.classes.tolist())
+        if len(self.counts) < 2:
+            raise ConfigError("all training cases are of one class; there is nothing to balance")
+
+    def epoch_length(self) -> int:
+        """Items of one epoch over all ranks, before the last batch is filled up."""
+        raise NotImplementedError
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        """The epoch's items, ``epoch_length`` of them."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        unit = self.world * self.batch_size
+        return -(-self.epoch_length() // unit) * self.batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        n, epoch = len(self.dataset), self.epoch
+        self.epoch += 1
+        generator = torch.Generator().manual_seed(sample_seed(self.seed, epoch, -1))
+        order = self.order(generator)
+        total = len(self) * self.world
+        order = order.repeat(-(-total // len(order)))[:total]
+        return iter((epoch * n + order[self.rank :: self.world]).tolist())
+
+
+class BalancedSampler(_ClassSampler):
+    """Draws with replacement, every class equally often; an epoch is as long as the data set.
+
+    Args:
+        dataset: A :class:`medvol.engines.CaseDataset`.
+        classes: Class number of each of its cases.
+        seed: Seed of the draws.
+        batch_size: As for :class:`medvol.engines.EpochSampler`.
+    """
+
+    def epoch_length(self) -> int:
+        """As many as the data set has."""
+        return len(self.dataset)
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        """Independent draws with probability 1 / (classes * items of the class)."""
+        weights = torch.tensor([1 / self.counts[int(c)] for c in self.classes])
+        return torch.multinomial(weights, len(weights), replacement=True, generator=generator)
+
+
+class OversamplingSampler(_ClassSampler):
+    """Every case once an epoch, and cases of rarer classes again until all classes are as many.
+
+    Repeats are dealt evenly: within a class no case appears two times more often than another.
+
+    Args:
+        dataset: A :class:`medvol.engines.CaseDataset`.
+        classes: Class number of each of its cases.
+        seed: Seed of the order and of who repeats once more.
+        batch_size: As for :class:`medvol.engines.EpochSampler`.
+    """
+
+    def epoch_length(self) -> int:
+        """Classes times the largest class."""
+        return len(self.counts) * max(self.counts.values())
+
+    def order(self, generator: torch.Generator) -> torch.Tensor:
+        """All classes filled up to the largest one, shuffled."""
+        most = max(self.counts.values())
+        parts = []
+        for number in sorted(self.counts):
+            members = torch.nonzero(self.classes == number)[:, 0]
+            again, rest = divmod(most, len(members))
+            extra = torch.randperm(len(members), generator=generator)[:rest]
+            parts += [members.repeat(again), members[extra]]
+        order = torch.cat(parts)
+        return order[torch.randperm(len(order), generator=generator)]

@@ -1,0 +1,141 @@
+"""Temperature fitted on validation cases, its effect on test cases, and its place in the bundle."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvol.core.errors import InputError, MissingInputError
+from medvol.core.files import sha256_file, write_json
+from medvol.evaluation.classification import require_other_cases
+from medvol.evaluation.predictions import Predictions, read_predictions
+from medvol.evaluation.summary import BootstrapPlan
+from medvol.metrics import (
+    apply_temperature,
+    bootstrap_ci,
+    calibration_line,
+    ece,
+    fit_temperature,
+    from_cases,
+    weighted_mean,
+)
+from medvol.metrics.calibration import as_logits
+from medvol.metrics.result import Fields
+
+#: Where a bundle keeps its temperature.
+IN_BUNDLE = Path("models") / "calibration.json"
+
+
+@dataclass(frozen=True)
+class CalibrationRow(Fields):
+    """One number on the test cases before or after scaling, with its interval and n."""
+
+    when: str
+    metric: str
+    value: float
+    lower: float
+    upper: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature and what it did.
+
+    Attributes:
+        temperature: What logits are divided by.
+        n_validation: Cases that it was fitted on.
+        rows: Log loss, Brier score, ECE and calibration slope, before and after, on test cases.
+        validation_sha256: Digest of the file that it was fitted on.
+    """
+
+    temperature: float
+    n_validation: int
+    rows: tuple[CalibrationRow, ...]
+    validation_sha256: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {**asdict(self), "rows": [row.to_json() for row in self.rows]}
+
+
+def calibrate(validation: Path, test: Path, *, plan: BootstrapPlan | None = None) -> Calibration:
+    """Fit a temperature on one file of logits and measure it on another.
+
+    Raises:
+        InputError: If a file has no logits or truth, or the files share patients.
+    """
+    plan = plan or BootstrapPlan(resamples=2000)
+    fitted_on, measured_on = read_predictions(validation), read_predictions(test)
+    require_other_cases(fitted_on, measured_on)
+    temperature = fit_temperature(_logits(fitted_on), fitted_on.known_truth)
+    logits, truth = _logits(measured_on), measured_on.known_truth
+    rows: list[CalibrationRow] = []
+    for when, t in (("before", 1.0), ("after", temperature)):
+        prob = apply_temperature(logits, t)
+        rows += _rows(when, prob, truth, measured_on.patients, plan)
+    return Calibration(temperature, len(fitted_on.cases), tuple(rows), sha256_file(validation))
+
+
+def store(calibration: Calibration, bundle: Path) -> Path:
+    """Write the temperature into a bundle's ``models/calibration.json``.
+
+    Raises:
+        MissingInputError: If there is no bundle.
+    """
+    if not (bundle / "configs" / "metadata.json").is_file():
+        raise MissingInputError(f"{bundle}: is no bundle: configs/metadata.json is missing")
+    target = bundle / IN_BUNDLE
+    write_json(target, calibration.to_json())
+    return target
+
+
+def _rows(
+    when: str,
+    prob: NDArray[np.float64],
+    truth: NDArray[np.int64],
+    patients: NDArray[np.str_],
+    plan: BootstrapPlan,
+) -> list[CalibrationRow]:
+    n = len(truth)
+    own = np.clip(prob[np.arange(n), truth], 1e-300, 1)
+    one_hot = np.eye(prob.shape[1])[truth]
+    halves = 2 if prob.shape[1] == 2 else 1
+    is_binary = prob.shape[1] == 2
+    top = prob[:, 1] if is_binary else prob.max(axis=1)
+    right = truth == 1 if is_binary else prob.argmax(axis=1) == truth
+    statistics = {
+        "log_loss": weighted_mean(-np.log(own)),
+        "brier": weighted_mean(((prob - one_hot) ** 2).sum(axis=1) / halves),
+        "ece": from_cases(lambda rows: ece(right[rows], top[rows])),
+        "slope": from_cases(lambda rows: _slope(right[rows], top[rows])),
+    }
+    found = []
+    for metric, statistic in statistics.items():
+        resamples = plan.resamples if metric in ("log_loss", "brier") else min(300, plan.resamples)
+        interval = bootstrap_ci(
+            statistic, n, groups=patients, method="percentile", resamples=resamples,
+            confidence=plan.confidence, seed=plan.seed,
+        )  # fmt: skip
+        found.append(
+            CalibrationRow(when, metric, interval.estimate, interval.lower, interval.upper, n)
+        )
+    return found
+
+
+def _slope(right: NDArray[np.bool_], prob: NDArray[np.float64]) -> float:
+    slope = calibration_line(right, prob).slope
+    return slope if math.isfinite(slope) else math.nan
+
+
+def _logits(data: Predictions) -> NDArray[np.float64]:
+    if data.logits is None:
+        raise InputError(
+            f"{data.source}: has no logits; a temperature needs columns logit_<class> (or logit)"
+        )
+    return as_logits(data.logits)

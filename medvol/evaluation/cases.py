@@ -1,0 +1,124 @@
+"""What is known about a case besides its scores: patient, site, sex, age, cohort."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from medvol.core.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from medvol.datasets import Manifest
+
+#: Lower edges of age groups in years.
+AGE_EDGES = (0, 18, 40, 65)
+_NUMERIC_GROUPS = 6
+
+
+@dataclass(frozen=True)
+class CaseInfo:
+    """One case.
+
+    Attributes:
+        case: Name, unique within a cohort.
+        patient: What resampling must keep together; the case itself where unknown.
+        cohort: ``internal`` or ``external``.
+        columns: Further columns such as site, sex, age; empty text where unknown.
+    """
+
+    case: str
+    patient: str
+    cohort: str = "internal"
+    columns: Mapping[str, str] = field(default_factory=dict)
+
+
+def from_manifest(manifest: Manifest, cohort: str = "internal") -> dict[str, CaseInfo]:
+    """Case name to what the manifest knows about it."""
+    found = {}
+    for case in manifest.cases:
+        columns: dict[str, Any] = {"site": case.site, "sex": case.sex, "split": case.split}
+        columns |= case.extra
+        texts = {k: "" if v is None else str(v) for k, v in columns.items()}
+        found[case.case] = CaseInfo(case.case, case.group, cohort, texts)
+    return found
+
+
+def from_names(names: Iterable[str], cohort: str = "internal") -> dict[str, CaseInfo]:
+    """Case name to a case of which nothing else is known; each counts as a patient."""
+    return {name: CaseInfo(name, f"case:{name}", cohort) for name in names}
+
+
+def groups_by(
+    cases: Sequence[CaseInfo], columns: Sequence[str]
+) -> dict[tuple[str, str], list[CaseInfo]]:
+    """Subgroups: (column, value) to its cases, in order of columns and values.
+
+    Ages are grouped at ``AGE_EDGES``; other numbers with many values in thirds.
+
+    Raises:
+        ConfigError: If no case knows a column.
+    """
+    found: dict[tuple[str, str], list[CaseInfo]] = {}
+    for column in columns:
+        values = {info.case: info.columns.get(column, "") for info in cases}
+        if not any(values.values()):
+            known = sorted({k for info in cases for k, v in info.columns.items() if v})
+            raise ConfigError(
+                f"no case has a value for {column!r}; known columns: {', '.join(known) or 'none'}"
+            )
+        names = _group_names(column, values)
+        for name in sorted(set(names.values())):
+            found[column, name] = [info for info in cases if names[info.case] == name]
+    return found
+
+
+def require_no_overlap(test: Manifest, train: Manifest) -> None:
+    """Refuse test cases whose patient, or whose very file, the training data holds.
+
+    Raises:
+        InputError: Naming cases, never the patient.
+    """
+    seen = {case.patient: case.case for case in train.training if case.patient}
+    paths = {str(path): case.case for case in train.training for path in case.images}
+    shared = [(case.case, seen[case.patient]) for case in test.cases if case.patient in seen]
+    shared += [
+        (case.case, paths[str(path)])
+        for case in test.cases
+        for path in case.images
+        if str(path) in paths
+    ]
+    if shared:
+        one, other = shared[0]
+        raise InputError(
+            f"{test.root}: {len({name for name, _ in shared})} test cases belong to patients of "
+            f"the training data, for example test case {one} and training case {other}; scores "
+            "on them measure memory, remove them (medvol data split --by patient)"
+        )
+
+
+def _group_names(column: str, values: Mapping[str, str]) -> dict[str, str]:
+    numbers = {case: _number(text) for case, text in values.items()}
+    known = sorted(v for v in numbers.values() if v is not None)
+    texts = [text for text in values.values() if text]
+    if len(known) < len(texts) or (column != "age" and len(set(known)) <= _NUMERIC_GROUPS):
+        return {case: text or "unknown" for case, text in values.items()}
+    edges = list(AGE_EDGES) if column == "age" else [known[len(known) * k // 3] for k in range(3)]
+    return {case: _bin_name(value, edges) for case, value in numbers.items()}
+
+
+def _bin_name(value: float | None, edges: Sequence[float]) -> str:
+    if value is None:
+        return "unknown"
+    index = max((k for k, edge in enumerate(edges) if value >= edge), default=0)
+    upper = edges[index + 1] if index + 1 < len(edges) else math.inf
+    return f"{edges[index]:g} and above" if upper == math.inf else f"{edges[index]:g} to <{upper:g}"
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -1,0 +1,335 @@
+"""Scores of cases become the tables of a diagnostic accuracy study."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvol.core.errors import ConfigError, InputError
+from medvol.evaluation.cases import groups_by
+from medvol.evaluation.predictions import Predictions
+from medvol.evaluation.summary import SMALL_GROUP, BootstrapPlan
+from medvol.metrics import (
+    OperatingPoint,
+    auc_ci,
+    bootstrap_ci,
+    clinical,
+    confusion,
+    ece,
+    from_cases,
+    threshold_at_sensitivity,
+    threshold_at_specificity,
+    threshold_at_youden,
+    weighted_auc,
+    weighted_average_precision,
+    weighted_mean,
+    weighted_ratio,
+    wilson,
+)
+from medvol.metrics.result import Fields
+
+Rule = Literal["sensitivity>=0.95", "specificity>=0.95", "youden", "fixed"]
+RULES: tuple[Rule, ...] = ("sensitivity>=0.95", "specificity>=0.95", "youden")
+_MACRO = "(macro)"
+
+
+@dataclass(frozen=True)
+class ClassRow(Fields):
+    """One number of one class over one group of cases.
+
+    Attributes:
+        cohort: ``internal`` or ``external``.
+        group: ``all``, or ``column=value``.
+        label: The class that counts as positive.
+        metric: Name of the number.
+        operating_point: Rule that fixed the threshold; empty if none is needed.
+        threshold: The threshold; ``nan`` if none is needed.
+        value: The number.
+        lower: Its interval.
+        upper: Likewise.
+        k: Numerator of a proportion, -1 for other numbers.
+        n: Denominator of a proportion, cases for other numbers.
+        n_pos: Positive cases of the group.
+        n_patients: Patients of the group.
+        method: How the interval was made.
+        is_small: Whether the group has fewer than ``SMALL_GROUP`` patients.
+    """
+
+    cohort: str
+    group: str
+    label: str
+    metric: str
+    operating_point: str
+    threshold: float
+    value: float
+    lower: float
+    upper: float
+    k: int
+    n: int
+    n_pos: int
+    n_patients: int
+    method: str
+    is_small: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Group:
+    """One class against the rest in one group of cases."""
+
+    data: Predictions
+    cohort: str
+    group: str
+    label: str
+    y: NDArray[np.bool_]
+    score: NDArray[np.float64]
+    plan: BootstrapPlan
+
+    def row(self, metric: str, value: tuple[float, float, float], method: str, **extra: object):
+        """A row with what all rows of the group share."""
+        n_patients = len(set(self.data.patients.tolist()))
+        shared: dict[str, object] = {
+            "operating_point": "", "threshold": math.nan, "k": -1, "n": len(self.y),
+        }  # fmt: skip
+        return ClassRow(
+            cohort=self.cohort, group=self.group, label=self.label, metric=metric,
+            value=value[0], lower=value[1], upper=value[2], n_pos=int(self.y.sum()),
+            n_patients=n_patients, method=method, is_small=n_patients < SMALL_GROUP,
+            **(shared | extra),  # pyright: ignore[reportArgumentType]
+        )  # fmt: skip
+
+
+def fix_thresholds(
+    validation: Predictions, rules: Sequence[Rule] = RULES
+) -> dict[tuple[str, str], float]:
+    """Thresholds by (class, rule), chosen on validation cases only.
+
+    Raises:
+        ConfigError: If a rule is unknown.
+    """
+    chosen = {}
+    truth = validation.known_truth
+    for k, label in _positives(validation):
+        y, score = truth == k, validation.prob[:, k]
+        for rule in rules:
+            chosen[label, rule] = _threshold(rule, y, score).threshold
+    return chosen
+
+
+def summarise_predictions(
+    data: Predictions,
+    *,
+    thresholds: Mapping[tuple[str, str], float] | None = None,
+    by: Sequence[str] = (),
+    plan: BootstrapPlan | None = None,
+) -> list[ClassRow]:
+    """The table of one cohort: overall, then each subgroup.
+
+    Args:
+        data: Scores and truth.
+        thresholds: By (class, rule), from ``fix_thresholds`` on other cases; without them the
+            decision is at 0.5 (two classes), which is printed as such.
+        by: Columns to form subgroups by.
+        plan: How bootstrap intervals are drawn.
+    """
+    plan = plan or BootstrapPlan()
+    position = {info.case: k for k, info in enumerate(data.cases)}
+    groups = {"all": np.arange(len(data.cases))}
+    for (column, name), members in groups_by(data.cases, by).items():
+        groups[f"{column}={name}"] = np.array([position[info.case] for info in members])
+    rows: list[ClassRow] = []
+    for group, index in groups.items():
+        rows += _group_rows(data.take(index), group, thresholds, plan)
+    return rows
+
+
+def confusion_rows(data: Predictions) -> NDArray[np.int64]:
+    """Confusion matrix of the most probable class, truth in rows."""
+    from medvol.metrics import confusion_matrix
+
+    return confusion_matrix(data.known_truth, data.prob.argmax(axis=1), len(data.classes))
+
+
+def classification_to_csv(rows: Sequence[ClassRow]) -> str:
+    """The text of ``summary.csv``."""
+    sink = io.StringIO()
+    names = [field.name for field in fields(ClassRow)]
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([row[name] for name in names] for row in rows)
+    return sink.getvalue()
+
+
+def require_other_cases(validation: Predictions, test: Predictions) -> None:
+    """Refuse thresholds fixed on the very patients that are tested.
+
+    Raises:
+        InputError: Naming a case, never the patient.
+    """
+    seen = set(validation.patients.tolist())
+    shared = [info.case for info in test.cases if info.patient in seen]
+    if shared:
+        raise InputError(
+            f"{test.source}: {len(shared)} cases belong to patients of {validation.source}, for "
+            f"example {shared[0]}; a threshold must be fixed on other patients than it is tested on"
+        )
+
+
+def _group_rows(
+    data: Predictions,
+    group: str,
+    thresholds: Mapping[tuple[str, str], float] | None,
+    plan: BootstrapPlan,
+) -> list[ClassRow]:
+    truth, cohort = data.known_truth, data.cases[0].cohort
+    rows: list[ClassRow] = []
+    for k, label in _positives(data):
+        one = _Group(data, cohort, group, label, truth == k, data.prob[:, k], plan)
+        rows += _ranking_rows(one)
+        rules: Mapping[tuple[str, str], float] = (
+            {(label, "fixed"): 0.5} if thresholds is None else thresholds
+        )
+        for (name, rule), threshold in rules.items():
+            if name == label:
+                rows += _decision_rows(one, rule, threshold)
+    if len(data.classes) > 2:
+        whole = _Group(data, cohort, group, _MACRO, truth >= 0, data.prob[:, 0], plan)
+        rows += _macro_rows(whole, truth)
+    return rows
+
+
+def _ranking_rows(one: _Group) -> list[ClassRow]:
+    y, score = one.y, one.score
+    groups = one.data.patients
+    is_probability = score.size > 0 and score.min() >= 0 and score.max() <= 1
+    edge = auc_ci(y, score, confidence=one.plan.confidence)
+    clustered = len(set(groups.tolist())) < len(groups)
+    if clustered and edge.method == "delong":
+        rows = [_bootstrap_row(one, "auc_roc", weighted_auc(y, score))]
+    else:
+        rows = [one.row("auc_roc", (edge.auc, edge.lower, edge.upper), edge.method)]
+    rows.append(_bootstrap_row(one, "average_precision", weighted_average_precision(y, score)))
+    if is_probability:
+        rows.append(_bootstrap_row(one, "brier", weighted_mean((score - y) ** 2)))
+        rows.append(_ece_row(one))
+    return rows
+
+
+def _ece_row(one: _Group) -> ClassRow:
+    # Resampling inflates the ECE's bias; 1,000 resamples show its spread and are said to.
+    plan = BootstrapPlan(min(one.plan.resamples, 1000), one.plan.confidence, one.plan.seed)
+    found = bootstrap_ci(
+        from_cases(lambda rows: ece(one.y[rows], one.score[rows])),
+        len(one.y), groups=one.data.patients, method="percentile", **asdict(plan),
+    )  # fmt: skip
+    return one.row("ece", (found.estimate, found.lower, found.upper), found.method)
+
+
+def _bootstrap_row(one: _Group, metric: str, statistic) -> ClassRow:
+    found = bootstrap_ci(
+        statistic, len(one.y), groups=one.data.patients, method="bca", **asdict(one.plan)
+    )
+    return one.row(metric, (found.estimate, found.lower, found.upper), found.method)
+
+
+def _decision_rows(one: _Group, rule: str, threshold: float) -> list[ClassRow]:
+    """Sensitivity and its kin at one threshold; proportions by Wilson, or clustered."""
+    if math.isnan(threshold):
+        return []
+    counts = confusion(one.y, one.score, threshold=threshold)
+    values = clinical(**dict(counts))
+    called, y = one.score >= threshold, one.y
+    parts = {
+        "sensitivity": (called & y, y),
+        "specificity": (~called & ~y, ~y),
+        "ppv": (called & y, called),
+        "npv": (~called & ~y, ~called),
+        "accuracy": (called == y, np.ones_like(y)),
+    }
+    point = {"operating_point": rule, "threshold": threshold}
+    rows = []
+    for metric, (part, whole) in parts.items():
+        rows.append(_proportion_row(one, metric, part, whole, point))
+    for metric in ("f1", "balanced_accuracy", "mcc", "lr_plus", "lr_minus"):
+        plan = BootstrapPlan(min(one.plan.resamples, 2000), one.plan.confidence, one.plan.seed)
+        found = bootstrap_ci(
+            _counts_statistic(metric, called, y), len(y), groups=one.data.patients,
+            method="percentile", **asdict(plan),
+        )  # fmt: skip
+        bounds = (values[metric], found.lower, found.upper)
+        rows.append(one.row(metric, bounds, found.method, **point))
+    return rows
+
+
+def _proportion_row(
+    one: _Group,
+    metric: str,
+    part: NDArray[np.bool_],
+    whole: NDArray[np.bool_],
+    point: Mapping[str, object],
+) -> ClassRow:
+    k, n = int(part.sum()), int(whole.sum())
+    exact = wilson(k, n, confidence=one.plan.confidence)
+    bounds, method = (exact.estimate, exact.lower, exact.upper), "wilson"
+    patients = one.data.patients[whole]
+    if 0 < k < n and len(set(patients.tolist())) < n:
+        found = bootstrap_ci(
+            weighted_ratio(part[whole], np.ones(n)), n, groups=patients, method="bca",
+            **asdict(one.plan),
+        )  # fmt: skip
+        bounds, method = (found.estimate, found.lower, found.upper), f"{found.method}, clustered"
+    return one.row(metric, bounds, method, k=k, n=n, **point)
+
+
+def _counts_statistic(metric: str, called: NDArray[np.bool_], y: NDArray[np.bool_]):
+    masks = np.stack([called & y, called & ~y, ~called & y, ~called & ~y]).T.astype(float)
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        counts = (weights @ masks).astype(int)
+        distinct, index = np.unique(counts, axis=0, return_inverse=True)
+        return np.array([clinical(*row.tolist())[metric] for row in distinct])[index.ravel()]
+
+    return statistic
+
+
+def _macro_rows(whole: _Group, truth: NDArray[np.int64]) -> list[ClassRow]:
+    """Means over classes, each against the rest; undefined if a class has no case."""
+    data, rows = whole.data, []
+    each = {"auc_roc": weighted_auc, "average_precision": weighted_average_precision}
+    for metric, make in each.items():
+        statistics = [make(truth == k, data.prob[:, k]) for k in range(len(data.classes))]
+        mean = _mean_of(statistics)
+        rows.append(_bootstrap_row(whole, metric, mean))
+    right = (data.prob.argmax(axis=1) == truth).astype(float)
+    rows.append(_proportion_row(whole, "accuracy", right > 0, np.ones(len(truth), bool), {}))
+    return rows
+
+
+def _mean_of(statistics):
+    return lambda weights: np.mean([s(weights) for s in statistics], axis=0)
+
+
+def _positives(data: Predictions) -> list[tuple[int, str]]:
+    """Class numbers that count as positive in turn: the second of two, or each of many."""
+    if len(data.classes) == 2:
+        return [(1, data.classes[1])]
+    return list(enumerate(data.classes))
+
+
+def _threshold(rule: str, y: NDArray[np.bool_], score: NDArray[np.float64]) -> OperatingPoint:
+    if rule == "youden":
+        return threshold_at_youden(y, score)
+    name, _, target = rule.partition(">=")
+    by_name = {"sensitivity": threshold_at_sensitivity, "specificity": threshold_at_specificity}
+    try:
+        return by_name[name](y, score, target=float(target))
+    except (KeyError, ValueError):
+        raise ConfigError(
+            f"operating point {rule!r} is unknown; use youden, sensitivity>=0.95 or the like"
+        ) from None

@@ -1,0 +1,247 @@
+"""Two models on the same cases: paired differences, intervals and tests, adjusted together."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvol.core.errors import InputError, MissingInputError
+from medvol.evaluation.cases import CaseInfo, from_manifest, from_names
+from medvol.evaluation.predictions import Predictions, read_predictions
+from medvol.evaluation.summary import BootstrapPlan
+from medvol.metrics import (
+    Score,
+    bootstrap_ci,
+    column_values,
+    delong_test,
+    holm,
+    mcnemar_exact,
+    metric_of,
+    scores_from_csv,
+    weighted_auc,
+    weighted_mean,
+    weighted_quantile,
+    wilcoxon_paired,
+)
+from medvol.metrics.paired import paired_differences
+from medvol.metrics.result import Fields
+
+
+@dataclass(frozen=True)
+class Comparison(Fields):
+    """One difference, first minus second.
+
+    Attributes:
+        label: Label or class.
+        metric: What is compared.
+        n: Pairs of which both values are defined.
+        n_undefined: Pairs left out because a value is undefined.
+        first: The first's median (scores) or value (classification).
+        second: Likewise.
+        difference: Median of the paired differences, or difference of the values.
+        lower: Its interval, clustered by patient.
+        upper: Likewise.
+        better: Pairs in which the first is better.
+        worse: Pairs in which the second is better.
+        test: Name of the test.
+        p: Its p value.
+        p_holm: Adjusted for all rows of the table.
+    """
+
+    label: str
+    metric: str
+    n: int
+    n_undefined: int
+    first: float
+    second: float
+    difference: float
+    lower: float
+    upper: float
+    better: int
+    worse: int
+    test: str
+    p: float
+    p_holm: float = math.nan
+
+
+def compare(
+    first: Path, second: Path, *, data: Path | None = None, plan: BootstrapPlan | None = None
+) -> list[Comparison]:
+    """Compare two evaluations, or two CSV files of scores.
+
+    Args:
+        first: Folder with ``scores.csv``, such a file, or a ``predictions.csv``.
+        second: The same of the other model on the same cases.
+        data: Data set that knows the patients; without it each case counts as one.
+        plan: How intervals are drawn.
+
+    Raises:
+        InputError: If the two do not hold the same cases.
+    """
+    plan = plan or BootstrapPlan()
+    known = _known(data)
+    paths = [_scores_file(path) for path in (first, second)]
+    headers = [_header(path) for path in paths]
+    if all({"metric", "value", "case"} <= set(header) for header in headers):
+        tables = [scores_from_csv(p.read_text(encoding="utf-8"), str(p)) for p in paths]
+        _require_same_cases(paths, [{row.case for row in table} for table in tables])
+        rows = compare_scores(tables[0], tables[1], known, plan)
+    else:
+        read = [read_predictions(path, known=known) for path in paths]
+        _require_same_cases(paths, [{info.case for info in one.cases} for one in read])
+        rows = compare_predictions(read[0], read[1], plan)
+    adjusted = holm([row.p for row in rows])
+    return [replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)]
+
+
+def compare_scores(
+    first: Sequence[Score],
+    second: Sequence[Score],
+    known: Mapping[str, CaseInfo],
+    plan: BootstrapPlan,
+) -> list[Comparison]:
+    """Paired differences of every label and metric that both tables hold."""
+    theirs = {(row.label, row.metric) for row in second}
+    shared = dict.fromkeys((r.label, r.metric) for r in first if (r.label, r.metric) in theirs)
+    return [
+        _paired(label, metric, column_values(first, label, metric),
+                column_values(second, label, metric), known, plan)
+        for label, metric in shared
+    ]  # fmt: skip
+
+
+def compare_predictions(
+    first: Predictions, second: Predictions, plan: BootstrapPlan
+) -> list[Comparison]:
+    """AUC by DeLong and decisions by McNemar, for each class against the rest."""
+    order = {info.case: k for k, info in enumerate(second.cases)}
+    second = second.take(np.array([order[info.case] for info in first.cases]))
+    if first.classes != second.classes:
+        raise InputError(f"{second.source}: classes {second.classes} are not {first.classes}")
+    truth = first.known_truth
+    if second.truth is not None and not np.array_equal(truth, second.truth):
+        bad = first.cases[int(np.flatnonzero(truth != second.truth)[0])].case
+        raise InputError(f"{second.source}: case {bad!r} has another truth than {first.source}")
+    rows = []
+    chosen = [1] if len(first.classes) == 2 else range(len(first.classes))
+    for k in chosen:
+        rows.append(_auc_row(first, second, k, plan))
+    right = [one.prob.argmax(axis=1) == truth for one in (first, second)]
+    rows.append(_accuracy_row(right, first.patients, plan))
+    return rows
+
+
+def comparison_to_csv(rows: Sequence[Comparison]) -> str:
+    """The text of ``comparison.csv``."""
+    sink = io.StringIO()
+    names = [field.name for field in fields(Comparison)]
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([row[name] for name in names] for row in rows)
+    return sink.getvalue()
+
+
+def _paired(
+    label: str,
+    metric: str,
+    first: Mapping[str, float],
+    second: Mapping[str, float],
+    known: Mapping[str, CaseInfo],
+    plan: BootstrapPlan,
+) -> Comparison:
+    names = [name for name in first if name in second]
+    a, b = (np.array([table[name] for name in names]) for table in (first, second))
+    keep = ~(np.isnan(a) | np.isnan(b))
+    patients = np.array([known[n].patient if n in known else n for n in names])[keep]
+    a, b = a[keep], b[keep]
+    d = paired_differences(a, b)
+    sign = {"higher": 1, "lower": -1}.get(metric_of(metric).direction, 0)
+    if len(d):
+        found = bootstrap_ci(
+            weighted_quantile(d), len(d), groups=patients, method="percentile", **asdict(plan)
+        )
+        middle, lower, upper = found.estimate, found.lower, found.upper
+    else:
+        middle = lower = upper = math.nan
+    return Comparison(
+        label, metric, len(d), int((~keep).sum()), _median(a), _median(b), middle, lower, upper,
+        int((sign * d > 0).sum()), int((sign * d < 0).sum()), "wilcoxon",
+        wilcoxon_paired(a, b).p if len(d) else math.nan,
+    )  # fmt: skip
+
+
+def _auc_row(first: Predictions, second: Predictions, k: int, plan: BootstrapPlan) -> Comparison:
+    y, n = first.known_truth == k, len(first.cases)
+    s1, s2 = first.prob[:, k], second.prob[:, k]
+    test = delong_test(y, s1, s2, confidence=plan.confidence)
+    bounds, name, p = (test.lower, test.upper), "delong", test.p
+    if len(set(first.patients.tolist())) < n:
+        # DeLong takes cases as independent; repeated patients are resampled whole instead.
+        one, other = weighted_auc(y, s1), weighted_auc(y, s2)
+        found = bootstrap_ci(
+            lambda w: one(w) - other(w), n, groups=first.patients, method="percentile",
+            **asdict(plan),
+        )  # fmt: skip
+        error = (found.upper - found.lower) / (2 * 1.959963984540054)
+        z = test.difference / error if error > 0 else 0.0
+        bounds, name = (found.lower, found.upper), "clustered bootstrap"
+        p = math.erfc(abs(z) / math.sqrt(2)) if error > 0 else 1.0
+    return Comparison(
+        first.classes[k], "auc_roc", n, 0, test.auc1, test.auc2, test.difference,
+        bounds[0], bounds[1], 0, 0, name, p,
+    )  # fmt: skip
+
+
+def _accuracy_row(
+    right: Sequence[NDArray[np.bool_]], patients: NDArray[np.str_], plan: BootstrapPlan
+) -> Comparison:
+    a, b = right
+    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
+    d = a.astype(float) - b
+    found = bootstrap_ci(weighted_mean(d), len(d), groups=patients, **asdict(plan))
+    return Comparison(
+        "(top class)", "accuracy", len(d), 0, float(a.mean()), float(b.mean()), found.estimate,
+        found.lower, found.upper, only_first, only_second, "mcnemar",
+        mcnemar_exact(only_first, only_second).p,
+    )  # fmt: skip
+
+
+def _median(x: NDArray[np.float64]) -> float:
+    return float(weighted_quantile(x)(np.ones((1, len(x))))[0]) if len(x) else math.nan
+
+
+def _known(data: Path | None) -> dict[str, CaseInfo]:
+    if data is None:
+        return {}
+    from medvol.datasets import read_dataset
+
+    return from_manifest(read_dataset(data)) or from_names(())
+
+
+def _scores_file(path: Path) -> Path:
+    for file in (path / "scores.csv", path / "predictions.csv") if path.is_dir() else (path,):
+        if file.is_file():
+            return file
+    raise MissingInputError(f"{path}: holds neither scores.csv nor predictions.csv")
+
+
+def _header(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8-sig") as handle:
+        return next(csv.reader(handle), [])
+
+
+def _require_same_cases(paths: Sequence[Path], cases: Sequence[set[str]]) -> None:
+    first, second = cases
+    if first != second:
+        odd = sorted(first ^ second)[0]
+        raise InputError(
+            f"{paths[1]}: does not hold the cases of {paths[0]}: {len(first ^ second)} are in only "
+            f"one of them, for example {odd!r}; compare models on the same cases"
+        )

@@ -1,0 +1,302 @@
+"""`medvol evaluate`: one call from predictions to the tables of a paper."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medvol.core.errors import ConfigError, MissingInputError
+from medvol.core.files import write_text
+from medvol.evaluation import classification, pairing, summary
+from medvol.evaluation.cases import CaseInfo, from_manifest, from_names, require_no_overlap
+from medvol.evaluation.predictions import Predictions, read_predictions
+from medvol.evaluation.runs import changed_outputs, read_run, write_run
+from medvol.evaluation.segmentation import score_masks
+from medvol.evaluation.summary import BootstrapPlan, SummaryRow
+from medvol.metrics import MetricPlan, Score, scores_to_csv
+
+if TYPE_CHECKING:
+    from medvol.datasets import Manifest
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """What ``medvol evaluate --pred --ref`` was asked for.
+
+    Attributes:
+        pred: Folder of predicted label maps.
+        ref: Folder of reference label maps, or a data set that names them.
+        output: Folder to write.
+        data: Data set that knows patient, site, sex and label names; ``ref`` if that is one.
+        train: The training data set, to refuse shared patients.
+        external_pred: Predictions of an external cohort.
+        external_ref: Its references.
+        external_data: Its data set.
+        by: Columns to form subgroups by.
+        metrics: Names of mask metrics.
+        taus_mm: Tolerances of the surface Dice.
+        width_mm: Depth of the band of the boundary IoU.
+        labels: Label value to name; by default the data set's, or all that occur.
+        worst: How many of the worst cases to list per label and metric.
+        resamples: Bootstrap resamples.
+        confidence: Nominal coverage of intervals.
+        seed: Of the resamples.
+    """
+
+    pred: Path
+    ref: Path
+    output: Path
+    data: Path | None = None
+    train: Path | None = None
+    external_pred: Path | None = None
+    external_ref: Path | None = None
+    external_data: Path | None = None
+    by: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("dice", "hd95", "assd", "nsd_voxel")
+    taus_mm: tuple[float, ...] = (2.0,)
+    width_mm: float | None = None
+    labels: Mapping[int, str] | None = None
+    worst: int = 10
+    resamples: int = 10_000
+    confidence: float = 0.95
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What ``medvol evaluate --scores`` was asked for; see ``MaskOptions``.
+
+    Attributes:
+        scores: CSV of the test cases.
+        output: Folder to write.
+        validation: CSV of other cases, on which thresholds are fixed.
+        external: CSV of an external cohort.
+        data: Data set that knows class, patient, site and sex.
+        train: The training data set, to refuse shared patients.
+        positive: The positive class of a file with a single score.
+        rules: Operating points to fix on the validation cases.
+        by: Columns to form subgroups by.
+        worst: How many of the worst cases to list.
+        resamples: Bootstrap resamples.
+        confidence: Nominal coverage of intervals.
+        seed: Of the resamples.
+    """
+
+    scores: Path
+    output: Path
+    validation: Path | None = None
+    external: Path | None = None
+    data: Path | None = None
+    train: Path | None = None
+    positive: str | None = None
+    rules: tuple[str, ...] = classification.RULES
+    by: tuple[str, ...] = ()
+    worst: int = 10
+    resamples: int = 10_000
+    confidence: float = 0.95
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        table: Rows of ``summary.csv``.
+        worst: The worst cases, worst first.
+        output: Folder that holds ``scores.csv``, ``summary.csv``, ``worst.csv`` and ``run.json``.
+    """
+
+    table: Sequence[SummaryRow | classification.ClassRow]
+    worst: Sequence[Score]
+    output: Path
+
+
+def evaluate_segmentation(
+    options: MaskOptions, *, jobs: int = 1, progress: Progress | None = None
+) -> Evaluation:
+    """Score label maps and write the tables.
+
+    Args:
+        options: What was asked for.
+        jobs: Processes; the numbers do not depend on it.
+        progress: Called with cases done and cases in all.
+    """
+    params = {"boundary_iou": {"width_mm": options.width_mm}} if options.width_mm else None
+    plan = MetricPlan(options.metrics, options.taus_mm, params)
+    draw = BootstrapPlan(options.resamples, options.confidence, options.seed)
+    cohorts = [("internal", options.pred, options.ref, options.data)]
+    if options.external_pred and options.external_ref:
+        external = (options.external_pred, options.external_ref, options.external_data)
+        cohorts.append(("external", *external))
+    rows: dict[str, list[Score]] = {}
+    table: list[SummaryRow] = []
+    inputs: list[Path] = []
+    for cohort, pred, ref, data in cohorts:
+        manifest = _manifest(data or ref, required=data is not None)
+        _refuse_overlap(manifest, options.train)
+        files = _pairs(pred, ref, manifest)
+        names = options.labels or (manifest.labels if manifest else None) or None
+        rows[cohort] = score_masks(files, plan, labels=names, jobs=jobs, progress=progress)
+        cases = _case_infos([one.case for one in files], manifest, cohort)
+        table += summary.summarise(rows[cohort], cases, by=options.by, plan=draw)
+        inputs += [path for one in files for path in (one.pred, one.ref)]
+    worst = summary.worst_cases(rows["internal"], options.worst)
+    texts = {
+        "scores.csv": scores_to_csv(rows["internal"]),
+        "summary.csv": summary.summary_to_csv(table),
+        "worst.csv": scores_to_csv(worst),
+    }
+    if "external" in rows:
+        texts["scores_external.csv"] = scores_to_csv(rows["external"])
+    _write(options, texts, inputs, "evaluate --pred --ref")
+    return Evaluation(table, worst, options.output)
+
+
+def evaluate_scores(options: ScoreOptions) -> Evaluation:
+    """Score a CSV of probabilities and write the tables."""
+    manifest = _manifest(options.data, required=True) if options.data else None
+    _refuse_overlap(manifest, options.train)
+    draw = BootstrapPlan(options.resamples, options.confidence, options.seed)
+    known = from_manifest(manifest) if manifest else None
+    truth = {c.case: c.category for c in manifest.cases if c.category} if manifest else None
+
+    def read(path: Path, cohort: str) -> Predictions:
+        return read_predictions(
+            path, cohort=cohort, truth=truth, known=known, positive=options.positive
+        )
+
+    test = read(options.scores, "internal")
+    thresholds = None
+    if options.validation:
+        validation = read(options.validation, "validation")
+        classification.require_other_cases(validation, test)
+        thresholds = classification.fix_thresholds(validation, options.rules)  # pyright: ignore[reportArgumentType]
+    rows = classification.summarise_predictions(
+        test, thresholds=thresholds, by=options.by, plan=draw
+    )
+    inputs = [p for p in (options.scores, options.validation, options.external) if p]
+    if options.external:
+        outside = read(options.external, "external")
+        rows += classification.summarise_predictions(
+            outside, thresholds=thresholds, by=options.by, plan=draw
+        )
+    scores = _case_scores(test)
+    worst = sorted(scores, key=lambda row: (-row.value, row.case))[: options.worst]
+    texts = {
+        "scores.csv": scores_to_csv(scores),
+        "summary.csv": classification.classification_to_csv(rows),
+        "worst.csv": scores_to_csv(worst),
+    }
+    _write(options, texts, inputs, "evaluate --scores")
+    return Evaluation(rows, worst, options.output)
+
+
+def rerun(path: Path, *, jobs: int = 1, progress: Progress | None = None) -> list[str]:
+    """Repeat a locked run into its folder's ``rerun`` and name the outputs that differ.
+
+    Raises:
+        InputError: If an input is not what it was.
+    """
+    run = read_run(path)
+    folder = path.parent / "rerun"
+    kinds: dict[str, type[MaskOptions] | type[ScoreOptions]] = {
+        "evaluate --pred --ref": MaskOptions, "evaluate --scores": ScoreOptions,
+    }  # fmt: skip
+    if run["command"] not in kinds:
+        raise ConfigError(f"{path}: medvol evaluate cannot repeat {run['command']!r}")
+    options = kinds[run["command"]](**{**run["options"], "output": folder})
+    if isinstance(options, MaskOptions):
+        evaluate_segmentation(options, jobs=jobs, progress=progress)
+    else:
+        evaluate_scores(options)
+    return changed_outputs(run, folder)
+
+
+def _manifest(path: Path | None, *, required: bool) -> Manifest | None:
+    """The data set at a path; None if it is only a folder of label maps."""
+    from medvol.core import MedvolError
+    from medvol.datasets import read_dataset
+
+    if path is None:
+        return None
+    try:
+        manifest = read_dataset(path)
+    except MedvolError:
+        if required or path.is_file():
+            raise
+        return None
+    is_data_set = required or any(case.label for case in manifest.cases)
+    return manifest if is_data_set else None
+
+
+def _refuse_overlap(manifest: Manifest | None, train: Path | None) -> None:
+    if train is None:
+        return
+    if manifest is None:
+        raise ConfigError(
+            "--train needs to know the test cases' patients: pass their data set with --data"
+        )
+    from medvol.datasets import read_dataset
+
+    require_no_overlap(manifest, read_dataset(train))
+
+
+def _pairs(pred: Path, ref: Path, manifest: Manifest | None) -> list[pairing.MaskFiles]:
+    predictions = pairing.find_masks(pred)
+    if manifest is None or (ref.is_dir() and ref.absolute() != manifest.root.absolute()):
+        return pairing.pair_masks(predictions, pairing.find_masks(ref), str(pred))
+    labelled = {c.case: c.label for c in manifest.cases if c.label is not None}
+    if any(case.split == "test" for case in manifest.cases):
+        test = {case.case for case in manifest.cases if case.split == "test"}
+        labelled = {name: path for name, path in labelled.items() if name in test}
+    if not labelled:
+        raise MissingInputError(f"{ref}: the data set names no reference label map to test on")
+    return pairing.pair_masks(predictions, labelled, str(pred))
+
+
+def _case_infos(
+    names: Sequence[str], manifest: Manifest | None, cohort: str
+) -> dict[str, CaseInfo]:
+    known = from_manifest(manifest, cohort) if manifest else {}
+    return from_names(names, cohort) | {k: v for k, v in known.items() if k in set(names)}
+
+
+def _case_scores(data: Predictions) -> list[Score]:
+    """Per case, the squared error of its probabilities (the two-class form halves it)."""
+    truth = data.known_truth
+    rows = []
+    for k, info in enumerate(data.cases):
+        gap = data.prob[k].copy()
+        gap[truth[k]] -= 1
+        value = float((gap**2).sum()) / (2 if len(data.classes) == 2 else 1)
+        rows.append(Score(info.case, data.classes[int(truth[k])], "brier", value))
+    return rows
+
+
+def _write(
+    options: MaskOptions | ScoreOptions,
+    texts: Mapping[str, str],
+    inputs: Sequence[Path],
+    command: str,
+) -> None:
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        write_text(options.output / name, text)
+    named = {field.name: getattr(options, field.name) for field in fields(options)}
+    named.pop("output")
+    extra = [p for p in (options.data, options.train) if p is not None and p.is_file()]
+    write_run(options.output, command, named, [*inputs, *extra], texts)
+
+
+def to_json(found: Evaluation) -> dict[str, Any]:
+    """The evaluation as JSON values; undefined and infinite numbers become text."""
+    return {
+        "output": str(found.output),
+        "table": [row.to_json() for row in found.table],
+        "worst": [row.to_json() for row in found.worst],
+    }

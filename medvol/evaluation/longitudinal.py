@@ -1,0 +1,231 @@
+"""Lesions of one patient at two times: matched, measured, and told apart from repeatability."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from medvol.core.errors import ConfigError, InputError, MissingInputError
+from medvol.core.files import write_text
+from medvol.evaluation.pairing import MaskFiles
+from medvol.evaluation.runs import write_run
+from medvol.evaluation.segmentation import read_masks
+from medvol.metrics.lesions import components
+from medvol.metrics.result import Fields
+
+_MM3_PER_ML = 1000.0
+_COLUMNS = ("case", "baseline", "followup")
+
+
+@dataclass(frozen=True)
+class LesionChange(Fields):
+    """One lesion (or lesions that merged or split) followed over time.
+
+    Attributes:
+        case: Name of the pair.
+        label: Label value.
+        lesion: Number within the pair and label.
+        status: ``new``, ``resolved``, ``grown``, ``shrunk``, ``stable``; ``undecided`` without a
+            repeatability limit.
+        baseline_ml: Volume at baseline, 0 if new.
+        followup_ml: Volume at follow-up, 0 if resolved.
+        change_percent: Relative change; ``inf`` if new.
+        n_baseline: Components at baseline; more than one where lesions merged.
+        n_followup: Components at follow-up; more than one where a lesion split.
+    """
+
+    case: str
+    label: int
+    lesion: int
+    status: str
+    baseline_ml: float
+    followup_ml: float
+    change_percent: float
+    n_baseline: int
+    n_followup: int
+
+
+def follow_pairs(
+    pairs: Path, output: Path, repeatability_percent: float | None = None
+) -> list[dict[str, Any]]:
+    """Follow every pair of a CSV and write ``longitudinal.csv``.
+
+    Args:
+        pairs: CSV with columns ``case``, ``baseline``, ``followup`` (label maps on one grid, that
+            is, registered) and optionally ``kind``; rows of kind ``retest`` are repeats without
+            true change, from which the repeatability limit is measured.
+        output: Folder to write.
+        repeatability_percent: The limit, where it was measured elsewhere.
+
+    Returns:
+        The rows as JSON values.
+    """
+    rows = _read_pairs(pairs)
+    retests = [row for row in rows if row.get("kind") == "retest"]
+    followed = [row for row in rows if row.get("kind") != "retest"]
+    limit = _limit(pairs, retests, repeatability_percent)
+    changes: list[LesionChange] = []
+    for row in followed:
+        files = MaskFiles(row["case"], Path(row["followup"]), Path(row["baseline"]))
+        followup, baseline, spacing = read_masks(files, None)
+        changes += follow(row["case"], baseline, followup, spacing, limit)
+    write_text(output / "longitudinal.csv", _to_csv(changes))
+    inputs = [Path(row[name]) for row in rows for name in ("baseline", "followup")]
+    options = {"pairs": pairs, "repeatability_percent": repeatability_percent}
+    write_run(output, "evaluate --longitudinal", options, [pairs, *inputs], ["longitudinal.csv"])
+    bounds = {} if limit is None else {"limits_percent": [100 * (b - 1) for b in limit]}
+    return [{**change.to_json(), **bounds} for change in changes]
+
+
+def follow(
+    case: str,
+    baseline: NDArray[np.integer],
+    followup: NDArray[np.integer],
+    spacing_mm: Sequence[float],
+    limit: tuple[float, float] | None = None,
+) -> list[LesionChange]:
+    """Match the lesions of two label maps on one grid and classify their change.
+
+    Lesions that overlap, also through a third, are one: a merged or split lesion is compared
+    by its total volume.
+
+    Args:
+        case: Name of the pair.
+        baseline: Label map at baseline.
+        followup: Label map at follow-up.
+        spacing_mm: Voxel edge lengths.
+        limit: Smallest and largest volume ratio that repeatability explains.
+    """
+    voxel_ml = float(np.prod(spacing_mm)) / _MM3_PER_ML
+    changes = []
+    for label in np.union1d(np.unique(baseline), np.unique(followup)).tolist():
+        if label == 0:
+            continue
+        groups = _linked(baseline == label, followup == label)
+        for number, (before, after, n_before, n_after) in enumerate(groups, start=1):
+            ratio = after / before if before else math.inf
+            changes.append(
+                LesionChange(
+                    case, int(label), number, _status(before, after, limit), before * voxel_ml,
+                    after * voxel_ml, 100 * (ratio - 1), n_before, n_after,
+                )
+            )  # fmt: skip
+    return changes
+
+
+def repeatability_limit(first: ArrayLike, second: ArrayLike) -> tuple[float, float]:
+    """Volume ratios within which 95% of repeats without true change lie.
+
+    The within-subject standard deviation of log volumes gives exp(-r) to exp(r) with
+    r = 1.96 sqrt(2) wSD.
+
+    Args:
+        first: Volumes of the first measurement.
+        second: Volumes of the repeat.
+
+    Raises:
+        ConfigError: If there are fewer than 3 pairs or a volume is not positive.
+
+    Source:
+        Bland & Altman 1996, BMJ 312:1654 (on logs); Raunig et al. 2015, Stat Methods Med Res 24:27.
+    """
+    a, b = np.asarray(first, float), np.asarray(second, float)
+    if a.shape != b.shape or a.size < 3 or min(a.min(), b.min()) <= 0:
+        raise ConfigError("a repeatability limit needs at least 3 pairs of positive volumes")
+    r = 1.96 * math.sqrt(float(np.mean(np.log(b / a) ** 2)))
+    return math.exp(-r), math.exp(r)
+
+
+def _linked(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
+    """Voxels before and after, and components before and after, of each linked group."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    first, n = components(before)
+    second, m = components(after)
+    both = before & after
+    edges = (first[both] - 1, second[both] - 1 + n)
+    graph = coo_array((np.ones(edges[0].size), edges), shape=(n + m, n + m))
+    count, group = connected_components(graph, directed=False)
+    sizes = np.concatenate(
+        [np.bincount(first.ravel(), minlength=n + 1)[1:],
+         np.bincount(second.ravel(), minlength=m + 1)[1:]]
+    )  # fmt: skip
+    is_after = np.arange(n + m) >= n
+    found = []
+    for index in range(count):
+        inside = group == index
+        found.append(
+            (int(sizes[inside & ~is_after].sum()), int(sizes[inside & is_after].sum()),
+             int((inside & ~is_after).sum()), int((inside & is_after).sum()))
+        )  # fmt: skip
+    return found
+
+
+def _status(before: int, after: int, limit: tuple[float, float] | None) -> str:
+    if not before:
+        return "new"
+    if not after:
+        return "resolved"
+    if limit is None:
+        return "undecided"
+    ratio = after / before
+    if ratio > limit[1]:
+        return "grown"
+    return "shrunk" if ratio < limit[0] else "stable"
+
+
+def _limit(
+    pairs: Path, retests: Sequence[Mapping[str, str]], percent: float | None
+) -> tuple[float, float] | None:
+    if percent is not None:
+        if percent <= 0:
+            raise ConfigError(f"a repeatability limit must be positive, not {percent} per cent")
+        return 1 / (1 + percent / 100), 1 + percent / 100
+    if not retests:
+        return None
+    volumes = []
+    for row in retests:
+        files = MaskFiles(row["case"], Path(row["followup"]), Path(row["baseline"]))
+        second, first, _ = read_masks(files, None)
+        volumes.append((np.count_nonzero(first), np.count_nonzero(second)))
+    try:
+        return repeatability_limit(*zip(*volumes, strict=True))
+    except ConfigError as error:
+        raise InputError(f"{pairs}: rows of kind retest: {error}") from error
+
+
+def _read_pairs(path: Path) -> list[dict[str, str]]:
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such file")
+    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
+    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise InputError(f"{path}: has no column {missing[0]!r}; needed: {', '.join(_COLUMNS)}")
+    rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
+    for row in rows:
+        for name in ("baseline", "followup"):
+            file = path.parent / row[name]
+            if not file.exists():
+                raise MissingInputError(f"{path}: case {row['case']!r}: {file} does not exist")
+            row[name] = str(file)
+    if not rows:
+        raise MissingInputError(f"{path}: holds no row")
+    return rows
+
+
+def _to_csv(changes: Sequence[LesionChange]) -> str:
+    sink = io.StringIO()
+    names = [field.name for field in fields(LesionChange)]
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([change[name] for name in names] for change in changes)
+    return sink.getvalue()

@@ -1,0 +1,92 @@
+"""Which prediction belongs to which reference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from medvol.core.errors import InputError, MissingInputError
+
+_SUFFIXES = (
+    ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".png", ".tif", ".tiff",
+)  # fmt: skip
+#: File names that predictions carry inside a folder named after the case.
+_IN_CASE_FOLDER = ("seg", "label", "mask", "prediction")
+_ENDINGS = ("_seg", "_label", "_mask", "_pred", "_trans")
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """A case's two label maps."""
+
+    case: str
+    pred: Path
+    ref: Path
+
+
+def find_masks(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """Label maps of a folder by case name.
+
+    Understood are ``<case>/seg.nii.gz`` (also label, mask, prediction, and DICOM), as
+    ``medvol predict`` writes them, and ``<case>.nii.gz``; the endings ``_seg``, ``_label``,
+    ``_mask``, ``_pred`` and MONAI's ``_trans`` are not part of the name.
+
+    Raises:
+        MissingInputError: If there is no such folder or no label map in it.
+        InputError: If two files claim one case.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingInputError(f"{folder}: no such folder")
+    found: dict[str, Path] = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        stem = _stem(path.name)
+        if stem is None or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
+        name = path.parent.name if stem in _IN_CASE_FOLDER and path.parent != folder else stem
+        if name in found:
+            # One case saved in several formats: the first suffix of the list is read.
+            if found[name].parent == path.parent and _rank(path) != _rank(found[name]):
+                found[name] = min(found[name], path, key=_rank)
+                continue
+            raise InputError(f"{path}: case {name!r} has another label map, {found[name]}")
+        found[name] = path
+    if not found:
+        raise MissingInputError(f"{folder}: holds no label map ({', '.join(_SUFFIXES)})")
+    return found
+
+
+def pair_masks(pred: Mapping[str, Path], ref: Mapping[str, Path], what: str) -> list[MaskFiles]:
+    """Join predictions to references; each must have its partner.
+
+    Args:
+        pred: Case to predicted label map.
+        ref: Case to reference label map.
+        what: Names the predictions in messages.
+
+    Raises:
+        MissingInputError: If a reference has no prediction: left out, it would look like success.
+    """
+    if missing := sorted(set(ref) - set(pred)):
+        raise MissingInputError(
+            f"{what}: {len(missing)} of {len(ref)} cases have no prediction, for example "
+            f"{missing[0]!r}; predict them, or take them out of the reference"
+        )
+    return [MaskFiles(case, pred[case], ref[case]) for case in sorted(ref)]
+
+
+def _stem(name: str) -> str | None:
+    for suffix in _SUFFIXES:
+        if name.lower().endswith(suffix):
+            stem = name[: -len(suffix)]
+            for ending in _ENDINGS:
+                if stem.endswith(ending) and len(stem) > len(ending):
+                    return stem[: -len(ending)]
+            return stem
+    return None
+
+
+def _rank(path: Path) -> int:
+    return next(k for k, suffix in enumerate(_SUFFIXES) if path.name.lower().endswith(suffix))

@@ -1,0 +1,261 @@
+"""``predictions.csv``: per case the truth and the network's probabilities or logits."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvol.core.errors import InputError, LabelError, MissingInputError, NonFiniteError
+from medvol.evaluation.cases import CaseInfo
+
+_CASE = ("case", "case_id", "id", "file", "image")
+_TRUTH = ("truth", "y", "y_true", "target", "class", "label", "category")
+_PATIENT = ("patient", "patient_id")
+_SINGLE = ("prob", "score", "probability", "y_score", "p")
+_PREFIXES = {"prob": ("prob_", "p_", "probability_"), "logit": ("logit_", "logits_")}
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Scores of one cohort.
+
+    Attributes:
+        source: Where they come from, for messages.
+        cases: One per row, in order.
+        classes: Class names; two for a single score, the second the positive one.
+        truth: Class number of each case, shape (n,); None where the file names none.
+        prob: Probabilities (or scores), shape (n, classes).
+        logits: Logits, shape (n, classes); None where the file holds none.
+        is_single: Whether the file holds one score of the positive class.
+    """
+
+    source: str
+    cases: tuple[CaseInfo, ...]
+    classes: tuple[str, ...]
+    truth: NDArray[np.int64] | None
+    prob: NDArray[np.float64]
+    logits: NDArray[np.float64] | None
+    is_single: bool
+
+    @cached_property
+    def patients(self) -> NDArray[np.str_]:
+        """What resampling keeps together, per row."""
+        return np.array([info.patient for info in self.cases])
+
+    @property
+    def known_truth(self) -> NDArray[np.int64]:
+        """The truth.
+
+        Raises:
+            InputError: If the file has none.
+        """
+        if self.truth is None:
+            raise InputError(
+                f"{self.source}: has no truth; add a column 'truth' or pass --data with classes"
+            )
+        return self.truth
+
+    def take(self, rows: NDArray[np.intp]) -> Predictions:
+        """Only some rows."""
+        return Predictions(
+            self.source,
+            tuple(self.cases[int(k)] for k in rows),
+            self.classes,
+            None if self.truth is None else self.truth[rows],
+            self.prob[rows],
+            None if self.logits is None else self.logits[rows],
+            self.is_single,
+        )
+
+
+def read_predictions(
+    path: str | os.PathLike[str],
+    *,
+    cohort: str = "internal",
+    truth: Mapping[str, str] | None = None,
+    known: Mapping[str, CaseInfo] | None = None,
+    positive: str | None = None,
+) -> Predictions:
+    """Read a CSV of scores.
+
+    Columns: ``case``; ``truth`` (class name or number); ``prob`` or ``score`` for one positive
+    class, or ``prob_<class>`` for each class; ``logit_<class>`` likewise; ``patient_id`` and any
+    further columns become what subgroups are formed by. Probabilities are computed from logits
+    where the file has only those.
+
+    Args:
+        path: The file.
+        cohort: ``internal`` or ``external``.
+        truth: Case to class name, where the file has none.
+        known: What a manifest knows of each case.
+        positive: Name of the positive class of a file with a single score.
+
+    Raises:
+        InputError: Naming the file, the line and the fault.
+    """
+    path = Path(path)
+    header, rows = _rows(path)
+    case_column = _first(header, _CASE)
+    if case_column is None:
+        raise InputError(f"{path}: has no column 'case'")
+    names = [row[case_column] for row in rows]
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{path}: case {double!r} has several rows")
+    truth_column = _first(header, _TRUTH)
+    texts = None
+    if truth_column is not None:
+        texts = [row[truth_column] for row in rows]
+    elif truth is not None:
+        if missing := [name for name in names if name not in truth]:
+            raise InputError(f"{path}: case {missing[0]!r} has no class in the data set")
+        texts = [truth[name] for name in names]
+    classes, prob, logits, is_single = _scores(path, header, rows, positive)
+    if is_single and texts is not None:
+        named = classes[1] if classes[1] in texts else None
+        classes = _binary_names(path, texts, positive or named)
+    numbers = None if texts is None else _class_numbers(path, texts, classes)
+    used = {case_column, truth_column, *_score_columns(header)}
+    infos = tuple(_info(row, case_column, used, cohort, known or {}) for row in rows)
+    return Predictions(str(path), infos, classes, numbers, prob, logits, is_single)
+
+
+def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such file")
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
+        rows = [
+            {k.strip(): (v or "").strip() for k, v in row.items() if isinstance(k, str)}
+            for row in reader
+        ]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: is no CSV file: {error}") from error
+    if not rows:
+        raise MissingInputError(f"{path}: holds no row")
+    return [name.strip() for name in reader.fieldnames or ()], rows
+
+
+def _first(header: Sequence[str], names: Sequence[str]) -> str | None:
+    lower = {name.lower(): name for name in reversed(header)}
+    return next((lower[name] for name in names if name in lower), None)
+
+
+def _score_columns(header: Sequence[str]) -> list[str]:
+    prefixes = tuple(p for group in _PREFIXES.values() for p in group)
+    return [c for c in header if c.lower().startswith(prefixes) or c.lower() in (*_SINGLE, "logit")]
+
+
+def _scores(
+    path: Path, header: Sequence[str], rows: Sequence[Mapping[str, str]], positive: str | None
+) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64] | None, bool]:
+    from medvol.metrics import apply_temperature
+
+    found = {}
+    for kind, prefixes in _PREFIXES.items():
+        named = {
+            column[len(p) :]: column
+            for p in prefixes
+            for column in header
+            if column.lower().startswith(p) and len(column) > len(p)
+        }
+        if named:
+            table = np.array([[_number(path, k, row, c) for c in named.values()]
+                              for k, row in enumerate(rows, start=2)])  # fmt: skip
+            found[kind] = (tuple(named), table)
+    if not found:
+        return _single(path, header, rows, positive)
+    classes = next(iter(found.values()))[0]
+    if any(names != classes for names, _ in found.values()):
+        raise InputError(f"{path}: probabilities and logits name different classes")
+    logits = found["logit"][1] if "logit" in found else None
+    prob = found["prob"][1] if logits is None else apply_temperature(logits, 1.0)
+    if "prob" in found:
+        prob = found["prob"][1]
+    if len(classes) > 1:
+        return classes, prob, logits, False
+    return (f"not {classes[0]}", classes[0]), _two_columns(prob[:, -1:]), logits, True
+
+
+def _single(
+    path: Path, header: Sequence[str], rows: Sequence[Mapping[str, str]], positive: str | None
+) -> tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.float64] | None, bool]:
+    from medvol.metrics import apply_temperature
+
+    score, logit = _first(header, _SINGLE), _first(header, ("logit",))
+    if score is None and logit is None:
+        raise InputError(f"{path}: has neither 'prob' nor 'prob_<class>' nor 'logit_<class>'")
+    columns = {
+        name: np.array([_number(path, k, row, name) for k, row in enumerate(rows, start=2)])
+        for name in (score, logit)
+        if name
+    }
+    logits = columns[logit][:, None] if logit else None
+    prob = _two_columns(columns[score][:, None]) if score else np.empty((0, 2))
+    if not score and logits is not None:
+        prob = apply_temperature(logits, 1.0)
+    return ("negative", positive or "positive"), prob, logits, True
+
+
+def _two_columns(positive: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.hstack([1 - positive, positive])
+
+
+def _number(path: Path, line: int, row: Mapping[str, str], column: str) -> float:
+    try:
+        value = float(row[column])
+    except (KeyError, ValueError):
+        raise InputError(f"{path}: line {line}: {column} is no number") from None
+    if not math.isfinite(value):
+        raise NonFiniteError(f"{path}: line {line}: {column} is {value}")
+    return value
+
+
+def _binary_names(path: Path, texts: Sequence[str], positive: str | None) -> tuple[str, ...]:
+    """Names of the negative and the positive class."""
+    names = sorted(set(texts))
+    if set(names) <= {"0", "1"} or set(names) <= {"0.0", "1.0"}:
+        return ("0", "1")
+    if len(names) > 2 or positive not in names:
+        raise LabelError(
+            f"{path}: a single score needs a truth of 0 and 1, or --positive with one of "
+            f"{', '.join(names[:5])}"
+        )
+    other = [name for name in names if name != positive]
+    return (other[0] if other else "other", str(positive))
+
+
+def _class_numbers(path: Path, texts: Sequence[str], classes: tuple[str, ...]) -> NDArray[np.int64]:
+    index = {name: k for k, name in enumerate(classes)}
+    index |= {f"{k}.0": k for k in range(len(classes)) if str(k) in index}
+    if not set(texts) <= set(index) and set(texts) <= {str(k) for k in range(len(classes))}:
+        index = {str(k): k for k in range(len(classes))}
+    for line, text in enumerate(texts, start=2):
+        if text not in index:
+            raise LabelError(f"{path}: line {line}: class {text!r} is not one of {list(classes)}")
+    return np.array([index[text] for text in texts])
+
+
+def _info(
+    row: Mapping[str, str],
+    case_column: str,
+    used: set[str | None],
+    cohort: str,
+    known: Mapping[str, CaseInfo],
+) -> CaseInfo:
+    case = row[case_column]
+    patient_column = _first(list(row), _PATIENT)
+    base = known.get(case)
+    own = {k: v for k, v in row.items() if k not in used and k != patient_column}
+    columns = {**(base.columns if base else {}), **own}
+    patient = f"patient:{row[patient_column]}" if patient_column and row[patient_column] else None
+    return CaseInfo(case, patient or (base.patient if base else f"case:{case}"), cohort, columns)

@@ -1,0 +1,171 @@
+"""Rows of ``scores.csv``: one number, what it is of, and why it is undefined if it is.
+
+The handler of a running bundle and ``medvol evaluate`` write the same rows, so that later questions
+need neither the network nor the images.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from medvol.core.errors import ConfigError, InputError
+from medvol.metrics.masks import MaskPair, SpacingMm
+from medvol.metrics.onepass import DEFAULT_METRICS, label_pairs
+from medvol.metrics.registry import Metric, find_metric
+from medvol.metrics.result import Fields
+
+COLUMNS = ("case", "label", "metric", "value", "unit", "why_undefined")
+Params = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Score(Fields):
+    """One row.
+
+    Attributes:
+        case: Name of the case, never of the patient.
+        label: Name of the label.
+        metric: Registered name, with its tolerance where it has one: ``nsd_voxel@2mm``.
+        value: The number; ``nan`` where undefined, ``inf`` for a distance to nothing.
+        unit: Its unit, empty for ratios.
+        why_undefined: Which empty mask decided the value, also where the rule gives a number
+            (Dice 0 of a missed structure); empty otherwise.
+    """
+
+    case: str
+    label: str
+    metric: str
+    value: float
+    unit: str = ""
+    why_undefined: str = ""
+
+
+@dataclass(frozen=True)
+class MetricPlan:
+    """Which metrics are computed, with which tolerances.
+
+    Attributes:
+        metrics: Names of registered mask metrics with one number as value.
+        taus_mm: Tolerances; a metric that has one is computed at each.
+        params: Further parameters by metric.
+    """
+
+    metrics: tuple[str, ...] = DEFAULT_METRICS
+    taus_mm: tuple[float, ...] = (2.0,)
+    params: Params | None = None
+
+    def calls(self) -> list[tuple[str, Metric, dict[str, Any]]]:
+        """Column name, registry row and parameters of each number to compute.
+
+        Raises:
+            ConfigError: If a metric is unknown, gives more than one number, or lacks a parameter.
+        """
+        found = []
+        for name in self.metrics:
+            row, params = find_metric(name), dict((self.params or {}).get(name, {}))
+            if row.of_pair is None or not row.is_scalar:
+                raise ConfigError(f"metric {name!r} is no mask metric with one number as value")
+            if "width_mm" in row.params and "width_mm" not in params:
+                raise ConfigError(f"metric {name!r} needs width_mm: choose the band's depth in mm")
+            if "tau" not in row.params or "tau" in params:
+                found.append((name, row, params))
+                continue
+            if not self.taus_mm:
+                raise ConfigError(f"metric {name!r} needs a tolerance in mm")
+            found += [(f"{name}@{tau:g}mm", row, {**params, "tau": tau}) for tau in self.taus_mm]
+        return found
+
+
+def metric_of(column: str) -> Metric:
+    """The registry's row of a ``metric`` column entry such as ``nsd_voxel@2mm``."""
+    return find_metric(column.partition("@")[0])
+
+
+def score_pair(case: str, label: str, pair: MaskPair, plan: MetricPlan) -> list[Score]:
+    """The rows of one label of one case."""
+    rows = []
+    for column, row, params in plan.calls():
+        assert row.of_pair is not None
+        value = float(row.of_pair(pair, **params))
+        why = row.why_undefined(pair) if row.empty else ""
+        if not (why or math.isfinite(value)):
+            why = "no denominator"
+        rows.append(Score(case, label, column, value, row.unit, why))
+    return rows
+
+
+def score_case(
+    case: str,
+    pred: ArrayLike,
+    ref: ArrayLike,
+    spacing_mm: SpacingMm,
+    *,
+    labels: Mapping[int, str],
+    plan: MetricPlan,
+) -> list[Score]:
+    """The rows of one case, every label of ``labels`` included whether it occurs or not.
+
+    Args:
+        case: Name of the case.
+        pred: Predicted label map of integers, shape (X, Y, Z) or (X, Y).
+        ref: Reference label map on the same grid.
+        spacing_mm: Voxel edge lengths.
+        labels: Label value to name.
+        plan: What to compute.
+    """
+    rows = []
+    for value, pair in label_pairs(pred, ref, spacing_mm, list(labels)):
+        rows += score_pair(case, labels[value], pair, plan)
+    return rows
+
+
+def scores_to_csv(rows: Iterable[Score]) -> str:
+    """The text of ``scores.csv``; values keep every digit."""
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(
+        (r.case, r.label, r.metric, repr(r.value), r.unit, r.why_undefined) for r in rows
+    )
+    return sink.getvalue()
+
+
+def scores_from_csv(text: str, source: str) -> list[Score]:
+    """Rows of a ``scores.csv``.
+
+    Args:
+        text: The file's content.
+        source: The file's name, for messages.
+
+    Raises:
+        InputError: If a column is missing or a value is no number.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise InputError(f"{source}: has no column {missing[0]!r}; needed: {', '.join(COLUMNS)}")
+    rows = []
+    for number, row in enumerate(reader, start=2):
+        try:
+            value = float(row["value"])
+        except (TypeError, ValueError):
+            raise InputError(
+                f"{source}: line {number}: value {row['value']!r} is no number"
+            ) from None
+        rows.append(
+            Score(row["case"], row["label"], row["metric"], value, row["unit"],
+                  row["why_undefined"])
+        )  # fmt: skip
+    return rows
+
+
+def column_values(rows: Sequence[Score], label: str, metric: str) -> dict[str, float]:
+    """Case to value, for one label and metric."""
+    return {r.case: r.value for r in rows if r.label == label and r.metric == metric}

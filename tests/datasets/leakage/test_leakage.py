@@ -1,0 +1,195 @@
+import io
+from dataclasses import replace
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from medvol.datasets import read_dataset, split_patients
+from medvol.datasets.leakage import check_leakage, draw_leakage, find_duplicates, read_features
+from medvol.datasets.leakage.contingency import contingencies
+
+from .conftest import texture
+
+
+def duplicates_of(folder):
+    manifest = read_dataset(folder)
+    features, refused = read_features(manifest.cases)
+    assert not refused
+    return find_duplicates(features, manifest.cases)
+
+
+def jpeg(array, quality):
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "JPEG", quality=quality)
+    with Image.open(buffer) as picture:
+        return np.asarray(picture)
+
+
+VARIANTS = {
+    "the same bytes": (lambda a: a, "pixels"),
+    "recompressed": (lambda a: jpeg(a, 40), "near"),
+    "smaller": (lambda a: np.asarray(Image.fromarray(a).resize((70, 70))), "near"),
+    "cropped": (lambda a: a[4:-2, 3:-4], "near"),
+    "brighter": (lambda a: np.round(40 + a * 0.7).astype(np.uint8), "near"),
+    "noisy": (
+        lambda a: np.clip(a + np.random.default_rng(0).normal(0, 4, a.shape), 0, 255).astype("u1"),
+        "near",
+    ),
+    "mirrored": (lambda a: a[:, ::-1], "mirrored"),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_planted_duplicate_is_found_and_nothing_else(picture_set, name):
+    change, kind = VARIANTS[name]
+    folder = picture_set(40, lambda a, _c, n: change(texture(7)) if n == 30 else a)
+    (found,) = duplicates_of(folder)
+    assert (found.first, found.second) == ("p007", "p030")
+    assert found.kind in (kind, "file") if kind == "pixels" else found.kind == kind
+    assert set(found.crosses) == {"class", "patient"}
+
+
+def test_duplicate_volumes_are_found(tmp_path):
+    for number in range(8):
+        rng = np.random.default_rng(number if number != 5 else 2)
+        volume = rng.normal(size=(20, 22, 18)).astype(np.float32)
+        if number == 5:
+            volume = volume * 2 + 1
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / f"v{number}.nii")
+    (found,) = duplicates_of(tmp_path)
+    assert (found.first, found.second, found.kind) == ("v2", "v5", "near")
+
+
+def test_a_clean_data_set_is_called_clean(picture_set):
+    report = check_leakage(read_dataset(picture_set()))
+    assert (report.verdict, report.findings) == ("clean", [])
+    assert len(report.probes) >= 8
+
+
+def test_a_marker_in_the_corner_of_one_class_is_caught(picture_set):
+    def stamp(array, category, _number):
+        if category == "a":
+            array[:8, :8] = 255
+        return array
+
+    report = check_leakage(read_dataset(picture_set(change=stamp)))
+    assert report.verdict == "leak"
+    assert {"frame", "corners"} <= {probe.probe for probe in report.shortcuts}
+
+
+def test_coarser_grey_values_in_one_class_are_caught_by_the_bytes(picture_set):
+    def posterise(array, category, _number):
+        return array // 4 * 4 if category == "a" else array
+
+    report = check_leakage(read_dataset(picture_set(change=posterise)))
+    assert {"bytes", "compressibility"} <= {probe.probe for probe in report.shortcuts}
+
+
+def test_a_class_from_one_site_only_is_confounded(picture_set):
+    folder = picture_set(row=lambda c, n: "north" if c == "a" else "south")
+    report = check_leakage(read_dataset(folder))
+    (table,) = report.contingencies
+    assert table.is_confounded
+    assert table.exclusive == ("a", "b")
+    assert any("confounded" in line for line in report.findings)
+    fair = read_dataset(picture_set(row=lambda c, n: "north" if n % 4 < 2 else "south"))
+    (table,) = contingencies(fair.cases)
+    assert not table.is_confounded
+    assert table.cramers_v < 0.2
+
+
+def test_cramers_v_agrees_with_scipy():
+    from scipy.stats.contingency import association
+
+    from medvol.datasets.leakage.contingency import _cramers_v
+
+    table = np.array([[300, 20, 5], [10, 400, 80.0]])
+    assert _cramers_v(table) == pytest.approx(association(table.astype(int), "cramer"), abs=0.01)
+
+
+def test_patients_on_both_sides_and_with_two_classes_are_listed_by_case(picture_set):
+    manifest = read_dataset(picture_set(20))
+    cases = [
+        replace(c, patient="secret") if c.case in ("p000", "p001") else c for c in manifest.cases
+    ]
+    manifest = replace(manifest, cases=tuple(cases))
+    split = split_patients(manifest, folds=2)
+    split.place["p000"] = 1 - split.place["p001"]
+    report = check_leakage(manifest, split)
+    assert report.shared == report.several_classes == [["p000", "p001"]]
+    assert report.verdict == "leak"
+    assert "secret" not in str(report.to_dict())
+
+
+def test_unreadable_images_are_named_and_the_rest_is_checked(picture_set):
+    folder = picture_set(20)
+    (folder / "p003.png").write_bytes(b"no picture")
+    report = check_leakage(read_dataset(folder))
+    assert [case for case, _ in report.refused] == ["p003"]
+    assert report.n == 19
+
+
+def test_pictures_show_what_was_found(picture_set, tmp_path):
+    folder = picture_set(
+        24,
+        lambda a, _c, n: texture(7) if n == 20 else a,
+        row=lambda c, n: "north" if c == "a" else "south",
+    )
+    manifest = read_dataset(folder)
+    drawn = draw_leakage(check_leakage(manifest), manifest, tmp_path / "out")
+    assert [path.name for path in drawn] == [
+        "probes.png",
+        "class_means.png",
+        "duplicates.png",
+        "source_site.png",
+    ]
+    for path in drawn:
+        with Image.open(path) as picture:
+            assert min(picture.size) > 100
+
+
+@pytest.fixture(scope="module")
+def chest(shared_data):
+    manifest = read_dataset(shared_data / "chest_xray")
+    features, refused = read_features(manifest.cases)
+    assert not refused
+    return manifest, features
+
+
+def test_chest_xrays_show_every_leak_their_readme_tells_of(chest, monkeypatch):
+    manifest, features = chest
+    monkeypatch.setattr("medvol.datasets.leakage.check.read_features", lambda *_: (features, []))
+    report = check_leakage(manifest)
+    found = {(probe.pair, probe.probe): probe for probe in report.probes}
+    assert found["covid19 vs no_findings", "size"].auc >= 0.99
+    assert found["covid19 vs no_findings", "frame"].auc >= 0.90
+    assert found["covid19 vs no_findings", "thumbnail"].auc >= 0.97
+    assert found["no_findings vs pneumonia", "thumbnail"].auc >= 0.82
+    assert found["no_findings vs pneumonia", "compressibility"].auc >= 0.78
+    assert {pair.kind for pair in report.duplicates} == {"near", "suspect"}
+    assert len(report.several_classes) == 15  # of the 21 patients in the whole collection
+    (site,) = report.contingencies
+    assert site.is_confounded
+    assert site.exclusive == ("covid19",)
+    assert report.verdict == "leak"
+
+
+@pytest.mark.parametrize(
+    "seeds", [range(3), pytest.param(range(20), marks=pytest.mark.slow)], ids=["three", "twenty"]
+)
+def test_permuted_chest_labels_fire_in_at_most_one_probe_of_twenty(chest, seeds):
+    from medvol.datasets.leakage import run_probes
+
+    manifest, features = chest
+    nih = [case for case in manifest.cases if case.category != "covid19"]
+    names = {case.case for case in nih}
+    kept = [feature for feature in features if feature.case in names]
+    fired, ran = 0, 0
+    for seed in seeds:
+        labels = np.random.default_rng(seed).permutation([str(case.category) for case in nih])
+        probes = [p for p in run_probes(kept, list(labels), seed=seed) if not p.why_undefined]
+        fired, ran = fired + sum(p.fires for p in probes), ran + len(probes)
+    assert ran >= 6 * len(seeds)
+    assert fired <= 0.05 * ran
