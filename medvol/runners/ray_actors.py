@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ def run_ray(
     ray = _import_ray()
     owns = not ray.is_initialized()
     if owns:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves beside anything else
         ray.init(
             address=address or None, log_to_driver=False, include_dashboard=False,
             num_cpus=None if address else max(workers, 1) * max(1, options.threads),
