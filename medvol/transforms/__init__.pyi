@@ -7,3 +7,4 @@ from .spatial import RandSpatiald as RandSpatiald
 from .spatial import measured_folding as measured_folding
 from .validator import AugmentationScore as AugmentationScore
 from .validator import AugmentationValidator as AugmentationValidator
+from .picture import ToGreyImaged as ToGreyImaged
