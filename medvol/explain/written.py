@@ -57,49 +57,71 @@ class ExplanationWriter:
             self._write_case(row, item, Path(str(case["source"])))
 
     def _write_case(self, row: int, item: Mapping[str, Any], path: Path) -> None:
-        from medvol.io import read_image
-
-        image = read_image(path)
-        cam = np.asarray(item["pred"].detach().cpu().as_subclass(type(item["pred"])))[0]
-        cam = np.clip(cam.astype(np.float64), 0, 1)
-        shown = np.asarray(image.as_tensor(), np.float64).mean(0).reshape(cam.shape)
-        name = self._name(path)
-        probabilities = self.inferer.probabilities[row].tolist()
         chosen = self.inferer.class_index
+        probabilities = self.inferer.probabilities[row].tolist()
         number = int(np.argmax(probabilities)) if chosen is None else int(chosen)  # pyright: ignore[reportArgumentType]
-        affine = np.asarray(image.affine, np.float64)
         facts = {
-            "case": name,
             "class": self.classes[number],
             "probability": probabilities[number],
             "method": self.inferer.method,
-            "layers": self._write_raw(row, name, item),
-            **describe(cam, shown, affine, self.threshold),
         }
-        write_json(output_path(self.folder, name, "explanation.json"), facts)
-        write_overlay(shown, cam, output_path(self.folder, name, "overlay.png"))
+        raw = {layer: maps[row, 0] for layer, maps in self.inferer.raw.items()}
+        write_explanation(
+            output_path(self.folder, unused_name(path, self.names)),
+            path, item["pred"], {layer: (m, item["image"]) for layer, m in raw.items()},
+            facts, self.threshold,
+        )  # fmt: skip
 
-    def _write_raw(self, row: int, name: str, item: Mapping[str, Any]) -> dict[str, list[int]]:
-        from medvol.io import write_nifti
 
-        shapes = {}
-        for layer, maps in self.inferer.raw.items():
-            raw = maps[row, 0].cpu().numpy().astype(np.float32)
-            source = item["image"]
-            affine = layer_affine(source.affine, source.shape[1:], raw.shape)
-            target = output_path(self.folder, name, f"raw_{layer}.nii.gz")
-            write_nifti(target, raw.reshape(*raw.shape, *[1] * (3 - raw.ndim)), affine)
-            shapes[layer] = list(raw.shape)
-        return shapes
+def unused_name(path: Path, names: set[str]) -> str:
+    """A case's name from its file, numbered where another case has it; added to ``names``."""
+    base, number = path.name.partition(".")[0], 1
+    name = base
+    while name in names:
+        number += 1
+        name = f"{base}_{number}"
+    names.add(name)
+    return name
 
-    def _name(self, path: Path) -> str:
-        base, number = path.name.partition(".")[0], 1
-        name = base
-        while name in self.names:
-            number += 1
-            name = f"{base}_{number}"
-        self.names.add(name)
-        return name
+
+def write_explanation(
+    folder: Path,
+    source: Path,
+    cam: Any,
+    raw: Mapping[str, tuple[Any, Any]],
+    facts: Mapping[str, Any],
+    threshold: float | None = None,
+) -> dict[str, Any]:
+    """Write one case's ``explanation.json``, ``overlay.png`` and raw maps.
+
+    Args:
+        folder: The case's own folder; its name is the case's.
+        source: The image file.
+        cam: Map on the image's grid, shape (1, ...), 0 to 1.
+        raw: Layer to (unnormalised map, the network's input that it covers).
+        facts: What else is known: class, probability, method.
+        threshold: As for :func:`describe`.
+
+    Returns:
+        The content of ``explanation.json``.
+    """
+    from medvol.io import read_image, write_nifti
+
+    image = read_image(source)
+    unit = np.clip(_numpy(cam)[0].astype(np.float64), 0, 1)
+    shown = _numpy(image).astype(np.float64).mean(0).reshape(unit.shape)
+    layers = {}
+    for layer, (values, covered) in raw.items():
+        array = _numpy(values).astype(np.float32)
+        affine = layer_affine(covered.affine, covered.shape[1:], array.shape)
+        cube = array.reshape(*array.shape, *[1] * (3 - array.ndim))
+        write_nifti(output_path(folder, f"raw_{layer}.nii.gz"), cube, affine)
+        layers[layer] = list(array.shape)
+    numbers = describe(unit, shown, np.asarray(image.affine, np.float64), threshold)
+    content = {"case": folder.name, **facts, "layers": layers, **numbers}
+    write_json(output_path(folder, "explanation.json"), content)
+    write_overlay(shown, unit, output_path(folder, "overlay.png"))
+    return content
 
 
 def describe(
@@ -169,3 +191,8 @@ def _blend(grey: NDArray[np.float64], cam: NDArray[np.float64]) -> NDArray[np.fl
     )  # black, red, yellow, white
     alpha = 0.6 * np.clip(cam, 0, 1)[..., None]
     return (1 - alpha) * grey[..., None] + alpha * heat
+
+
+def _numpy(value: Any) -> NDArray[Any]:
+    plain = value.as_tensor() if hasattr(value, "as_tensor") else value
+    return np.asarray(plain.detach().cpu() if hasattr(plain, "detach") else plain)
