@@ -1,6 +1,10 @@
 from .bundle_cases import evaluation_cases as evaluation_cases
 from .bundle_cases import inference_cases as inference_cases
 from .bundle_cases import training_cases as training_cases
+from .class_cases import VolumeTarget as VolumeTarget
+from .class_cases import class_evaluation_cases as class_evaluation_cases
+from .class_cases import class_inference_cases as class_inference_cases
+from .class_cases import class_training_cases as class_training_cases
 from .listing import list_images as list_images
 from .manifest import Case as Case
 from .manifest import Manifest as Manifest
@@ -11,7 +15,3 @@ from .split import read_split as read_split
 from .split import require_disjoint_patients as require_disjoint_patients
 from .split import split_patients as split_patients
 from .split import write_split as write_split
-from .class_cases import VolumeTarget as VolumeTarget
-from .class_cases import class_evaluation_cases as class_evaluation_cases
-from .class_cases import class_inference_cases as class_inference_cases
-from .class_cases import class_training_cases as class_training_cases

@@ -1,5 +1,6 @@
 from .intensity import RandIntensityd as RandIntensityd
 from .labelmap import ToLabelMapd as ToLabelMapd
+from .picture import ToGreyImaged as ToGreyImaged
 from .policy import AugmentationPolicy as AugmentationPolicy
 from .policy import policy_violations as policy_violations
 from .spacing import Spacingd as Spacingd
@@ -7,4 +8,3 @@ from .spatial import RandSpatiald as RandSpatiald
 from .spatial import measured_folding as measured_folding
 from .validator import AugmentationScore as AugmentationScore
 from .validator import AugmentationValidator as AugmentationValidator
-from .picture import ToGreyImaged as ToGreyImaged
