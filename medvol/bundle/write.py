@@ -63,8 +63,8 @@ def render(name: str, configs: Path | None = None) -> dict[str, str]:
     values = read_values(source)
     used: set[str] = set()
     files = {}
-    for task in values["tasks"]:
-        flat = _flatten(source, configs / "parts" / values["family"], task, values, used)
+    for task, part in _tasks(values).items():
+        flat = _flatten(source, configs / "parts" / values["family"], part, values, used)
         files[f"configs/{task}.json"] = json.dumps(flat, indent=4, ensure_ascii=False) + "\n"
     derived = set(_derived(name, values))
     if unused := sorted(set(values) - used - derived - _DESCRIPTION):
@@ -110,6 +110,12 @@ def _licence() -> Path:
     root = shipped_root()
     found = [root / "LICENSE", root / "configs" / "LICENSE"]
     return next(path for path in found if path.is_file())
+
+
+def _tasks(values: Mapping[str, Any]) -> dict[str, str]:
+    """Config file to the part that it is made of; they differ where ``tasks`` is a mapping."""
+    tasks = values["tasks"]
+    return dict(tasks) if isinstance(tasks, dict) else {task: task for task in tasks}
 
 
 def _derived(name: str, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ VERBS: dict[str, str | dict[str, str]] = {
         "fetch": "data_fetch",
         "profile": "data_profile",
     },
+    "explain": "explain",
 }
 _GROUP_HELP = {
     "data": "Scan, check, split, fetch and de-identify data sets.",

@@ -8,6 +8,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from medvol.core import ConfigError
 
@@ -46,6 +47,11 @@ class GradualUnfreezing:
         epochs: Sequence[int],
         keep_norm: bool = False,
     ) -> None:
+        if isinstance(network, DistributedDataParallel) and len(stages) > 1:
+            raise ConfigError(
+                "distributed training averages only what learns from the start: train in one "
+                "process, or set stages to [['']]"
+            )
         self.parameters = split_parameters(network, stages)
         self.epochs = [int(epoch) for epoch in epochs]
         if len(self.epochs) != len(stages):

@@ -1,4 +1,5 @@
 from .cam import Explainer as Explainer
+from .cam import Explanation as Explanation
 from .cam import GradCAM as GradCAM
 from .cam import GradCAMPlusPlus as GradCAMPlusPlus
 from .cam import HiResCAM as HiResCAM
@@ -6,6 +7,8 @@ from .cam import ScoreCAM as ScoreCAM
 from .grid import layer_affine as layer_affine
 from .grid import scale_to_unit as scale_to_unit
 from .grid import upsample as upsample
+from .inferer import CAMInferer as CAMInferer
+from .inferer import make_explainer as make_explainer
 from .masking import MaskingCurve as MaskingCurve
 from .masking import deletion as deletion
 from .masking import insertion as insertion
@@ -15,6 +18,13 @@ from .pointing import energy_inside as energy_inside
 from .pointing import energy_lift as energy_lift
 from .pointing import points_into as points_into
 from .rollout import AttentionRollout as AttentionRollout
+from .run import Classifier as Classifier
+from .run import Wish as Wish
+from .run import explain_files as explain_files
+from .run import last_spatial_layer as last_spatial_layer
 from .sanity import RANDOMISED_LIMIT as RANDOMISED_LIMIT
 from .sanity import RandomisationStep as RandomisationStep
 from .sanity import cascading_randomisation as cascading_randomisation
+from .written import ExplanationWriter as ExplanationWriter
+from .written import describe as describe
+from .written import write_overlay as write_overlay

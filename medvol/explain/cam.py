@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from monai.data.meta_tensor import MetaTensor
@@ -11,6 +12,19 @@ from torch import Tensor, nn
 from medvol.core import ConfigError
 from medvol.explain.capture import Capture, ClassIndex, class_indices, class_scores, undisturbed
 from medvol.explain.grid import as_spatial, scale_to_unit, upsample
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What an explainer found.
+
+    Attributes:
+        unit: On the input's grid, 0 to 1, shape (B, 1, ...).
+        raw: Layer to unnormalised map at the layer's resolution.
+    """
+
+    unit: Tensor
+    raw: dict[str, Tensor]
 
 
 class Explainer:
@@ -53,9 +67,16 @@ class Explainer:
         Returns:
             Shape (B, 1, ...); a MetaTensor with the input's affine where the input is one.
         """
-        maps = self.raw_maps(x, class_index).values()
-        unit = torch.stack([scale_to_unit(upsample(m, x.shape[2:])) for m in maps]).mean(0)
-        return MetaTensor(unit).copy_meta_from(x) if isinstance(x, MetaTensor) else unit
+        return self.explain(x, class_index).unit
+
+    def explain(self, x: Tensor, class_index: ClassIndex = None) -> Explanation:
+        """The map on the input's grid together with the unnormalised maps that it came from."""
+        raw = self.raw_maps(x, class_index)
+        size = x.shape[2:]
+        unit = torch.stack([scale_to_unit(upsample(m, size)) for m in raw.values()]).mean(0)
+        if isinstance(x, MetaTensor):
+            unit = MetaTensor(unit).copy_meta_from(x)
+        return Explanation(unit, raw)
 
 
 class GradCAM(Explainer):

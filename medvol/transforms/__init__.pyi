@@ -5,6 +5,7 @@ from .channels import NormalisedDifferenced as NormalisedDifferenced
 from .intensity import RandIntensityd as RandIntensityd
 from .labelmap import ToLabelMapd as ToLabelMapd
 from .normalise import NormaliseIntensityd as NormaliseIntensityd
+from .picture import ToGreyImaged as ToGreyImaged
 from .policy import AugmentationPolicy as AugmentationPolicy
 from .policy import policy_violations as policy_violations
 from .spacing import Spacingd as Spacingd

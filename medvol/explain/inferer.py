@@ -1,0 +1,90 @@
+"""Maps in place of scores: what a Grad-CAM bundle's config names as its inferer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from monai.inferers.inferer import Inferer
+from torch import Tensor, nn
+
+from medvol.core import ConfigError
+from medvol.explain.cam import Explainer, GradCAM, GradCAMPlusPlus, HiResCAM, ScoreCAM
+from medvol.explain.capture import ClassIndex, class_scores, undisturbed
+from medvol.explain.occlusion import Occlusion
+from medvol.explain.rollout import AttentionRollout
+
+Method = Literal["gradcam", "gradcam++", "hirescam", "scorecam", "occlusion", "rollout"]
+_METHODS: dict[str, Callable[..., Explainer]] = {
+    "gradcam": GradCAM,
+    "gradcam++": GradCAMPlusPlus,
+    "hirescam": HiResCAM,
+    "scorecam": ScoreCAM,
+}
+
+
+def make_explainer(
+    network: nn.Module,
+    method: Method = "gradcam",
+    layer: str | Sequence[str] = "",
+    window: int = 16,
+) -> Explainer:
+    """An explainer by its name.
+
+    Args:
+        network: The classifier.
+        method: ``gradcam``, ``gradcam++``, ``hirescam``, ``scorecam``, ``occlusion``, ``rollout``.
+        layer: Layer name for the activation maps; occlusion and rollout need none.
+        window: Edge of the hidden box for occlusion.
+
+    Raises:
+        ConfigError: If the method or the layer is unknown.
+    """
+    if method == "occlusion":
+        return Occlusion(network, window)
+    if method == "rollout":
+        return AttentionRollout(network)
+    if method not in _METHODS:
+        known = ", ".join([*_METHODS, "occlusion", "rollout"])
+        raise ConfigError(f"explanation method {method!r} is unknown; known: {known}")
+    return _METHODS[method](network, layer)
+
+
+class CAMInferer(Inferer):
+    """An inferer that returns the map of one class on the network input's grid, 0 to 1.
+
+    After a call, ``raw`` holds the last batch's unnormalised maps by layer and ``probabilities``
+    its softmax scores: what a written explanation quotes.
+
+    Args:
+        method: As for :func:`make_explainer`.
+        layer: As for :func:`make_explainer`.
+        class_index: The class to explain; None explains each item's highest score.
+        window: For occlusion.
+    """
+
+    def __init__(
+        self,
+        method: Method = "gradcam",
+        layer: str | Sequence[str] = "",
+        class_index: int | None = None,
+        window: int = 16,
+    ) -> None:
+        super().__init__()
+        self.method: Method = method
+        self.layer, self.window = layer, window
+        self.class_index: ClassIndex = class_index
+        self.raw: dict[str, Tensor] = {}
+        self.probabilities = torch.empty(0)
+
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, inputs: Tensor, network: nn.Module, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """Maps of shape (B, 1, ...) for a batch (B, C, ...)."""
+        explainer = make_explainer(network, self.method, self.layer, self.window)
+        with undisturbed(network):
+            self.probabilities = class_scores(network(inputs)).as_subclass(Tensor).softmax(1)
+        found = explainer.explain(inputs, self.class_index)
+        self.raw = found.raw
+        return found.unit
