@@ -14,7 +14,9 @@ from medvol.core.errors import MedvolError
 #: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs.
 VERBS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor",
+    "demo": "demo",
     "predict": "predict",
+    "explain": "explain",
     "evaluate": "evaluate",
     "compare": "compare",
     "calibrate": "calibrate",
@@ -33,7 +35,6 @@ VERBS: dict[str, str | dict[str, str]] = {
         "fetch": "data_fetch",
         "profile": "data_profile",
     },
-    "explain": "explain",
 }
 _GROUP_HELP = {
     "data": "Scan, check, split, fetch and de-identify data sets.",

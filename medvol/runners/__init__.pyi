@@ -11,3 +11,4 @@ from .session import Session as Session
 from .slurm import run_slurm as run_slurm
 from .torchrun import run_torchrun as run_torchrun
 from .workers import run_workers as run_workers
+from .demo import run_demo as run_demo

@@ -1,0 +1,31 @@
+"""`medvol demo`: the main job on the embedded default."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def run(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for results.")] = Path(
+        "demo_output"
+    ),
+    train: Annotated[bool, typer.Option(help="Also train the phantom bundle.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Segment a template brain's hippocampi, then train and score a phantom bundle."""
+    from medvol.runners import run_demo
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+
+    result = run_demo(output, say, trains=train)
+    if as_json:
+        print(json.dumps({"volumes_ml": result.volumes_ml, "phantom_dice": result.phantom_dice,
+                          "report": str(result.report)}))  # fmt: skip
+    else:
+        print(f"report: {result.report}")

@@ -1,0 +1,5 @@
+"""Pictures and pages from what other rooms computed; nothing is computed here."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+from .planes import draw_planes as draw_planes
