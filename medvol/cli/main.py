@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 from medvol import __version__
-from medvol.core.errors import MedvolError
+from medvol.core.errors import MedvolError, refusal_in
 
 #: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs.
 VERBS: dict[str, str | dict[str, str]] = {
@@ -71,6 +73,9 @@ def build_app() -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a check found problems, 2 refused."""
+    logging.getLogger("monai.data").setLevel(logging.ERROR)
+    for noise in ("Setting affine, but", "NvImgCodec"):
+        warnings.filterwarnings("ignore", message=noise)
     try:
         code = build_app()(args=arguments, standalone_mode=False)
     except MedvolError as error:
@@ -80,9 +85,11 @@ def main(arguments: list[str] | None = None) -> int:
     except typer.Exit as stop:
         return stop.exit_code
     except Exception as error:
-        if not hasattr(error, "format_message"):  # click's own usage errors carry their text there
-            raise
-        return _refuse(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
+        if hasattr(error, "format_message"):  # click's own usage errors carry their text there
+            return _refuse(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
+        if line := refusal_in(error):
+            return _refuse(line)
+        raise
     return code if isinstance(code, int) else 0
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+# A refusal raised in a data loader's worker arrives as text inside another error.
+_QUOTED_REFUSAL = re.compile(r"^medvol\.core\.errors\.\w+: (.+)$", re.MULTILINE)
+
 
 class MedvolError(Exception):
     """Root of all refusals; ``str(error)`` is one line that names the file and the fault."""
@@ -60,3 +65,16 @@ class OutputError(MedvolError, OSError):
 
 class MissingPackageError(MedvolError, ImportError):
     """An optional package is needed; the text says how to install it."""
+
+
+def refusal_in(error: BaseException | None) -> str | None:
+    """The one line of the refusal that caused ``error``, through any wrapping; None if none did."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, MedvolError):
+            return str(error)
+        if quoted := _QUOTED_REFUSAL.search(str(error)):
+            return quoted.group(1)
+        error = error.__cause__ or error.__context__
+    return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import re
 import sys
 import types
 from pathlib import Path
@@ -13,10 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY
 
-from medvol.core.errors import ConfigError, MedvolError
-
-# A refusal raised in a data loader's worker arrives as text inside another error.
-_QUOTED_REFUSAL = re.compile(r"^medvol\.core\.errors\.\w+: (.+)$", re.MULTILINE)
+from medvol.core.errors import ConfigError, refusal_in
 
 
 def running_workflow() -> ConfigWorkflow | None:
@@ -69,19 +65,6 @@ def refuse_unknown_overrides(workflow: ConfigWorkflow) -> None:
         near = difflib.get_close_matches(parts[-1], _siblings(original, parts[:-1]), n=1)
         hint = f"; did you mean {ID_SEP_KEY.join([*parts[:-1], near[0]])!r}?" if near else ""
         raise ConfigError(f"{folder}: no option {id_!r} in this bundle{hint}")
-
-
-def refusal_in(error: BaseException | None) -> str | None:
-    """The one line of the refusal that caused ``error``, through any wrapping; None if none did."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        if isinstance(error, MedvolError):
-            return str(error)
-        if quoted := _QUOTED_REFUSAL.search(str(error)):
-            return quoted.group(1)
-        error = error.__cause__ or error.__context__
-    return None
 
 
 def install_excepthook() -> None:

@@ -1,6 +1,7 @@
 from .cases import CaseInput as CaseInput
 from .cases import find_cases as find_cases
 from .cost import job_plan as job_plan
+from .demo import run_demo as run_demo
 from .local import run_local as run_local
 from .predict import predict_case as predict_case
 from .predict import summary as summary
@@ -11,4 +12,3 @@ from .session import Session as Session
 from .slurm import run_slurm as run_slurm
 from .torchrun import run_torchrun as run_torchrun
 from .workers import run_workers as run_workers
-from .demo import run_demo as run_demo

@@ -29,8 +29,8 @@ from medvol.runners.record import PredictOptions
 SEGMENTER = "hippocampus_mri_segmentation"
 PHANTOM = "phantom_ct_segmentation"
 #: Centres of the two hippocampi in MNI152 space, millimetres RAS, and half the crop's size.
-CENTRES_MM = {"left": (-28.0, -20.0, -16.0), "right": (28.0, -20.0, -16.0)}
-HALF_MM = (19.0, 26.0, 19.0)
+CENTRES_MM = {"left": (-28.0, -22.0, -13.0), "right": (28.0, -22.0, -13.0)}
+HALF_MM = (19.0, 28.0, 21.0)
 _TEMPLATE = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
 Say = Callable[[str], None]
 

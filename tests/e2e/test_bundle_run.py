@@ -13,6 +13,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from medvol.bundle import fork, load
+from medvol.core.errors import refusal_in
 from medvol.engines import load_checkpoint
 from tests.blobs import make_blob, write_blobs
 
@@ -83,8 +84,6 @@ def test_second_run_into_one_folder_is_refused(small, data, tmp_path):
     weights_after(small, data, tmp_path / "a", max_epochs=1)
     with pytest.raises(RuntimeError) as caught:
         weights_after(small, data, tmp_path / "a", max_epochs=1)
-    from medvol.engines.workflow import refusal_in
-
     assert "--resume true" in str(refusal_in(caught.value))
 
 
@@ -140,6 +139,4 @@ def test_bundle_without_weights_says_so(data, tmp_path):
     shutil.rmtree(folder / "models")
     with pytest.raises(RuntimeError) as caught:
         run("inference", folder, dataset_dir=str(data), output_dir=str(tmp_path / "out"))
-    from medvol.engines.workflow import refusal_in
-
     assert "no such weights file" in str(refusal_in(caught.value))
