@@ -22,7 +22,8 @@ from medvol.io.door import Scan, check_claim, shown, to_float32, warn
 #: Files that may lie beside slices and are none.
 _BESIDE = frozenset({".txt", ".xml", ".json", ".csv", ".tsv", ".html", ".htm", ".pdf", ".md",
                      ".inf", ".exe", ".ini", ".log", ".db", ".yaml", ".yml", ".jpg", ".jpeg",
-                     ".png", ".bmp", ".gif", ".zip", ".gz", ".nii", ".nrrd", ".mha", ".mhd",
+                     ".png", ".bmp", ".gif", ".tif",
+                     ".tiff", ".zip", ".gz", ".nii", ".nrrd", ".mha", ".mhd",
                      ".raw", ".sha256", ".md5", ".css", ".js", ".dll", ".ico"})  # fmt: skip
 _BESIDE_NAMES = frozenset({"DICOMDIR", "LOCKFILE", "VERSION", "README", "LICENSE", "THUMBS"})
 _AIR_HU = -1024.0
@@ -62,7 +63,7 @@ def find_images(folder: Path) -> list[DicomImage]:
             strangers.append((path, error))
             continue
         except InputError as error:
-            if _is_beside(path):
+            if is_beside(path):
                 continue
             raise error
         n_objects += 1
@@ -75,7 +76,7 @@ def find_images(folder: Path) -> list[DicomImage]:
         raise MissingInputError(f"{shown(folder)}: holds no DICOM image")
     suffixes = {image.path.suffix.lower() for image in images}
     for path, error in strangers:
-        if path.suffix.lower() in suffixes and not _is_beside(path):
+        if path.suffix.lower() in suffixes and not is_beside(path):
             raise InputError(f"{error}, but is named like the slices beside it") from error
     return images
 
@@ -247,6 +248,8 @@ def _decode_stack(where: Path, stack: Stack, options: DicomOptions) -> NDArray[n
             z = places.get((id(image), index))
             if z is None:
                 continue
+            if stored.dtype.itemsize > 2:
+                to_float32(image.path, stored)  # refuses what float32 would merge
             scale(stored, image.frames[index], factor, voxels[z])
             if bounds:
                 mask = (stored >= bounds[0]) & (stored <= bounds[1])
@@ -330,7 +333,8 @@ def _listing(groups: Sequence[Sequence[DicomImage]]) -> str:
     return "; ".join(rows) + ("; ..." if len(groups) > 12 else "")
 
 
-def _is_beside(path: Path) -> bool:
+def is_beside(path: Path) -> bool:
+    """Whether a file's name says that it may lie beside slices and is none."""
     return path.suffix.lower() in _BESIDE or _stem(path.name) in _BESIDE_NAMES
 
 

@@ -50,8 +50,8 @@ def shown(path: str | os.PathLike[str]) -> str:
 
 
 def warn(path: str | os.PathLike[str], text: str) -> None:
-    """Tell the user about an accepted input, naming the file."""
-    warnings.warn(f"{shown(path)}: {text}", InputWarning, stacklevel=2)
+    """Tell the user about an accepted input, naming the file, in one line without our source."""
+    warnings.warn_explicit(f"{shown(path)}: {text}", InputWarning, "medvol", 1)
 
 
 def ceiling_bytes() -> int:

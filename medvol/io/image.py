@@ -116,6 +116,8 @@ def scan_meta(scan: Scan) -> dict[str, object]:
 
 
 def _read_folder(path: Path, options: ReadOptions) -> Scan:
-    if picture.is_stack(dicom.walk_files(path)):
+    files = dicom.walk_files(path)
+    pictures = [file for file in files if file.suffix.lower() in picture.SUFFIXES]
+    if pictures and all(dicom.is_beside(file) for file in files):
         return picture.read_stack(path, options.spacing_mm)
     return dicom.read_folder(path, options.dicom)

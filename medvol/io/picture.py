@@ -81,12 +81,6 @@ def read_stack(folder: Path, spacing_mm: Sequence[float] | None) -> Scan:
     return Scan(np.stack(slices, axis=-1), np.diag([*spacing, 1.0]), folder)
 
 
-def is_stack(files: Sequence[Path]) -> bool:
-    """Whether a folder's files are pictures, with nothing but notes beside them."""
-    kinds = {path.suffix.lower() for path in files} - {".txt", ".csv", ".json", ".md", ".xml"}
-    return bool(kinds) and kinds <= SUFFIXES
-
-
 def numbered(folder: Path) -> list[Path]:
     """The pictures of a folder in the order of the last number in their names.
 

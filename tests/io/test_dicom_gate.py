@@ -449,6 +449,26 @@ def test_headers_agree_with_pydicom(dicom_series):
         assert mine.parsed.content() == theirs.PixelData
 
 
+def test_integers_beyond_float32_are_refused(dicom_series):
+    def change(ds, z):
+        ds.BitsAllocated = ds.BitsStored = 32
+        ds.HighBit = 31
+        ds.PixelData = (np.frombuffer(ds.PixelData, "<i2").astype("<i4") + 2**24).tobytes()
+
+    with pytest.raises(InputError, match="precision"):
+        read_scan(dicom_series(change))
+
+
+def test_reading_needs_no_dicom_package(dicom_series, phantom, monkeypatch):
+    # where MONAI Label runs, pydicom is old and highdicom and pylibjpeg are absent
+    import sys
+
+    folder = dicom_series()
+    for name in ("pydicom", "highdicom", "openjpeg", "libjpeg", "jpeg_ls", "typer", "rich"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert np.array_equal(read_scan(folder).array[0], phantom)
+
+
 def test_an_object_without_pixels_is_no_image(dicom_series):
     folder = dicom_series(delete("PixelData"))
     with pytest.raises(InputError, match="not an image"):

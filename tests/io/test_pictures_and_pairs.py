@@ -129,6 +129,8 @@ def stack(folder, numbers, name="s{}.png"):
 
 def test_slices_are_counted_not_spelled(tmp_path):
     folder = stack(tmp_path / "s", range(1, 13))
+    (folder / "Thumbs.db").write_bytes(b"x")
+    (folder / "notes.txt").write_text("x")
     scan = read_scan(folder, ReadOptions(spacing_mm=(1.5, 2, 3)))
     assert scan.array[0, 0, 0].tolist() == list(range(1, 13))
     assert np.allclose(np.diag(scan.affine), (1.5, 2, 3, 1))
