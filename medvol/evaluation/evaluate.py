@@ -28,7 +28,7 @@ class MaskOptions:
     """What ``medvol evaluate --pred --ref`` was asked for.
 
     Attributes:
-        pred: Folder of predicted label maps.
+        pred: Folder of predicted label maps, or a manifest that names them.
         ref: Folder of reference label maps, or a data set that names them.
         output: Folder to write.
         data: Data set that knows patient, site, sex and label names; ``ref`` if that is one.
@@ -135,7 +135,7 @@ def evaluate_segmentation(
         cohorts.append(("external", *external))
     rows: dict[str, list[Score]] = {}
     table: list[SummaryRow] = []
-    inputs: list[Path] = []
+    inputs = [path for path in (options.pred, options.ref) if path.is_file()]
     for cohort, pred, ref, data in cohorts:
         manifest = _manifest(data or ref, required=data is not None)
         _refuse_overlap(manifest, options.train)
@@ -247,7 +247,7 @@ def _refuse_overlap(manifest: Manifest | None, train: Path | None) -> None:
 
 
 def _pairs(pred: Path, ref: Path, manifest: Manifest | None) -> list[pairing.MaskFiles]:
-    predictions = pairing.find_masks(pred)
+    predictions = _predictions(pred)
     if manifest is None or (ref.is_dir() and ref.absolute() != manifest.root.absolute()):
         return pairing.pair_masks(predictions, pairing.find_masks(ref), str(pred))
     labelled = {c.case: c.label for c in manifest.cases if c.label is not None}
@@ -257,6 +257,15 @@ def _pairs(pred: Path, ref: Path, manifest: Manifest | None) -> list[pairing.Mas
     if not labelled:
         raise MissingInputError(f"{ref}: the data set names no reference label map to test on")
     return pairing.pair_masks(predictions, labelled, str(pred))
+
+
+def _predictions(pred: Path) -> dict[str, Path]:
+    """Predicted label maps of a folder, or of a manifest's label (or else image) column."""
+    if not pred.is_file():
+        return pairing.find_masks(pred)
+    from medvol.datasets import read_dataset
+
+    return {case.case: case.label or case.image for case in read_dataset(pred).cases}
 
 
 def _case_infos(

@@ -172,3 +172,30 @@ def test_case_names_come_from_files_or_their_folders(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(MissingInputError, match="no label map"):
         find_masks(tmp_path / "empty")
+
+
+def test_manifests_may_name_both_sides(study, write_csv):
+    rows = [(f"c{k}", f"pred/c{k}.nii.gz", f"pred/c{k}.nii.gz") for k in range(10)]
+    pred = write_csv(study / "pred.csv", ("case", "image", "label"), rows)
+    by_file = evaluate(study, pred=pred, ref=study / "data.csv")
+    assert by_file.table == evaluate(study, data=study / "data.csv").table
+    assert rerun(study / "out" / "run.json") == []
+
+
+def test_a_dicom_seg_scores_like_the_nifti_it_was_made_from(shared_data, tmp_path, save_mask):
+    pytest.importorskip("highdicom")
+    from medvol.io import Algorithm, read_scan, write_dicom_seg
+
+    series = shared_data / "dicom" / "mr_hippocrop_study1"
+    scan = read_scan(series)
+    labels = np.zeros(scan.array.shape[1:], np.uint8)
+    labels[3:9, 4:9, 1:4] = 1
+    (tmp_path / "p" / "a").mkdir(parents=True)
+    write_dicom_seg(
+        tmp_path / "p" / "a" / "seg.dcm", labels, scan.affine, source=series,
+        labels={1: "hippocampus"}, algorithm=Algorithm("test", "1"),
+    )  # fmt: skip
+    save_mask(tmp_path / "r" / "a.nii.gz", labels, scan.affine)
+    files = pair_masks(find_masks(tmp_path / "p"), find_masks(tmp_path / "r"), "p")
+    rows = score_masks(files, MetricPlan(metrics=("dice", "hd95")))
+    assert [row.value for row in rows] == [1.0, 0.0]
