@@ -13,6 +13,7 @@ from medvol.core.errors import MedvolError
 
 #: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs.
 VERBS: dict[str, str | dict[str, str]] = {
+    "augment": {"preview": "augment_preview"},
     "doctor": "doctor",
     "bundle": {
         "list": "bundle_list",
