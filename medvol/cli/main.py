@@ -15,6 +15,7 @@ from medvol.core.errors import MedvolError, refusal_in
 
 #: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs.
 VERBS: dict[str, str | dict[str, str]] = {
+    "augment": {"preview": "augment_preview"},
     "doctor": "doctor",
     "demo": "demo",
     "predict": "predict",

@@ -191,7 +191,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         middle = [value // 2 for value in room]
         if max(room) <= 0 or not self.random_center:
             return middle
-        if self.foreground_key is not None and self.R.rand() < self.foreground_prob:
+        if self.foreground_key in data and self.R.rand() < self.foreground_prob:
             label = _Pending(data[self.foreground_key])
             values = label.array[0].cpu().numpy()
             found = np.flatnonzero(values)
