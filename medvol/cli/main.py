@@ -15,6 +15,7 @@ from medvol.core.errors import MedvolError
 VERBS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor",
     "predict": "predict",
+    "export": "export",
     "evaluate": "evaluate",
     "compare": "compare",
     "calibrate": "calibrate",

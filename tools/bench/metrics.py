@@ -171,9 +171,7 @@ def table(seconds: dict[str, list[float]]) -> bool:
 
 def largest_gap(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> float:
     """Largest absolute difference over all labels and metrics."""
-    return max(
-        abs(a - b) for name in ours for a, b in zip(ours[name], theirs[name], strict=True)
-    )
+    return max(abs(a - b) for name in ours for a, b in zip(ours[name], theirs[name], strict=True))
 
 
 if __name__ == "__main__":
