@@ -15,7 +15,6 @@ from medvol.core.errors import MedvolError, refusal_in
 
 #: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs.
 VERBS: dict[str, str | dict[str, str]] = {
-    "augment": {"preview": "augment_preview"},
     "doctor": "doctor",
     "demo": "demo",
     "predict": "predict",
@@ -24,6 +23,7 @@ VERBS: dict[str, str | dict[str, str]] = {
     "compare": "compare",
     "calibrate": "calibrate",
     "drift": "drift",
+    "export": "export",
     "bundle": {
         "list": "bundle_list",
         "write": "bundle_write",
@@ -37,6 +37,9 @@ VERBS: dict[str, str | dict[str, str]] = {
         "split": "data_split",
         "fetch": "data_fetch",
         "profile": "data_profile",
+    },
+    "augment": {
+        "preview": "augment_preview",
     },
 }
 _GROUP_HELP = {

@@ -81,8 +81,7 @@ def open_engine(engine: str, path: str | os.PathLike[str], threads: int = 0) -> 
         MissingPackageError: If its package is not installed.
     """
     if engine == "torchscript":
-        module = torch.jit.load(str(path), map_location="cpu").eval()
-        return lambda window: module(window)
+        return torch.jit.load(str(path), map_location="cpu").eval()
     if engine == "onnx":
         return _onnx(str(path), threads)
     if engine == "openvino":

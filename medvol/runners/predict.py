@@ -119,6 +119,20 @@ def write(session: Session, loaded: Loaded, answer: Answer | None) -> Record:
     return record
 
 
+def label_image(
+    session: Session, path: str, predictor: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[NDArray[np.uint8], Geometry]:
+    """Labels of one image by any predictor of windows; nothing is written."""
+    data: Any = session.preprocessing({"image": path})
+    source, decision = _source_of(data["image"]), session.finish.decision
+    if decision is None:
+        raise InputError("this bundle's postprocessing cannot be run with another engine")
+    image, anti_alias = data["image"][None], session.anti_alias
+    labels = session.inferer.label_map(image, predictor, source, decision, anti_alias=anti_alias)
+    answer = Answer(labels, source)
+    return (_after(session, answer) if session.finish.after else labels), source
+
+
 def peak_ram_bytes() -> int:
     """Largest resident size that this process ever had."""
     unit = 1 if sys.platform == "darwin" else 1024

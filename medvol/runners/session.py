@@ -20,6 +20,7 @@ from medvol.core.files import sha256_file
 from medvol.inferers import Decision, Mirrors, SlidingWindowInferer
 from medvol.inferers.mirrors import Activation
 from medvol.runners.cost import footprint_or_none
+from medvol.runners.engines import engine_predictor
 from medvol.runners.record import PredictOptions
 from medvol.transforms import Spacingd
 
@@ -66,8 +67,8 @@ class Session:
         self.network: torch.nn.Module = self._component("network").eval()
         self.inferer: Any = self._inferer()
         self.finish = read_finish(self.config, self.inferer)
-        self.members = [self.network]
-        self.predictor = self.network
+        self.predictor: Any = engine_predictor(self)
+        self.members = [self.predictor]
         self.base_bytes = psutil.Process().memory_info().rss
         self._footprints: dict[tuple[int, ...], Any] = {}
 

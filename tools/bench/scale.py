@@ -1,0 +1,114 @@
+"""Cost against number and size of cases: ``python -m tools.bench.scale [--cases 10 100 1000]``.
+
+Cases are smooth phantoms labelled by the bundle that is named; sizes go up to 512x512x600 with
+14 classes, where the predicted peak of memory is printed beside the measured one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+SIZES = ((64, 64, 64), (128, 128, 128), (256, 256, 160), (512, 512, 600))
+CLASSES = 14
+
+
+def main() -> None:
+    """Measure both curves, or one size in this process when called by itself."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", default="hippocampus_mri_segmentation")
+    parser.add_argument("--cases", type=int, nargs="*", default=[10, 100, 1000])
+    parser.add_argument("--sizes", type=int, default=len(SIZES), help="how many of the sizes")
+    parser.add_argument("--one", type=int, nargs=3, help="one size, in this process")
+    parser.add_argument("--small", action="store_true", help="a narrow network for --one")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(one_size(tuple(options.one), options.small)))
+        return
+    rows = [many_cases(options.bundle, count) for count in options.cases]
+    for size in SIZES[: options.sizes]:
+        command = [sys.executable, "-m", "tools.bench.scale", "--one", *map(str, size)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    print(json.dumps(rows) if options.json else "\n".join(map(str, rows)))
+
+
+def many_cases(bundle: str, count: int) -> dict[str, Any]:
+    """Predict ``count`` small phantoms in one process."""
+    from medvol.io import write_nifti
+    from medvol.runners import PredictOptions, find_cases, run_local
+
+    draw = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        for index in range(count):
+            values = draw.normal(size=(36, 50, 34)).astype(np.float32)
+            write_nifti(Path(folder, "in", f"c{index:05}.nii"), values, np.eye(4))
+        options = PredictOptions(bundle, str(Path(folder, "out")), device="cpu", threads=1)
+        cases = find_cases([Path(folder, "in")])
+        wall, cpu = time.perf_counter(), time.process_time()
+        records = run_local(cases, options)
+        done = sum(record.status == "done" for record in records)
+        return {
+            "cases": count,
+            "done": done,
+            "wall_s_per_case": (time.perf_counter() - wall) / count,
+            "cpu_s_per_case": (time.process_time() - cpu) / count,
+            "peak_bytes": peak(),
+        }
+
+
+def one_size(size: tuple[int, ...], is_small: bool) -> dict[str, Any]:
+    """Label one phantom of a size at its own spacing; compare predicted and measured peak."""
+    import psutil
+    from monai.data.meta_tensor import MetaTensor
+    from monai.networks.nets.unet import UNet
+
+    from medvol.core.geometry import Geometry
+    from medvol.inferers import Job, SlidingWindowInferer, plan_job, window_footprint
+    from tools.bench.inference import WINDOW, network
+
+    torch.set_num_threads(1)
+    net = UNet(3, 1, CLASSES, (4, 8), (2,)).eval() if is_small else network(CLASSES)
+    inferer = SlidingWindowInferer(WINDOW, 1, 0.5, "gaussian")
+    roi = tuple(min(r, n) for r, n in zip(WINDOW, size, strict=True)) if is_small else WINDOW
+    footprint = window_footprint(net, roi)
+    base = psutil.Process().memory_info().rss
+    job = Job(size, size, WINDOW, 0.5, footprint, base_bytes=base)
+    plan = plan_job(job)
+    print(plan.line(), file=sys.stderr)
+    image = MetaTensor(torch.zeros((1, 1, *size)), affine=torch.eye(4, dtype=torch.float64))
+    image[..., 0].normal_()
+    source = Geometry((size[0], size[1], size[2]), np.eye(4))
+    wall, cpu = time.perf_counter(), time.process_time()
+    labels = inferer.label_map(image, net, source)
+    infer_bytes = base + plan.phases["infer"]
+    return {
+        "size": list(size),
+        "windows": plan.windows,
+        "wall_s": time.perf_counter() - wall,
+        "cpu_s": time.process_time() - cpu,
+        "predicted_bytes": plan.ram_bytes,
+        "predicted_infer_bytes": infer_bytes,
+        "peak_bytes": peak(),
+        "labels": int(labels.max()) + 1,
+    }
+
+
+def peak() -> int:
+    """Largest resident size of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""One contender of the bench row `predict`: ``python -m tools.bench.whole_case NAME IMAGE``."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tools.bench.inference import WINDOW, network
+
+SPACING_MM = (1.5, 1.5, 1.5)
+CLASSES = 14
+
+
+def main() -> None:
+    """Run one contender on one image and print its figures as JSON."""
+    name, image = sys.argv[1], sys.argv[2]
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    net = network(CLASSES)
+    run = {"MONAI": by_monai, "medvol": by_medvol}[name]
+    with tempfile.TemporaryDirectory() as folder:
+        wall, cpu = time.perf_counter(), time.process_time()
+        with torch.no_grad():
+            labels = run(image, net, Path(folder))
+        row: dict[str, Any] = {
+            "wall_s": time.perf_counter() - wall,
+            "cpu_s": time.process_time() - cpu,
+        }
+    row["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    row["voxels"] = np.bincount(labels.ravel(), minlength=CLASSES).tolist()
+    print(json.dumps(row))
+
+
+def by_monai(image: str, net: torch.nn.Module, folder: Path) -> Any:
+    """A model-zoo bundle's way: MONAI's own transforms, inferer, inverse and writer."""
+    from monai.inferers.inferer import SlidingWindowInferer
+    from monai.transforms.compose import Compose
+    from monai.transforms.intensity.dictionary import ScaleIntensityRanged
+    from monai.transforms.io.dictionary import LoadImaged, SaveImaged
+    from monai.transforms.post.dictionary import Activationsd, AsDiscreted, Invertd
+    from monai.transforms.spatial.dictionary import Orientationd, Spacingd
+
+    before = Compose(
+        [
+            LoadImaged("image", ensure_channel_first=True),
+            Orientationd("image", "RAS", labels=None),
+            Spacingd("image", SPACING_MM, mode="bilinear"),
+            ScaleIntensityRanged("image", -57, 164, 0, 1, clip=True),
+        ]
+    )
+    after = Compose(
+        [
+            Activationsd("pred", softmax=True),
+            Invertd("pred", before, "image", nearest_interp=False),
+            AsDiscreted("pred", argmax=True),
+            SaveImaged("pred", output_dir=folder, output_dtype=np.uint8, print_log=False),
+        ]
+    )
+    data: Any = before({"image": image})
+    out: Any = SlidingWindowInferer(WINDOW, 1, 0.5, "gaussian")(data["image"][None], net)
+    data["pred"] = out[0]
+    result: Any = after(data)
+    return np.asarray(result["pred"]).astype(np.uint8)
+
+
+def by_medvol(image: str, net: torch.nn.Module, folder: Path) -> Any:
+    """The way of ``medvol predict``, with the same network and numbers."""
+    from monai.transforms.compose import Compose
+    from monai.transforms.intensity.dictionary import ScaleIntensityRanged
+    from monai.transforms.io.dictionary import LoadImaged
+    from monai.transforms.spatial.dictionary import Orientationd
+
+    from medvol.core.geometry import Geometry
+    from medvol.inferers import Decision, SlidingWindowInferer
+    from medvol.io import MedvolReader, write_nifti
+    from medvol.transforms import Spacingd
+
+    before = Compose(
+        [
+            LoadImaged("image", reader=MedvolReader, ensure_channel_first=True),
+            Orientationd("image", "RAS", labels=None),
+            Spacingd("image", SPACING_MM, mode="bilinear"),
+            ScaleIntensityRanged("image", -57, 164, 0, 1, clip=True),
+        ]
+    )
+    data: Any = before({"image": image})
+    x, y, z = (int(n) for n in data["image"].meta["spatial_shape"])
+    source = Geometry((x, y, z), np.asarray(data["image"].meta["original_affine"]))
+    inferer = SlidingWindowInferer(WINDOW, 1, 0.5, "gaussian", background=0.0)
+    labels = inferer.label_map(data["image"][None], net, source, Decision(), anti_alias=True)
+    write_nifti(folder / "seg.nii.gz", labels, source.affine, dtype=np.uint8)
+    return labels
+
+
+if __name__ == "__main__":
+    main()
