@@ -81,7 +81,7 @@ class PredictionTable:
 
     def _add(self, item, case, logits, decision: Decision, device: str, seconds: float) -> None:
         path = Path(str(case["source"]))
-        name = self._name(path)
+        name = self._name(str(case.get("case") or path.name.partition(".")[0]))
         row = {"case": name, "image": self._relative(path)}
         row |= {key: f"{value:.6f}" for key, value in decision.probabilities.items()}
         row |= decision_columns(decision)
@@ -92,8 +92,7 @@ class PredictionTable:
         if self.writes_cases:
             self._write_case(name, path, decision, device, seconds)
 
-    def _name(self, path: Path) -> str:
-        base = path.name.partition(".")[0]
+    def _name(self, base: str) -> str:
         name, number = base, 1
         while name in self.names:
             number += 1

@@ -19,23 +19,27 @@ def pictures(tmp_path):
     """Twelve images of eight patients in three classes; two patients have several images."""
     from PIL import Image
 
+    folder = tmp_path / "pictures"
+    folder.mkdir()
     rows = ["file,label,patient_id"]
     for i, name in enumerate(["clear", "nodule"] * 5 + ["other", "other"]):
-        Image.fromarray(np.full((4, 4), i, np.uint8)).save(tmp_path / f"{i}.png")
+        Image.fromarray(np.full((4, 4), i, np.uint8)).save(folder / f"{i}.png")
         rows.append(f"{i}.png,{name},p{min(i, 7)}")
-    (tmp_path / "labels.csv").write_text("\n".join(rows))
-    return tmp_path
+    (folder / "labels.csv").write_text("\n".join(rows))
+    return folder
 
 
 @pytest.fixture
 def masks(tmp_path):
     """Ten masks of 1 to 10 voxels of 2 mm3."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
     for i in range(10):
         mask = np.zeros((4, 4, 4), np.uint8)
         mask.flat[: i + 1] = 1
         for ending in ("", "_label"):
-            write_nifti(tmp_path / f"case{i}{ending}.nii.gz", mask, np.diag([2.0, 1, 1, 1]))
-    return tmp_path
+            write_nifti(folder / f"case{i}{ending}.nii.gz", mask, np.diag([2.0, 1, 1, 1]))
+    return folder
 
 
 def test_classes_are_numbered_by_the_bundle_and_others_left_out(pictures):
