@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GridMismatchError, InputError, MedvolError
 from medvol.core.geometry import Geometry
-from medvol.engines.workflow import refusal_in
+from medvol.core.errors import refusal_in
 from medvol.inferers import SlidingWindowInferer, predict_uncertain, run_ladder
 from medvol.inferers.ladder import is_out_of_memory
 from medvol.runners.cases import CaseInput, input_digest

@@ -11,9 +11,14 @@ from medvol.core.files import safe_name
 def test_failed_write_keeps_the_old_file_and_leaves_no_scratch(tmp_path):
     target = tmp_path / "mask.json"
     write_json(target, {"old": 1})
-    with pytest.raises(RuntimeError, match="killed"), atomic_path(target) as scratch:
-        scratch.write_text("half")
-        raise RuntimeError("killed")
+
+    def write_half():
+        with atomic_path(target) as scratch:
+            scratch.write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        write_half()
     assert json.loads(target.read_text()) == {"old": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["mask.json"]
 

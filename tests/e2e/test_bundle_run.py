@@ -37,8 +37,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     """The shipped bundle's configs with a network that trains in moments."""
-    folder = fork(BUNDLE, tmp_path_factory.mktemp("fork") / "small_segmentation")
-    return folder
+    return fork(BUNDLE, tmp_path_factory.mktemp("fork") / "small_segmentation")
 
 
 SMALL = {"network_def#channels": [4, 8], "network_def#strides": [2], "val_interval": 1,

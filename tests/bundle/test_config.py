@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from medvol.bundle import load, read_config
+from medvol.core import ConfigError, MissingInputError, UnsafeFileError
+
+
+def config(tmp_path, content) -> str:
+    path = tmp_path / "train.json"
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"a": "$__import__('os').system('id')"},
+        {"a": {"b": [1, " $print(1)"]}},
+        {"net": {"_target_": "os.system", "command": "id"}},
+        {"net": {"_target_": "builtins.eval", "source": "1"}},
+        {"net": {"_target_": "monai.bundle.run"}},
+        {"net": {"_target_": "medvol.cli.main"}},
+        {"net": {"_target_": ["os.system"]}},
+        {"net": "%/etc/passwd"},
+    ],
+)
+def test_stranger_config_with_code_is_refused_by_id(tmp_path, content):
+    path = config(tmp_path, content)
+    with pytest.raises(UnsafeFileError, match=r"train\.json: (a|net)"):
+        read_config(path)
+    assert read_config(path, is_trusted=True) == content
+
+
+def test_stranger_config_without_code_is_read(tmp_path):
+    content = {
+        "network_def": {"_target_": "UNet", "spatial_dims": 3},
+        "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.1},
+        "gate": {"_target_": "medvol.engines.open_run"},
+    }
+    assert read_config(config(tmp_path, content)) == content
+
+
+@pytest.mark.parametrize("content", ["{", "[1, 2]", "nonsense: ["])
+def test_damaged_config_is_one_line(tmp_path, content):
+    with pytest.raises(ConfigError, match=r"train\.json") as caught:
+        read_config(config(tmp_path, content))
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_config_and_unknown_bundle_name_what_was_meant(tmp_path):
+    with pytest.raises(MissingInputError, match=r"none\.json"):
+        read_config(tmp_path / "none.json")
+    with pytest.raises(MissingInputError, match="shipped bundles: .*hippocampus"):
+        load("liver_ct_segmentation")
+
+
+def test_shipped_bundle_is_trusted_and_a_copy_is_not(tmp_path):
+    from medvol.bundle import fork
+
+    assert load("hippocampus_mri_segmentation").version
+    folder = fork("hippocampus_mri_segmentation", tmp_path / "mine_segmentation")
+    with pytest.raises(UnsafeFileError, match="--trust-bundle"):
+        load(folder)
+    assert load(folder, is_trusted=True).name == "mine_segmentation"

@@ -1,0 +1,103 @@
+import json
+import shutil
+
+import pytest
+import torch
+
+from medvol.bundle import fork, list_bundles, load, verify
+from medvol.cli.main import main
+from medvol.core import ConfigError, OutputError
+
+SHIPPED = [bundle.name for bundle in list_bundles()]
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return fork("hippocampus_mri_segmentation", tmp_path / "copy_segmentation")
+
+
+def change(folder, task, edit):
+    path = folder / "configs" / f"{task}.json"
+    content = json.loads(path.read_text())
+    edit(content)
+    path.write_text(json.dumps(content))
+
+
+def faults(folder) -> str:
+    return "\n".join(verify(load(folder, is_trusted=True)))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_bundle_is_sound(name):
+    assert verify(load(name)) == []
+
+
+def test_there_are_bundles_to_verify():
+    assert len(SHIPPED) >= 4
+
+
+@pytest.mark.parametrize(
+    ("task", "edit", "fault"),
+    [
+        ("metadata", lambda c: c.pop("task"), "lacks 'task'"),
+        ("train", lambda c: c["train"].pop("inferer"), "train::inferer"),
+        ("inference", lambda c: c.pop("device"), "lacks the required property device"),
+        ("inference", lambda c: c["inferer"].update(_target_="NoSuchInferer"), "does not exist"),
+        ("inference", lambda c: c["network_def"].update(out_channels=5), "gives 5 channels"),
+        (
+            "inference",
+            lambda c: c["preprocessing"]["transforms"][3].update(pixdim=[2, 2, 2]),
+            "preprocesses images otherwise",
+        ),
+        ("evaluate", lambda c: c["labels"].update({"1": "head"}), "names the labels"),
+        ("inference", lambda c: c["inferer"].update(tta=["superior-inferior"]), "superior"),
+        (
+            "train",
+            lambda c: c["train"]["augmentation"]["transforms"].append(
+                {"_target_": "RandFlipd", "keys": ["image", "label"], "spatial_axis": 2}
+            ),
+            "RandFlipd",
+        ),
+        ("train", lambda c: c.update(seed="%values#seed"), "unexpanded macro"),
+    ],
+)
+def test_each_fault_is_named(copy, task, edit, fault):
+    change(copy, task, edit)
+    assert fault in faults(copy)
+
+
+def test_changed_weights_are_noticed(copy):
+    state = torch.load(copy / "models" / "model.pt", weights_only=True)
+    first = next(iter(state))
+    state[first] = state[first] + 1
+    torch.save(state, copy / "models" / "model.pt")
+    assert "sha256" in faults(copy)
+
+
+def test_nan_weights_are_noticed(copy):
+    state = torch.load(copy / "models" / "model.pt", weights_only=True)
+    state[next(iter(state))].fill_(float("nan"))
+    torch.save(state, copy / "models" / "model.pt")
+    assert "NaN" in faults(copy)
+
+
+def test_missing_weights_are_noticed(copy):
+    shutil.rmtree(copy / "models")
+    assert "model.pt is missing" in faults(copy)
+
+
+def test_fork_refuses_a_name_without_its_task_and_an_existing_folder(copy, tmp_path):
+    with pytest.raises(ConfigError, match="segmentation"):
+        fork(copy, tmp_path / "mine")
+    with pytest.raises(OutputError, match="exists"):
+        fork(copy, copy)
+
+
+def test_cli_lists_and_verifies(capsys):
+    assert main(["bundle", "list", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["name"] for row in rows} == set(SHIPPED)
+    assert main(["bundle", "verify", "phantom_ct_segmentation"]) == 0
+    assert "sound" in capsys.readouterr().out
+    assert main(["bundle", "verify", "nothing"]) == 2
+    assert "nothing: is no bundle" in capsys.readouterr().err

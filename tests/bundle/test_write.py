@@ -1,0 +1,80 @@
+import json
+import shutil
+
+import pytest
+import yaml
+
+from medvol.bundle.places import configs_dir
+from medvol.bundle.write import all_names, render, stale, write
+from medvol.core import ConfigError
+
+NAME = "spleen_ct_segmentation"
+
+
+@pytest.fixture
+def configs(tmp_path):
+    """A copy of the shipped parts and one values file, to be broken."""
+    shutil.copytree(configs_dir() / "parts", tmp_path / "parts")
+    (tmp_path / "bundles").mkdir()
+    for suffix in (".yaml", ".md"):
+        shutil.copy(configs_dir() / "bundles" / f"{NAME}{suffix}", tmp_path / "bundles")
+    return tmp_path
+
+
+def edit(configs, **changes):
+    path = configs / "bundles" / f"{NAME}.yaml"
+    values = yaml.safe_load(path.read_text())
+    for key, value in changes.items():
+        if value is None:
+            values.pop(key)
+        else:
+            values[key] = value
+    path.write_text(yaml.safe_dump(values))
+
+
+def test_committed_bundles_are_fresh():
+    names = all_names()
+    assert len(names) >= 4
+    assert {name: stale(name) for name in names} == dict.fromkeys(names, [])
+
+
+def test_one_number_reaches_every_task(configs):
+    edit(configs, spacing_mm=[2.5, 2.5, 4.0])
+    files = render(NAME, configs)
+    for task in ("train", "evaluate", "inference", "multi_gpu_train"):
+        steps = json.loads(files[f"configs/{task}.json"])["preprocessing"]["transforms"]
+        spacing = next(step for step in steps if step["_target_"].endswith("Spacingd"))
+        assert spacing["pixdim"] == [2.5, 2.5, 4.0]
+
+
+def test_nothing_is_left_to_expand(configs):
+    files = render(NAME, configs)
+    flat = [text for name, text in files.items() if name.endswith(".json")]
+    assert len(flat) == 5
+    assert not any('"%' in text or '"part"' in text or '"values"' in text for text in flat)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"learning_rate": None}, "'learning_rate' is missing"),
+        ({"labels": None}, "'labels' is missing"),
+        ({"learning_rates": 0.1}, "no part uses the value 'learning_rates'"),
+        ({"learning_rate": "1e-4"}, "write the number out"),
+        ({"network": "transformer"}, "network: 'transformer' is no part"),
+        ({"tasks": ["train", "dance"]}, "task 'dance' has no part"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(configs, changes, fault):
+    edit(configs, **changes)
+    with pytest.raises(ConfigError, match=fault):
+        render(NAME, configs)
+
+
+def test_write_leaves_weights_alone(configs, tmp_path):
+    folder = tmp_path / "out_segmentation"
+    (folder / "models").mkdir(parents=True)
+    (folder / "models" / "model.pt").write_bytes(b"weights")
+    write(NAME, folder, configs)
+    assert (folder / "models" / "model.pt").read_bytes() == b"weights"
+    assert (folder / "docs" / "README.md").is_file()
