@@ -64,7 +64,6 @@ def preview(
         if hasattr(transform, "set_random_state"):
             transform.set_random_state(seed=seed + number)  # pyright: ignore[reportFunctionMemberAccess]
         drawn = transform(dict(data))
-        drawn = drawn[0] if isinstance(drawn, Sequence) else drawn
         score = validator.score(data["image"], drawn["image"])
         found.append(PreviewSample(drawn["image"], drawn.get("label"), score))
     return found

@@ -164,7 +164,8 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
             read = readers.setdefault(whole.matrix.tobytes(), Resampler(whole))
             how = self._how(key, image.array, mode, padding)
             moved = read(image.array, *how)
-            if how[0] == "nearest" and moved.device.type == "cpu" and len(moved) == 1:
+            is_sampled = how[0] == "nearest" and whole.whole_voxels is None
+            if is_sampled and moved.device.type == "cpu" and len(moved) == 1:
                 restore_lost(image.array, moved, whole)
             swaps = self.swap_labels if mirrored and key in self.label_keys else ()
             out[key] = self._record(image.meta, swap_labels(moved, swaps), warp, (*how, swaps))
