@@ -37,7 +37,8 @@ def main() -> int:
 
 def fit(tables: list[Path], data: Path, sensitivity: float, alpha: float) -> Operating:
     """The operating point of several tables' cases, each of which may occur once."""
-    rows = [row for table in tables for row in csv.DictReader(table.open(newline=""))]
+    texts = [table.read_text(encoding="utf-8").splitlines() for table in tables]
+    rows = [row for text in texts for row in csv.DictReader(text)]
     names = [row["case"] for row in rows]
     if len(set(names)) < len(names):
         raise InputError(f"{tables[0]}: a case is in two tables; give one table per fold")
