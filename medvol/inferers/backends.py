@@ -64,7 +64,7 @@ def convert_openvino(network: torch.nn.Module, window: Sequence[int]) -> Any:
     shape = openvino.PartialShape([-1, *window])
     with torch.no_grad():
         return openvino.convert_model(
-            network, example_input=torch.zeros((1, *window)), input=[("image", shape)]
+            network, example_input=torch.zeros((1, *window)), input=[shape]
         )
 
 

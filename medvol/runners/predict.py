@@ -17,7 +17,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.post.dictionary import Invertd
 from numpy.typing import NDArray
 
-from medvol.core.errors import GridMismatchError, InputError, MedvolError
+from medvol.core.errors import GridMismatchError, InputError, MedvolError, OutputError
 from medvol.core.geometry import Geometry
 from medvol.core.errors import refusal_in
 from medvol.inferers import SlidingWindowInferer, predict_uncertain, run_ladder
@@ -276,6 +276,8 @@ def _caught(record: Record) -> Iterator[None]:
     """Turn a fault of this case into its record, so that the other cases go on."""
     try:
         yield
+    except OutputError as error:
+        record.status, record.reason = "failed", str(error)
     except MedvolError as error:
         record.status, record.reason = "refused", str(error)
     except (RuntimeError, ValueError, OSError, ArithmeticError, LookupError, TypeError,

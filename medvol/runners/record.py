@@ -15,6 +15,8 @@ from medvol.core.files import output_path, write_json
 FORMATS = ("nifti", "dicomseg", "sr")
 #: Name of the record in a case's folder; it is written last, so that it vouches for the rest.
 RECORD = "prediction.json"
+#: Every other file that a prediction may write into a case's folder.
+RESULTS = frozenset({"seg.nii.gz", "seg.dcm", "sr.dcm", "aleatoric.nii.gz", "epistemic.nii.gz"})
 
 
 @dataclass(frozen=True)
@@ -141,9 +143,14 @@ def stored(out: str, case: str) -> Record | None:
 
 
 def sweep(out: str, case: str) -> None:
-    """Remove the scratch files that a killed run left in a case's folder."""
+    """Clear a case's folder of an outdated result and of what a killed run left there.
+
+    The record goes first, so that nothing vouches for a result that is being replaced.
+    """
     folder = case_folder(out, case)
-    if folder.is_dir():
-        for path in folder.glob(".*"):
-            if path.is_file():
-                path.unlink()
+    if not folder.is_dir():
+        return
+    (folder / RECORD).unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.is_file() and (path.name in RESULTS or path.name.startswith(".")):
+            path.unlink()

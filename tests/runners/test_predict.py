@@ -232,3 +232,12 @@ def test_the_text_of_a_too_large_image_names_sizes(options, images):
 
     with pytest.raises(TooLargeError, match="22x25x12"):
         job_plan(Session(options(max_ram=1000)), str(images / "case0.nii.gz"))
+
+
+def test_a_case_that_turned_bad_keeps_no_old_result(tmp_path, options, make_image):
+    image = make_image(tmp_path / "in" / "a.nii.gz", 0)
+    assert run_local(find_cases([image]), options())[0].status == "done"
+    image.write_bytes(b"no longer an image")
+    assert run_local(find_cases([image]), options())[0].status == "refused"
+    left = [p.name for p in (Path(options().out) / "a").iterdir()]
+    assert left == ["prediction.json"]

@@ -31,10 +31,11 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, default=len(SIZES), help="how many of the sizes")
     parser.add_argument("--one", type=int, nargs=3, help="one size, in this process")
     parser.add_argument("--small", action="store_true", help="a narrow network for --one")
+    parser.add_argument("--overlap", type=float, default=0.5, help="for --one")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(one_size(tuple(options.one), options.small)))
+        print(json.dumps(one_size(tuple(options.one), options.small, options.overlap)))
         return
     rows = [many_cases(options.bundle, count) for count in options.cases]
     for size in SIZES[: options.sizes]:
@@ -68,7 +69,7 @@ def many_cases(bundle: str, count: int) -> dict[str, Any]:
         }
 
 
-def one_size(size: tuple[int, ...], is_small: bool) -> dict[str, Any]:
+def one_size(size: tuple[int, ...], is_small: bool, overlap: float) -> dict[str, Any]:
     """Label one phantom of a size at its own spacing; compare predicted and measured peak."""
     import psutil
     from monai.data.meta_tensor import MetaTensor
@@ -80,11 +81,11 @@ def one_size(size: tuple[int, ...], is_small: bool) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     net = UNet(3, 1, CLASSES, (4, 8), (2,)).eval() if is_small else network(CLASSES)
-    inferer = SlidingWindowInferer(WINDOW, 1, 0.5, "gaussian")
+    inferer = SlidingWindowInferer(WINDOW, 1, overlap, "gaussian")
     roi = tuple(min(r, n) for r, n in zip(WINDOW, size, strict=True)) if is_small else WINDOW
     footprint = window_footprint(net, roi)
     base = psutil.Process().memory_info().rss
-    job = Job(size, size, WINDOW, 0.5, footprint, base_bytes=base)
+    job = Job(size, size, WINDOW, overlap, footprint, base_bytes=base)
     plan = plan_job(job)
     print(plan.line(), file=sys.stderr)
     image = MetaTensor(torch.zeros((1, 1, *size)), affine=torch.eye(4, dtype=torch.float64))
