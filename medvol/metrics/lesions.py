@@ -271,7 +271,7 @@ def _instances(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Two instance maps numbered 1 to n; both are masks unless either counts beyond 1."""
     for name, array in (("pred", pred), ("ref", ref)):
-        if array.dtype.kind not in "bui" or (array.size and array.min() < 0):
+        if array.dtype.kind not in ("b", "i", "u") or (array.size and array.min() < 0):
             raise LabelError(f"{name} must hold instance numbers from 0 or booleans")
     if max(pred.max(initial=0), ref.max(initial=0)) <= 1:
         return components(pred != 0, connectivity)[0], components(ref != 0, connectivity)[0]
