@@ -72,7 +72,7 @@ def test_workers_give_the_results_of_one_process(options, images, tmp_path):
     cases = find_cases([images])
     alone, many = options(out=str(tmp_path / "a")), options(out=str(tmp_path / "b"))
     run_local(cases, alone)
-    records = run_workers(cases, many, 2, start="fork")
+    records = run_workers(cases, many, 2, start="spawn")
     assert [r.case for r in records] == [c.name for c in cases]
     assert digests(many.out) == digests(alone.out)
 
@@ -88,7 +88,7 @@ def test_a_killed_worker_loses_nothing(options, make_image, tmp_path, caplog):
             killed.append(victim.pid)
             victim.kill()
 
-    records = run_workers(cases, options(), 2, kill_one, start="fork")
+    records = run_workers(cases, options(), 2, kill_one, start="spawn")
     assert killed
     assert [r.status for r in records] == ["done"] * 6
     assert len(digests(options().out)) == 6
@@ -109,7 +109,7 @@ def test_a_case_that_kills_every_worker_fails_alone(options, make_bundle, make_i
     for name, shape in (("a", (22, 25, 12)), ("b", (9, 25, 12)), ("c", (22, 25, 12))):
         make_image(tmp_path / "in" / f"{name}.nii.gz", 0, shape)
     records = run_workers(
-        find_cases([tmp_path / "in"]), options(bundle=str(bundle)), 2, start="fork"
+        find_cases([tmp_path / "in"]), options(bundle=str(bundle)), 2, start="spawn"
     )
     assert [r.status for r in records] == ["done", "failed", "done"]
     assert "died twice" in records[1].reason
@@ -117,4 +117,4 @@ def test_a_case_that_kills_every_worker_fails_alone(options, make_bundle, make_i
 
 def test_a_bundle_that_cannot_load_is_refused_once(options, images):
     with pytest.raises(MissingInputError, match="no bundle"):
-        run_workers(find_cases([images]), options(bundle="nowhere"), 2, start="fork")
+        run_workers(find_cases([images]), options(bundle="nowhere"), 2, start="spawn")
