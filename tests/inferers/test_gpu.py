@@ -66,6 +66,6 @@ def test_the_ladder_comes_down_to_the_cpu(net):
 
     inferer = SlidingWindowInferer(**OPTIONS, sw_device="cuda")
     with torch.no_grad():
-        got, rung = run_ladder(inferer, lambda i: i(x, Full()), lambda: net.cpu())
+        got, rung = run_ladder(inferer, lambda i: i(x, Full()), net.cpu)
     assert rung == "network on the CPU"
     assert got.device.type == "cpu"
