@@ -45,7 +45,7 @@ def run(
 ) -> None:
     """Label every image with a bundle; resumable, and one bad image stops no other."""
     from medvol.inferers import parse_bytes
-    from medvol.runners import PredictOptions, find_cases
+    from medvol.runners import PredictOptions, find_cases, is_classification
 
     options = PredictOptions(
         bundle=bundle, out=out, formats=tuple(f for f in formats.split(",") if f), device=device,
@@ -57,7 +57,8 @@ def run(
     if dry_run:
         _dry_run(cases, options, is_json)
         return
-    records = _runner(runner)(cases, options, workers, address, _Progress(len(cases)))
+    chosen = _classify if is_classification(options) else _runner(runner)
+    records = chosen(cases, options, workers, address, _Progress(len(cases)))
     if not records:
         return  # another rank reports
     _finish(records, is_json)
@@ -77,6 +78,12 @@ class _Progress:
         tail = "" if record.is_resumed else tail
         flag = f"; review: {record.review['reason']}" if record.review.get("flag") else ""
         print(f"[{self.count}/{self.total}] {record.case} {state}{tail}{flag}", file=sys.stderr)
+
+
+def _classify(cases: Any, options: Any, _workers: int, _address: str, report: Any) -> Any:
+    from medvol.runners import run_classification
+
+    return run_classification(cases, options, report)
 
 
 def _runner(name: str) -> Any:

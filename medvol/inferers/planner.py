@@ -205,10 +205,10 @@ def _stitching(job: Job, mode: str) -> int:
         return (channels + 1) * prod(grid.padded) * _FLOAT + weight
     axis = slab_axis(grid)
     plane = prod(grid.padded) // grid.padded[axis]
-    step = grid.starts[axis][1] - grid.starts[axis][0] if len(grid.starts[axis]) > 1 else 1
-    kept = (channels + 2) * plane * _FLOAT
-    codes = 9 * plane * step  # arg-max counts in 64 bits before it becomes 8
-    return (channels + 2) * plane * grid.roi[axis] * _FLOAT + kept + codes + weight
+    source_plane = prod(job.source_size) // job.source_size[axis]
+    planes = (channels + 2) * plane * grid.roi[axis]  # sums, their weights and one layer's
+    passing = 2 * channels * (plane + source_plane)  # kept for the next slab, and resampled
+    return (planes + passing) * _FLOAT + weight
 
 
 def _inverse(job: Job, mode: str, source: int) -> int:

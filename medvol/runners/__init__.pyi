@@ -1,5 +1,7 @@
 from .cases import CaseInput as CaseInput
 from .cases import find_cases as find_cases
+from .classify import is_classification as is_classification
+from .classify import run_classification as run_classification
 from .cost import job_plan as job_plan
 from .demo import run_demo as run_demo
 from .local import run_local as run_local

@@ -1,0 +1,63 @@
+"""Classification bundles: their own config predicts; here bad cases are set aside first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from medvol.bundle import load
+from medvol.core.errors import MedvolError
+from medvol.engines.workflow import refusal_in
+from medvol.runners.cases import CaseInput, input_digest
+from medvol.runners.local import Report
+from medvol.runners.record import PredictOptions, Record
+
+
+def is_classification(options: PredictOptions) -> bool:
+    """Whether the bundle gives classes and not masks."""
+    bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
+    return bundle.metadata.get("medvol", {}).get("family") == "classification"
+
+
+def run_classification(
+    cases: Sequence[CaseInput], options: PredictOptions, report: Report = lambda record: None
+) -> list[Record]:
+    """Classify every case that can be read; ``predictions.csv`` and a record each.
+
+    Images that the bundle's preprocessing refuses are recorded and left out, so that one of them
+    does not end the run. Already classified cases are classified again: they take no time.
+    """
+    bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
+    changes: dict[str, Any] = {"output_dir": options.out, "dataset_dir": _root(cases)}
+    if options.device:
+        changes["device"] = options.device
+    screen = bundle.parser("inference", **changes).get_parsed_content("preprocessing")
+    records = [_screened(case, screen, options) for case in cases]
+    good = [case for case, record in zip(cases, records, strict=True) if record.status == "done"]
+    if good:
+        entries = [{"image": c.path, "source": c.path, "case": c.name} for c in good]
+        parser = bundle.parser("inference", **changes, cases=entries)
+        parser.get_parsed_content("evaluator").run()
+    for record in records:
+        if record.status != "done":
+            record.save(options.out)
+        report(record)
+    return records
+
+
+def _screened(case: CaseInput, screen: Any, options: PredictOptions) -> Record:
+    record = Record(case.name, options_sha256=options.digest())
+    try:
+        record.input_sha256 = input_digest(case.path)
+        screen({"image": case.path})
+    except (MedvolError, RuntimeError, ValueError, OSError) as error:
+        line = refusal_in(error)
+        record.status = "refused" if line else "failed"
+        record.reason = line or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return record
+
+
+def _root(cases: Sequence[CaseInput]) -> str:
+    """The folder that holds every case, to which the table's paths are relative."""
+    return os.path.commonpath([os.path.dirname(case.path) for case in cases])

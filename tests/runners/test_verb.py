@@ -1,0 +1,87 @@
+"""`medvol predict` and `medvol export` as a user meets them: output, exit codes, faults."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from medvol.cli.main import main
+
+
+@pytest.fixture
+def predict(toy_bundle, tmp_path):
+    def run(*arguments: str) -> int:
+        common = ["-o", str(tmp_path / "out"), "--trust-bundle", "--device", "cpu"]
+        return main(["predict", str(toy_bundle), *arguments, *common])
+
+    return run
+
+
+def test_good_cases_exit_0_and_are_kept_the_second_time(predict, images, capsys):
+    assert predict(str(images), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["done"] == 4
+    assert predict(str(images), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["resumed"] == 4
+
+
+def test_a_bad_case_exits_1_and_is_listed(predict, make_image, tmp_path, capsys):
+    make_image(tmp_path / "in" / "a.nii.gz", 0)
+    (tmp_path / "in" / "b.nii.gz").write_bytes(b"nothing")
+    assert predict(str(tmp_path / "in")) == 1
+    printed = capsys.readouterr()
+    assert "1 done, 1 refused" in printed.out
+    assert "b.nii.gz" in printed.err.splitlines()[-1]
+
+
+def test_a_dry_run_says_what_it_would_cost_and_predicts_nothing(predict, images, tmp_path, capsys):
+    assert predict(str(images / "case0.nii.gz"), "--dry-run") == 0
+    assert "GiB RAM" in capsys.readouterr().out
+    assert predict(str(images / "case0.nii.gz"), "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)["cases"][0]["plan"]
+    assert plan["windows"] > 1
+    assert plan["seconds"] > 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_over_the_ceiling_exits_1(predict, images, capsys):
+    assert predict(str(images / "case0.nii.gz"), "--dry-run", "--max-ram", "1MB") == 1
+    assert "at least" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["/nowhere.nii.gz"], ["--max-ram", "lots"], ["--runner", "abacus"], ["--format", "bmp"]],
+)
+def test_wrong_usage_exits_2_with_one_line(predict, images, arguments, capsys):
+    given = arguments if arguments[0].startswith("/") else [str(images), *arguments]
+    assert predict(*given) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_an_export_keeps_dice_and_hd95(toy_bundle, images, tmp_path, capsys):
+    arguments = ["export", str(toy_bundle), "--to", "torchscript", "--cases", str(images)]
+    arguments += ["-o", str(tmp_path / "models"), "--limit", "2", "--trust-bundle", "--json"]
+    assert main(arguments) == 0
+    (found,) = json.loads(capsys.readouterr().out)["exports"]
+    assert (tmp_path / "models" / "model.ts").is_file()
+    assert len(found["cases"]) == 4  # two cases, two structures
+    assert all(row["is_equivalent"] for row in found["cases"])
+    assert all(row["dice"][1] == pytest.approx(1, abs=1e-3) for row in found["cases"])
+
+
+def test_an_export_of_other_weights_is_refused(make_bundle, images, tmp_path, capsys):
+    import torch
+
+    bundle = make_bundle(tmp_path / "phantom_ct_segmentation")
+    common = [str(bundle), "--trust-bundle"]
+    assert main(["export", *common, "--to", "torchscript"]) == 0
+    arguments = [str(images / "case0.nii.gz"), "-o", str(tmp_path / "o"), "--device", "cpu"]
+    assert main(["predict", *common, *arguments, "--engine", "torchscript"]) == 0
+    path = bundle / "models" / "model.pt"
+    state = torch.load(path, weights_only=True)
+    torch.save({k: v * 1.01 for k, v in state.items()}, path)
+    assert main(["predict", *common, *arguments, "--engine", "torchscript"]) == 2
+    assert "other weights" in capsys.readouterr().err
+    assert main(["predict", *common, *arguments, "--engine", "onnx"]) == 2
+    assert "medvol export" in capsys.readouterr().err
