@@ -16,7 +16,7 @@ SCHEMA_URL = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"
 )
-_RUNTIME = ("nibabel", "pytorch-ignite", "scikit-learn", "SimpleITK", "itk", "pynrrd", "pydicom")
+_RUNTIME = ("nibabel", "pytorch-ignite", "scikit-learn", "SimpleITK", "pydicom")
 
 
 def metadata_of(name: str, values: Mapping[str, Any], weights: Path) -> dict[str, Any]:

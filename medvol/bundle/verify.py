@@ -104,7 +104,7 @@ def _network(bundle: Bundle) -> Iterator[str]:
 
 def _preprocessing(bundle: Bundle) -> Iterator[str]:
     steps = {task: _image_steps(bundle.config(task)) for task in bundle.tasks}
-    first = next(iter(steps), None)
+    first = min(steps)
     for task, found in steps.items():
         if found != steps[first]:
             yield f"{task}.json preprocesses images otherwise than {first}.json"

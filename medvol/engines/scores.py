@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Engine, Events
@@ -18,6 +16,9 @@ from ignite.metrics.metric import reinit__is_reduced
 
 from medvol.core.files import write_text
 from medvol.engines.metrics import spacing_mm_of
+
+if TYPE_CHECKING:
+    from medvol.metrics import Score
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class SegmentationScores(Metric):
         """Forget all cases."""
         self.dice: dict[int, list[float]] = {value: [] for value in self.names}
         self.right: list[float] = []
-        self.rows: list[dict[str, str]] = []
+        self.rows: list[Score] = []
 
     @reinit__is_reduced
     def update(self, output: Sequence[Mapping[str, Any]]) -> None:
@@ -65,12 +66,14 @@ class SegmentationScores(Metric):
             for value, found in self.dice.items():
                 found.append(_dice(pred == value, ref == value))
             if self.folder is not None:
-                self.rows += self._surface_rows(pred, ref, case)
+                self.rows += self._rows(pred, ref)
 
     def compute(self) -> float:
         """Mean Dice over cases and labels; nan if no label occurs anywhere."""
         if self.folder is not None:
-            write_text(self.folder / "scores.csv", _csv(self.rows))
+            from medvol.metrics import scores_to_csv
+
+            write_text(self.folder / "scores.csv", scores_to_csv(self.rows))
         return _mean([score for found in self.dice.values() for score in found])
 
     def completed(self, engine: Engine, name: str) -> None:
@@ -80,25 +83,14 @@ class SegmentationScores(Metric):
             engine.state.metrics[f"{name}_{self.names[value]}"] = _mean(found)
         engine.state.metrics[f"{name.removesuffix('_mean_dice')}_accuracy"] = _mean(self.right)
 
-    def _surface_rows(
-        self, pred: torch.Tensor, ref: Any, case: Mapping[str, Any]
-    ) -> list[dict[str, str]]:
-        from medvol.metrics import surface_report
+    def _rows(self, pred: torch.Tensor, ref: Any) -> list[Score]:
+        from medvol.metrics import MetricPlan, score_case
 
-        report = surface_report(
-            pred[0].cpu().numpy().astype("uint8"),
-            ref[0].cpu().numpy().astype("uint8"),
-            spacing_mm_of(ref),
-            self.tau_mm,
-            ("dice", "hd95", "assd", "nsd_surfel"),
-            labels=list(self.names),
-        )
-        name = Path(str(case["label"].meta.get("filename_or_obj", len(self.rows)))).name
-        return [
-            _row(name.split(".")[0], self.names[int(label)], metric, value)
-            for label, scores in report.items()
-            for metric, value in scores.items()
-        ]
+        name = Path(str(ref.meta.get("filename_or_obj", len(self.rows)))).name.split(".")[0]
+        plan = MetricPlan(("dice", "hd95", "assd", "nsd_surfel"), (self.tau_mm,))
+        pred_map, ref_map = (v[0].cpu().numpy().astype("uint16") for v in (pred, ref))
+        spacing_mm = spacing_mm_of(ref)
+        return score_case(name, pred_map, ref_map, spacing_mm, labels=self.names, plan=plan)
 
 
 class EarlyStop:
@@ -134,21 +126,3 @@ def _dice(pred: torch.Tensor, ref: torch.Tensor) -> float:
 def _mean(values: Sequence[float]) -> float:
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else math.nan
-
-
-def _row(case: str, label: str, metric: str, value: float) -> dict[str, str]:
-    unit = "mm" if metric.startswith(("hd", "assd", "masd")) else "1"
-    why = "absent in both" if math.isnan(value) else "absent in one" if math.isinf(value) else ""
-    return {
-        "case": case, "label": label, "metric": metric, "value": repr(float(value)),
-        "unit": unit, "why_undefined": why,
-    }  # fmt: skip
-
-
-def _csv(rows: Sequence[dict[str, str]]) -> str:
-    sink = io.StringIO()
-    names = ("case", "label", "metric", "value", "unit", "why_undefined")
-    writer = csv.DictWriter(sink, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return sink.getvalue()

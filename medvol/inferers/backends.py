@@ -39,7 +39,8 @@ def export(
     example = torch.zeros((2, *window))
     if to == "torchscript":
         with torch.no_grad(), atomic_path(path) as scratch:
-            torch.jit.trace(network, example, check_trace=False).save(str(scratch))
+            traced: Any = torch.jit.trace(network, example, check_trace=False)
+            traced.save(str(scratch))
     elif to == "onnx":
         _need("onnxscript", "onnx")
         with atomic_path(path) as scratch:

@@ -17,9 +17,8 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.post.dictionary import Invertd
 from numpy.typing import NDArray
 
-from medvol.core.errors import GridMismatchError, InputError, MedvolError, OutputError
+from medvol.core.errors import GridMismatchError, InputError, MedvolError, OutputError, refusal_in
 from medvol.core.geometry import Geometry
-from medvol.core.errors import refusal_in
 from medvol.inferers import SlidingWindowInferer, predict_uncertain, run_ladder
 from medvol.inferers.ladder import is_out_of_memory
 from medvol.runners.cases import CaseInput, input_digest

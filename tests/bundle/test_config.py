@@ -51,7 +51,7 @@ def test_damaged_config_is_one_line(tmp_path, content):
 def test_missing_config_and_unknown_bundle_name_what_was_meant(tmp_path):
     with pytest.raises(MissingInputError, match=r"none\.json"):
         read_config(tmp_path / "none.json")
-    with pytest.raises(MissingInputError, match="shipped bundles: .*hippocampus"):
+    with pytest.raises(MissingInputError, match=r"shipped bundles: .*hippocampus"):
         load("liver_ct_segmentation")
 
 

@@ -35,7 +35,7 @@ def edit(configs, **changes):
 def test_committed_bundles_are_fresh():
     names = all_names()
     assert len(names) >= 4
-    assert {name: stale(name) for name in names} == dict.fromkeys(names, [])
+    assert {name: stale(name) for name in names} == {name: [] for name in names}
 
 
 def test_one_number_reaches_every_task(configs):

@@ -140,6 +140,7 @@ def judged(what: str, times: dict[str, float], peer: str, target: float) -> dict
 def phantom_series(folder: Path, n: int, syntax: str = "1.2.840.10008.1.2.1") -> Path:
     """A 512 x 512 CT series of a smooth phantom with noise."""
     import pydicom
+    import pydicom.uid
     from pydicom.dataset import FileDataset, FileMetaDataset
 
     if folder.is_dir():
