@@ -85,7 +85,7 @@ def draw_png(samples: Sequence[PreviewSample], labels: Mapping[int, str], title:
 
     views = _views(samples[0].image)
     low, high = np.percentile(_array(samples[0].image), (0.5, 99.5))
-    figure = Figure((1.9 * len(samples), 1.9 * len(views) + 0.7), dpi=110, layout="constrained")
+    figure = Figure((1.9 * len(samples), 1.9 * len(views) + 1.0), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10)
     axes = np.atleast_2d(figure.subplots(len(views), len(samples), squeeze=False))
@@ -212,10 +212,8 @@ def _caption(sample: PreviewSample) -> tuple[str, str]:
     score = sample.score
     if score is None:
         return "original", "black"
-    lines = [f"signal {score.signal:.2f}, folds {score.folding:.1%}"]
-    if sides := _sides(score):
-        lines.append(sides)
-    return "\n".join(lines), "black" if score.passed else "red"
+    lines = [f"signal {score.signal:.2f}, folds {score.folding:.1%}", *_sides(score).split(", ")]
+    return "\n".join(line for line in lines if line), "black" if score.passed else "red"
 
 
 def _sides(score: AugmentationScore) -> str:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
+from monai.data.utils import to_affine_nd
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, rotate, zoom
 
 from medvol.core import PatientAxis, array_axis, find_modality
 from medvol.core.anatomy import PATIENT_AXES
+from medvol.transforms.grid import Warp
 from medvol.transforms.policy import AugmentationPolicy
-from medvol.transforms.sample import crop_pad
+from medvol.transforms.sample import Resampler
 from medvol.transforms.spatial import measured_folding
 
 Image = torch.Tensor | NDArray[Any]
@@ -36,8 +38,8 @@ class AugmentationScore:
     """What one augmented image kept of the original.
 
     Attributes:
-        signal: Correlation with the original at the scale of organs once the best small turn is
-            undone, -1 to 1.
+        signal: Correlation with the original at the scale of organs, -1 to 1, once the recorded
+            move, the best small turn and legal mirrors are undone.
         sides: For each patient axis that may not be mirrored: 1 when the image's asymmetry points
             the way it did, -1 when it is mirrored, ``nan`` when the image has none.
         folding: Share of voxels where the deformation folds, 0 to 1.
@@ -80,15 +82,18 @@ class AugmentationValidator:
 
         Args:
             image: A channel-first tensor, (C, X, Y) or (C, X, Y, Z), or an array without a channel.
-            augmented: The same after augmentation. A crop is compared with the same place of the
-                original, found through the two affines.
+            augmented: The same after augmentation. Its affine, where it has one, says how it was
+                turned, scaled and cropped.
         """
-        after = _array(augmented)
-        before = _coarse(_array(_same_place(image, augmented)))
-        after = _coarse(after)
-        signal = _aligned(before, after)
+        before, after = (_coarse(part) for part in _on_one_grid(image, augmented))
+        axes = self._axes(image)
+        legal = () if self.policy is None else self.policy.mirrors
+        mirrored = [np.flip(before, place) for name, place in axes.items() if name in legal]
+        versions = {_aligned(version, after): version for version in (before, *mirrored)}
+        signal = max(versions)
+        before = versions[signal]
         sides = {
-            name: _side(before, after, axis) for name, axis in self._judged_axes(image).items()
+            name: _side(before, after, place) for name, place in axes.items() if name not in legal
         }
         folding = measured_folding(augmented) if isinstance(augmented, MetaTensor) else 0.0
         faults = [f"{name} is mirrored ({v:.2f})" for name, v in sides.items() if v < self.min_side]
@@ -115,18 +120,13 @@ class AugmentationValidator:
             scores.append(self.score(data[key], transform(dict(data))[key]))
         return scores
 
-    def _judged_axes(self, image: Image) -> Mapping[str, int]:
-        """Patient axes whose mirror is refused, and the array axes that they lie along."""
-        tensor = isinstance(image, torch.Tensor)
-        n = image.ndim - 1 if tensor else image.ndim
+    def _axes(self, image: Image) -> dict[PatientAxis, int]:
+        """The array axis that lies along each patient axis."""
+        n = image.ndim - 1 if isinstance(image, torch.Tensor) else image.ndim
         affine = np.asarray(image.affine) if isinstance(image, MetaTensor) else np.eye(4)
-        refused: tuple[PatientAxis, ...] = PATIENT_AXES
-        if self.policy is not None:
-            refused = tuple(axis for axis in PATIENT_AXES if axis not in self.policy.mirrors)
         if n == 2 and (self.policy is None or find_modality(self.policy.modality).name == "XR"):
-            upright: dict[PatientAxis, int] = {"left-right": 0, "superior-inferior": 1}
-            return {axis: place for axis, place in upright.items() if axis in refused}
-        found = {axis: array_axis(affine, n, axis) for axis in refused}
+            return {"left-right": 0, "superior-inferior": 1}
+        found = {axis: array_axis(affine, n, axis) for axis in PATIENT_AXES}
         return {axis: place for axis, place in found.items() if place is not None}
 
 
@@ -141,19 +141,40 @@ def _coarse(image: NDArray[np.floating]) -> NDArray[np.floating]:
     return np.asarray(zoom(smooth, [min(1.0, _COARSE / size) for size in image.shape], order=1))
 
 
-def _same_place(image: Image, augmented: Image) -> Image:
-    """The original where the augmented image lies, when that was cropped or padded."""
+def _on_one_grid(
+    image: Image, augmented: Image
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Both images on the grid of the augmented one, alike outside the original.
+
+    Turns, scales and crops that the two affines record are repeated on the original; a mirror is
+    not, so that it stays visible.
+    """
+    after = _array(augmented)
     if not isinstance(image, MetaTensor) or not isinstance(augmented, MetaTensor):
-        return image
-    if image.shape == augmented.shape:
-        return image
+        return _array(image), after
     n = image.ndim - 1
-    matrix = np.linalg.solve(np.asarray(image.affine), np.asarray(augmented.affine))
-    centre = (np.asarray(augmented.shape[1:]) - 1) / 2
-    place = matrix[:n, :n] @ centre + matrix[:n, -1]
-    start = tuple(int(v) for v in np.round(place - centre))
-    fill = float(image.min())
-    return crop_pad(image.as_tensor(), start, tuple(augmented.shape[1:]), fill)
+    full = np.linalg.solve(np.asarray(image.affine), np.asarray(augmented.affine))
+    matrix = np.asarray(to_affine_nd(n, full), np.float64)
+    out_shape = tuple(int(size) for size in augmented.shape[1:])
+    if np.linalg.det(matrix[:n, :n]) < 0:
+        matrix = matrix @ _mirror_matrix(matrix[:n, :n], out_shape)
+    warp = Warp(matrix, tuple(int(size) for size in image.shape[1:]), out_shape)
+    read = Resampler(warp)
+    plain = image.as_tensor().to(torch.float32)
+    before = _array(read(plain, "bilinear", "border"))
+    covered = _array(read(torch.ones_like(plain[:1]), "bilinear", "zeros")) > 0.5
+    if not covered.any():
+        return before, after
+    before = np.where(covered, before, before[covered].mean())
+    return before, np.where(covered, after, after[covered].mean())
+
+
+def _mirror_matrix(linear: NDArray[np.floating], shape: tuple[int, ...]) -> NDArray[np.floating]:
+    """The mirror about the grid's middle, along the axis that ``linear`` reverses most."""
+    axis = int(np.argmin(np.diag(linear)))
+    matrix = np.eye(len(shape) + 1)
+    matrix[axis, axis], matrix[axis, -1] = -1.0, shape[axis] - 1.0
+    return matrix
 
 
 def _correlation(a: NDArray[np.floating], b: NDArray[np.floating]) -> float:

@@ -57,7 +57,7 @@ def test_the_picture_has_a_column_per_sample_and_a_row_per_plane(shape, rows):
     assert torch.equal(drawn[0].image, data["image"])
     picture = Image.open(io.BytesIO(draw_png(drawn, {1: "spleen"}, "title")))
     assert picture.width == round(1.9 * 3 * 110)
-    assert picture.height == pytest.approx((1.9 * rows + 0.7) * 110, abs=2)
+    assert picture.height == pytest.approx((1.9 * rows + 1.0) * 110, abs=2)
     colours = np.asarray(picture.convert("RGB")).astype(int)
     outlined = (np.abs(colours - (157, 108, 162)).sum(-1) < 40).sum()
     assert outlined > 20

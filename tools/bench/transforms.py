@@ -178,7 +178,7 @@ ROWS: dict[str, Callable[[str], Contenders]] = {
 }
 
 
-def pair() -> dict[str, MetaTensor]:
+def pair() -> dict[Any, Any]:
     """A smooth image with noise and a label of the same shape."""
     axes = torch.meshgrid(*[torch.linspace(0, 6, n) for n in SHAPE], indexing="ij")
     image = sum(a.sin() for a in axes) + 0.1 * torch.randn(SHAPE)
@@ -193,12 +193,12 @@ def ct() -> MetaTensor:
     )
 
 
-def ours(data: dict[str, MetaTensor], elastic: bool) -> Contenders:
+def ours(data: dict[Any, Any], elastic: bool) -> Contenders:
     """``RandSpatiald`` by torch and, where numba is installed, by the compiled path."""
     move = RandSpatiald(KEYS, elastic=elastic)
 
     def run(use_kernel: bool) -> Any:
-        defaults = sample_module.Resampler.__init__.__kwdefaults__
+        defaults: dict[str, Any] = sample_module.Resampler.__init__.__kwdefaults__ or {}
         defaults["use_kernel"] = use_kernel
         try:
             return move(data)
@@ -211,7 +211,7 @@ def ours(data: dict[str, MetaTensor], elastic: bool) -> Contenders:
     return found
 
 
-def bound(data: dict[str, MetaTensor]) -> Contenders:
+def bound(data: dict[Any, Any]) -> Contenders:
     """What no grid-based resampling can undercut: two lookups in a grid that is already there."""
     grid = torch.rand(1, *SHAPE, 3) * 2 - 1
     grid = grid * 0.001 + torch.stack(
@@ -227,7 +227,7 @@ def bound(data: dict[str, MetaTensor]) -> Contenders:
     }
 
 
-def batchgenerators(data: dict[str, MetaTensor], elastic_prob: float) -> Callable[[], Any]:
+def batchgenerators(data: dict[Any, Any], elastic_prob: float) -> Callable[[], Any]:
     """nnU-Net's spatial transform with the same ranges."""
     from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform  # pyright: ignore[reportMissingImports]
 
@@ -241,11 +241,11 @@ def batchgenerators(data: dict[str, MetaTensor], elastic_prob: float) -> Callabl
     return lambda: move(image=image, segmentation=label)
 
 
-def torchio(data: dict[str, MetaTensor], is_elastic: bool) -> Callable[[], Any]:
+def torchio(data: dict[Any, Any], is_elastic: bool) -> Callable[[], Any]:
     """TorchIO's transforms with the same ranges."""
     import torchio as tio  # pyright: ignore[reportMissingImports]
 
-    steps = [tio.RandomAffine(scales=0.2, degrees=17)]
+    steps: list[Any] = [tio.RandomAffine(scales=0.2, degrees=17)]
     if is_elastic:
         steps.append(tio.RandomElasticDeformation(num_control_points=8, max_displacement=6))
     chain = tio.Compose(steps)
