@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from medvol.bundle.places import is_shipped
+from medvol.bundle.sense import iterate, require_sense
 from medvol.core.errors import ConfigError, MissingInputError, UnsafeFileError
 
 _BARE_NAME = re.compile(r"[A-Za-z_]\w*")
@@ -42,23 +42,10 @@ def read_config(path: str | os.PathLike[str], *, is_trusted: bool | None = None)
     content = _parse(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: is {type(content).__name__}, not a mapping")
+    require_sense(path, content)
     if not (is_shipped(path) if is_trusted is None else is_trusted):
         _refuse_code(path, content)
     return content
-
-
-def iterate(content: Any, id_: str = "") -> Iterator[tuple[str, Any]]:
-    """Every node of a config with its MONAI id, parents before children."""
-    yield id_, content
-    children = (
-        content.items()
-        if isinstance(content, dict)
-        else enumerate(content)
-        if isinstance(content, list)
-        else ()
-    )
-    for key, value in children:
-        yield from iterate(value, f"{id_}::{key}" if id_ else str(key))
 
 
 def _parse(path: Path) -> Any:
@@ -69,7 +56,9 @@ def _parse(path: Path) -> Any:
         import yaml
 
         return yaml.safe_load(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deep") from error
+    except ValueError as error:
         raise ConfigError(f"{path}: cannot be parsed: {error}") from error
     except Exception as error:
         if type(error).__module__.startswith("yaml"):
@@ -81,10 +70,14 @@ def _refuse_code(path: Path, content: dict[str, Any]) -> None:
     for id_, value in iterate(content):
         if isinstance(value, str) and value.lstrip().startswith("$"):
             raise UnsafeFileError(
-                f"{path}: {id_} holds code ({value[:40]!r}); read it, then pass --trust-bundle"
+                f"{path}: {id_} holds code ({value[:40]!r}), not allowed in an untrusted "
+                "bundle; read it, then pass --trust-bundle"
             )
         if isinstance(value, str) and value.lstrip().startswith("%"):
-            raise UnsafeFileError(f"{path}: {id_} pulls in another file ({value[:40]!r})")
+            raise UnsafeFileError(
+                f"{path}: {id_} pulls in another file ({value[:40]!r}), not allowed in an untrusted "
+                "bundle"
+            )
         if isinstance(value, dict) and "_target_" in value:
             _refuse_target(path, id_, value["_target_"])
 
@@ -93,4 +86,6 @@ def _refuse_target(path: Path, id_: str, target: Any) -> None:
     if not isinstance(target, str):
         raise UnsafeFileError(f"{path}: {id_} has a target that is no name")
     if not (_BARE_NAME.fullmatch(target) or _ALLOWED.fullmatch(target)):
-        raise UnsafeFileError(f"{path}: {id_} calls {target!r}, which is not on the allow-list")
+        raise UnsafeFileError(
+            f"{path}: {id_} calls {target!r}, which is not allowed in an untrusted bundle"
+        )

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medvol.bundle.config import iterate
 from medvol.bundle.load import Bundle
+from medvol.bundle.sense import iterate
 from medvol.core.errors import MedvolError
 from medvol.core.files import sha256_file
 

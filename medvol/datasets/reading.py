@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from medvol.core.errors import InputError, MissingInputError
+from medvol.core.errors import InputError, MedvolError, MissingInputError
 from medvol.datasets.folders import is_class_tree, read_class_tree, read_plain_folder
 from medvol.datasets.layouts import read_bids, read_json_datalist, read_nnunet
 from medvol.datasets.manifest import Manifest, manifest_from_json, require_files
@@ -42,6 +42,15 @@ def read_dataset(path: str | os.PathLike[str], *, strict: bool = True) -> Manife
 
 
 def _read_file(path: Path) -> Manifest:
+    try:
+        return _read_table(path)
+    except MedvolError as error:
+        if path.name in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+
+
+def _read_table(path: Path) -> Manifest:
     if path.suffix.lower() == ".csv":
         return read_csv_datalist(path)
     if path.suffix.lower() != ".json":
