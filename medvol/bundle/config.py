@@ -75,8 +75,8 @@ def _refuse_code(path: Path, content: dict[str, Any]) -> None:
             )
         if isinstance(value, str) and value.lstrip().startswith("%"):
             raise UnsafeFileError(
-                f"{path}: {id_} pulls in another file ({value[:40]!r}), not allowed in an untrusted "
-                "bundle"
+                f"{path}: {id_} pulls in another file ({value[:40]!r}), not allowed in an "
+                "untrusted bundle"
             )
         if isinstance(value, dict) and "_target_" in value:
             _refuse_target(path, id_, value["_target_"])
