@@ -1,0 +1,59 @@
+"""The whole way on data that anybody can draw: train two minutes, infer, score."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from medvol.bundle import fork, load
+from medvol.cli.main import main
+from medvol.engines import save_checkpoint
+from medvol.io import read_image
+from medvol.runners import demo
+from tests.e2e.test_bundle_run import run
+
+
+@pytest.mark.slow
+def test_two_minutes_of_training_find_the_organs_of_unseen_phantoms(tmp_path):
+    dice = demo.train_phantom(tmp_path, lambda line: None)
+    assert set(dice) == {"liver", "spleen"}
+    assert np.mean(list(dice.values())) >= 0.9
+    assert (tmp_path / "phantom.png").stat().st_size > 10_000
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nilearn") is None, reason="needs the demo extra")
+def test_both_hippocampi_of_the_template_are_found(tmp_path, capsys):
+    assert main(["demo", "-o", str(tmp_path), "--no-train"]) == 0
+    said = capsys.readouterr().out
+    assert "report.html" in said
+    mask = read_image(tmp_path / "hippocampi.nii.gz")
+    template = read_image(demo.template_path())
+    assert mask.shape == template.shape
+    assert torch.allclose(mask.affine, template.affine)
+    voxel_ml = abs(float(torch.linalg.det(template.affine[:3, :3]))) / 1000
+    at = torch.argwhere(mask[0] > 0)
+    x_mm = (at.double() @ template.affine[:3, :3].T + template.affine[:3, 3])[:, 0]
+    left, right = (float((side).sum()) * voxel_ml for side in (x_mm < 0, x_mm > 0))
+    # Adult hippocampi hold about 3 to 5 ml each, and the template is nearly symmetric.
+    assert 3.0 < left < 5.5
+    assert 3.0 < right < 5.5
+    assert abs(left - right) < 0.5
+
+
+@pytest.mark.slow
+def test_spleen_recipe_keeps_the_geometry_of_a_real_ct(shared_data, tmp_path):
+    folder = fork("spleen_ct_segmentation", tmp_path / "random_segmentation")
+    torch.manual_seed(0)
+    network = load(folder, is_trusted=True).parser("inference").get_parsed_content("network_def")
+    save_checkpoint(folder / "models" / "model.pt", network.state_dict())
+    (tmp_path / "in").mkdir()
+    source = shared_data / "ct" / "spleen_ct.nii.gz"
+    (tmp_path / "in" / source.name).symlink_to(source)
+    run("inference", folder, dataset_dir=str(tmp_path / "in"), output_dir=str(tmp_path / "out"))
+    mask = read_image(tmp_path / "out" / "spleen_ct_seg.nii.gz")
+    image = read_image(source)
+    assert mask.shape == image.shape
+    assert torch.allclose(mask.affine, image.affine, atol=1e-3)
