@@ -125,7 +125,8 @@ class AugmentationValidator:
         n = image.ndim - 1 if isinstance(image, torch.Tensor) else image.ndim
         affine = np.asarray(image.affine) if isinstance(image, MetaTensor) else np.eye(4)
         if n == 2 and (self.policy is None or find_modality(self.policy.modality).name == "XR"):
-            return {"left-right": 0, "superior-inferior": 1}
+            upright: dict[PatientAxis, int] = {"left-right": 0, "superior-inferior": 1}
+            return upright
         found = {axis: array_axis(affine, n, axis) for axis in PATIENT_AXES}
         return {axis: place for axis, place in found.items() if place is not None}
 

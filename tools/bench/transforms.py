@@ -143,7 +143,7 @@ def spacing_cubic(scratch: str) -> Contenders:
     image = ct()
     mine, theirs = (
         Spacingd("image", 1.0, mode="cubic"),
-        mt.Spacingd("image", 1.0, mode=3, padding_mode="mirror"),
+        mt.Spacingd("image", 1.0, mode=[3], padding_mode="mirror"),  # pyright: ignore[reportArgumentType]
     )
     volume = image[0].numpy()
     return {
