@@ -110,7 +110,7 @@ class _Predictor:
 
 def _import_ray() -> Any:
     try:
-        import ray
+        import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingPackageError("--runner ray needs Ray: pip install 'medvol[ray]'") from error
     return ray

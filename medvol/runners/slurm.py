@@ -71,7 +71,7 @@ def _finished_or_failed(case: CaseInput, options: PredictOptions, reason: str) -
 
 def _import_submitit() -> Any:
     try:
-        import submitit
+        import submitit  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise MissingPackageError(
             "--runner slurm needs submitit: pip install 'medvol[slurm]'"
