@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -38,7 +39,9 @@ def export(
     path = Path(path)
     example = torch.zeros((2, *window))
     if to == "torchscript":
-        with torch.no_grad(), atomic_path(path) as scratch:
+        with torch.no_grad(), warnings.catch_warnings(), atomic_path(path) as scratch:
+            # shape checks inside layers are constants of the fixed window
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
             traced: Any = torch.jit.trace(network, example, check_trace=False)
             traced.save(str(scratch))
     elif to == "onnx":

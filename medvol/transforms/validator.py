@@ -127,7 +127,9 @@ class AugmentationValidator:
         if n == 2 and (self.policy is None or find_modality(self.policy.modality).name == "XR"):
             upright: dict[PatientAxis, int] = {"left-right": 0, "superior-inferior": 1}
             return upright
-        found = {axis: array_axis(affine, n, axis) for axis in PATIENT_AXES}
+        found: dict[PatientAxis, int | None] = {
+            axis: array_axis(affine, n, axis) for axis in PATIENT_AXES
+        }
         return {axis: place for axis, place in found.items() if place is not None}
 
 
