@@ -35,6 +35,11 @@ def run(
     workers: Annotated[int, typer.Option(min=1, help="Processes, actors or jobs.")] = 2,
     address: Annotated[str, typer.Option(help="Ray cluster; empty starts one here.")] = "",
     threads: Annotated[int, typer.Option(min=0, help="Threads per process; 0: as set.")] = 0,
+    series: Annotated[str, typer.Option(help="Series of a DICOM folder with several.")] = "",
+    volume: Annotated[int, typer.Option(min=0, help="Time point of a 4D series, from 1.")] = 0,
+    resample_tilt: Annotated[
+        bool, typer.Option("--resample-tilt", help="Put a tilted gantry's slices on a grid.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would cost; predict nothing.")
     ] = False,
@@ -52,6 +57,7 @@ def run(
         tta=tta, uncertainty=uncertainty, is_trusted=trust_bundle, threads=threads, engine=engine,
         max_ram=parse_bytes(max_ram) if max_ram else None,
         max_gpu=parse_bytes(max_gpu_mem) if max_gpu_mem else None,
+        reader=_reader(series, volume, resample_tilt),
     )  # fmt: skip
     cases = find_cases(inputs)
     if dry_run:
@@ -84,6 +90,11 @@ def _classify(cases: Any, options: Any, _workers: int, _address: str, report: An
     from medvol.runners import run_classification
 
     return run_classification(cases, options, report)
+
+
+def _reader(series: str, volume: int, resample_tilt: bool) -> dict[str, Any]:
+    said = {"series": series, "volume": volume, "resample_tilt": resample_tilt}
+    return {name: value for name, value in said.items() if value}
 
 
 def _runner(name: str) -> Any:

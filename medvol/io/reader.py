@@ -13,6 +13,7 @@ from monai.data.image_reader import ImageReader
 from numpy.typing import NDArray
 
 from medvol.core.errors import GridMismatchError
+from medvol.io.dicom import DicomOptions
 from medvol.io.door import Scan, shown
 from medvol.io.image import ReadOptions, read_scan, scan_meta
 
@@ -39,6 +40,9 @@ class MedvolReader(ImageReader):
         spacing_mm: Voxel edge lengths for folders of numbered pictures.
         orientation: Which NIfTI orientation to believe, ``strict`` by default.
         channels: Accept the fourth axis of a NIfTI or NRRD file as channels.
+        series: Which series of a DICOM folder that holds several.
+        volume: Which time point of a 4D DICOM series, counted from 1.
+        resample_tilt: Resample slices of a tilted gantry onto a regular grid.
     """
 
     def __init__(
@@ -46,10 +50,14 @@ class MedvolReader(ImageReader):
         spacing_mm: Sequence[float] | None = None,
         orientation: str = "strict",
         channels: bool = False,
+        series: str | int | None = None,
+        volume: int | None = None,
+        resample_tilt: bool = False,
         **_: Any,
     ) -> None:
         super().__init__()
-        self.options = ReadOptions(spacing_mm, orientation, channels)  # pyright: ignore[reportArgumentType]
+        dicom = DicomOptions(series=series, volume=volume, resample_tilt=resample_tilt)
+        self.options = ReadOptions(spacing_mm, orientation, channels, dicom)  # pyright: ignore[reportArgumentType]
 
     def verify_suffix(self, filename: Sequence[Any] | Any) -> bool:
         """Every file is judged by its content, so none is turned away by its name."""

@@ -19,6 +19,9 @@ RECORD = "prediction.json"
 RESULTS = frozenset({"seg.nii.gz", "seg.dcm", "sr.dcm", "aleatoric.nii.gz", "epistemic.nii.gz"})
 
 
+_RELEVANT = ("formats", "tta", "uncertainty", "reader")
+
+
 @dataclass(frozen=True)
 class PredictOptions:
     """What a user asks of a prediction; plain values, so that any runner can carry them.
@@ -35,6 +38,8 @@ class PredictOptions:
         is_trusted: Run the code of a bundle that is not shipped.
         threads: Threads of the network per process; 0 keeps PyTorch's choice.
         engine: ``torch``, ``openvino`` or ``onnx``.
+        reader: What the user says of inputs that do not speak for themselves: arguments of
+            ``medvol.io.MedvolReader`` such as ``resample_tilt`` and ``series``.
     """
 
     bundle: str
@@ -48,6 +53,7 @@ class PredictOptions:
     is_trusted: bool = False
     threads: int = 0
     engine: str = "torch"
+    reader: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if unknown := set(self.formats) - set(FORMATS):
@@ -57,7 +63,7 @@ class PredictOptions:
 
     def digest(self) -> str:
         """Of everything that may change a result; not of where or within what it is computed."""
-        relevant = {k: v for k, v in asdict(self).items() if k in ("formats", "tta", "uncertainty")}
+        relevant = {k: v for k, v in asdict(self).items() if k in _RELEVANT}
         return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()
 
 

@@ -61,7 +61,9 @@ class Session:
         self.config_path = self.bundle.config_path("inference")
         self.config = self.bundle.config("inference")
         self.device = torch.device(options.device or _best_device())
-        self.parser = self.bundle.parser("inference", device=str(self.device))
+        self.parser = self.bundle.parser(
+            "inference", device=str(self.device), **_reader_overrides(self.config, options.reader)
+        )
         self.labels = self.bundle.labels
         self.preprocessing: Compose = self._component("preprocessing")
         self.network: torch.nn.Module = self._component("network").eval()
@@ -183,3 +185,14 @@ def _decision(name: str, item: Mapping[str, Any], activation: Activation | None)
 
 def _best_device() -> str:
     return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def _reader_overrides(config: dict[str, Any], reader: dict[str, Any]) -> dict[str, Any]:
+    """What the user said of the inputs, as arguments of the config's ``LoadImaged``."""
+    steps = config["preprocessing"]["transforms"]
+    return {
+        f"preprocessing#transforms#{index}#{name}": value
+        for index, step in enumerate(steps)
+        if isinstance(step, dict) and step.get("_target_") == "LoadImaged"
+        for name, value in reader.items()
+    }

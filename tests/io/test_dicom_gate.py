@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medvol.core import InputError, MedvolError
+from medvol.core import Geometry, InputError, MedvolError
 from medvol.io import DicomOptions, InputWarning, ReadOptions, read_scan, scan_folder
 from medvol.io.dicom_header import read_header
 
@@ -509,3 +509,15 @@ def test_deep_nesting_and_lying_lengths_are_refused(tmp_path):
         path.write_bytes(b"\0" * 128 + b"DICM" + meta + body)
         with pytest.raises(InputError, match=r"nested|truncated"):
             read_scan(path)
+
+
+def test_loading_transform_resamples_a_tilt_where_asked(dicom_series):
+    from monai.transforms.io.dictionary import LoadImaged
+
+    folder = dicom_series(tilted, spacing_mm=(1.0, 1.0, 3.0))
+    arguments = {"keys": "image", "reader": "medvol.io.MedvolReader", "ensure_channel_first": True}
+    with pytest.raises(MedvolError, match="tilt"):
+        LoadImaged(**arguments)({"image": str(folder)})
+    with pytest.warns(InputWarning, match="tilt"):
+        loaded = LoadImaged(**arguments, resample_tilt=True)({"image": str(folder)})["image"]
+    assert Geometry(tuple(loaded.shape[1:]), loaded.affine.numpy()).shear_deg < 1e-6

@@ -241,3 +241,12 @@ def test_a_case_that_turned_bad_keeps_no_old_result(tmp_path, options, make_imag
     assert run_local(find_cases([image]), options())[0].status == "refused"
     left = [p.name for p in (Path(options().out) / "a").iterdir()]
     assert left == ["prediction.json"]
+
+
+def test_what_the_user_says_of_inputs_reaches_the_reader(options):
+    session = Session(options(reader={"channels": True, "series": "2"}))
+    load = session.preprocessing.transforms[0]
+    said = load._loader.readers[-1].options
+    assert said.channels
+    assert said.dicom.series == "2"
+    assert options(reader={"channels": True}).digest() != options().digest()
