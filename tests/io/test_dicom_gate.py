@@ -511,6 +511,8 @@ def test_deep_nesting_and_lying_lengths_are_refused(tmp_path):
             read_scan(path)
 
 
+@pytest.mark.filterwarnings("ignore:Setting affine")
+@pytest.mark.filterwarnings("ignore:NvImgCodec")
 def test_loading_transform_resamples_a_tilt_where_asked(dicom_series):
     from monai.transforms.io.dictionary import LoadImaged
 
