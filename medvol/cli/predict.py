@@ -67,6 +67,7 @@ def run(
     records = chosen(cases, options, workers, address, _Progress(len(cases)))
     if not records:
         return  # another rank reports
+    _refuse_if_all_are(records, out)
     _finish(records, is_json)
 
 
@@ -150,6 +151,23 @@ def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool)
         print(json.dumps({"cases": rows}, indent=2))
     if is_refused:
         raise typer.Exit(1)
+
+
+def _refuse_if_all_are(records: list[Record], out: str) -> None:
+    """Where no input was usable there is no run to record: nothing stays, exit code 2."""
+    import shutil
+    from pathlib import Path
+
+    from medvol.core.errors import InputError
+
+    if not records or any(record.status != "refused" for record in records):
+        return
+    for record in records:
+        shutil.rmtree(Path(out) / record.case)
+    if not any(Path(out).iterdir()):
+        Path(out).rmdir()
+    more = f" (and {len(records) - 1} more inputs refused)" if len(records) > 1 else ""
+    raise InputError(f"{records[0].reason}{more}")
 
 
 def _finish(records: list[Record], is_json: bool) -> None:

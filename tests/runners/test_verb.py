@@ -34,6 +34,15 @@ def test_a_bad_case_exits_1_and_is_listed(predict, make_image, tmp_path, capsys)
     assert "b.nii.gz" in printed.err.splitlines()[-1]
 
 
+def test_nothing_usable_exits_2_with_one_line_and_writes_nothing(predict, tmp_path, capsys):
+    (tmp_path / "broken.nii.gz").write_bytes(b"no image")
+    before = sorted(tmp_path.rglob("*"))
+    assert predict(str(tmp_path / "broken.nii.gz")) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert "broken.nii.gz" in lines[-1]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_dry_run_says_what_it_would_cost_and_predicts_nothing(predict, images, tmp_path, capsys):
     assert predict(str(images / "case0.nii.gz"), "--dry-run") == 0
     assert "GiB RAM" in capsys.readouterr().out
