@@ -1,4 +1,4 @@
-"""torchrun with two gloo processes trains the same network as one process with their batch."""
+"""torchrun with two gloo processes trains the network that one process trains, whole and finite."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def launch(tmp_path, prefix, task, out, *options) -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
+def test_two_processes_train_the_same_network_to_finite_weights(tmp_path):
     data = write_blobs(tmp_path / "data", n=6)
     given = ["--dataset_dir", str(data), *SMALL]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
