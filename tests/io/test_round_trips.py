@@ -42,7 +42,7 @@ def write(path, array, affine):
     return (write_nifti if is_nifti else write_itk)(path, array, affine)
 
 
-def same_in_world(scan, array, affine):
+def assert_same_in_world(scan, array, affine):
     index = np.array(list(itertools.product(*map(range, array.shape))))
     points = np.c_[index, np.ones(len(index))] @ affine.T
     found = points @ np.linalg.inv(scan.affine).T
@@ -62,7 +62,7 @@ def test_every_orientation_comes_back_in_world_space(tmp_path, phantom, suffix):
         for rotation in (np.eye(3), OBLIQUE):
             affine = affine_of(order, signs, rotation)
             path = write(tmp_path / f"r{number}{suffix}", phantom, affine)
-            same_in_world(read_scan(path), phantom, affine)
+            assert_same_in_world(read_scan(path), phantom, affine)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -71,7 +71,7 @@ def test_single_slices_and_voxels_keep_their_spacing(tmp_path, phantom, suffix, 
     array = phantom[tuple(slice(n) for n in shape)]
     affine = affine_of((2, 0, 1), (1, -1, 1), OBLIQUE)
     scan = read_scan(write(tmp_path / f"s{suffix}", array, affine))
-    same_in_world(scan, array, affine)
+    assert_same_in_world(scan, array, affine)
     assert np.allclose(np.linalg.norm(scan.affine[:3, :3], axis=0), SPACING, rtol=1e-5)
 
 
@@ -115,7 +115,8 @@ def test_any_rotation_survives_any_format(tmp_path_factory, angles, spacing, ori
 def test_a_sheared_grid_fits_nifti_only(tmp_path, phantom):
     sheared = affine_of((0, 1, 2), (1, 1, 1))
     sheared[1, 2] = 0.9
-    same_in_world(read_scan(write_nifti(tmp_path / "s.nii", phantom, sheared)), phantom, sheared)
+    scan = read_scan(write_nifti(tmp_path / "s.nii", phantom, sheared))
+    assert_same_in_world(scan, phantom, sheared)
     with pytest.raises(OutputError, match="sheared"):
         write_itk(tmp_path / "s.nrrd", phantom, sheared)
 
@@ -262,7 +263,7 @@ def test_monai_reads_and_writes_through_the_gate(tmp_path, phantom):
     assert image.shape == (1, *phantom.shape)
     assert np.allclose(image.affine, affine, atol=1e-4)
     back = read_scan(tmp_path / "out" / "case_seg.nii.gz")
-    same_in_world(back, phantom, affine)
+    assert_same_in_world(back, phantom, affine)
 
 
 def test_monai_gets_channels_from_a_list_and_the_refusal_from_a_bad_file(tmp_path, phantom):
