@@ -3,7 +3,6 @@ from .backends import convert_openvino as convert_openvino
 from .backends import export as export
 from .backends import open_engine as open_engine
 from .convolution import onednn_convolutions as onednn_convolutions
-from .ensemble import Ensemble as Ensemble
 from .ensemble import UncertainPrediction as UncertainPrediction
 from .ensemble import entropy as entropy
 from .ensemble import predict_uncertain as predict_uncertain

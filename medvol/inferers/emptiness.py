@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from medvol.inferers.mirrors import Activation
 from medvol.inferers.windows import Box
+from medvol.networks.ensemble import Activation
 
 #: Logit given to what was never predicted; its probability is below float32's resolution.
 _NEVER = 20.0

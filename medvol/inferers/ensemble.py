@@ -1,4 +1,4 @@
-"""Several networks as one, with maps of what they do not know and what they disagree on."""
+"""What several networks say together: the mean, what is unclear, and what they disagree on."""
 
 from __future__ import annotations
 
@@ -9,43 +9,7 @@ from typing import Any
 import torch
 
 from medvol.core.errors import ConfigError
-from medvol.inferers.mirrors import Activation, check_activation, logits, probabilities
-
-
-class Ensemble(torch.nn.Module):
-    """The average of several networks' probabilities, as one network.
-
-    Args:
-        networks: Members, for example the folds of a cross-validation.
-        activation: ``softmax`` or ``sigmoid``.
-        returns: ``logits`` whose activation gives the averaged probabilities, so that an
-            ensemble takes a single network's place in a bundle, or ``probabilities``.
-
-    Raises:
-        ConfigError: If there is no member.
-    """
-
-    def __init__(
-        self,
-        networks: Sequence[torch.nn.Module],
-        activation: str = "softmax",
-        returns: str = "logits",
-    ) -> None:
-        super().__init__()
-        if not networks:
-            raise ConfigError("an ensemble needs at least one network")
-        self.networks = torch.nn.ModuleList(networks)
-        self.activation: Activation = check_activation(activation)
-        self.returns = returns
-
-    def forward(self, window: torch.Tensor) -> torch.Tensor:
-        """Predict (B, C, ...) windows."""
-        total: torch.Tensor | None = None
-        for network in self.networks:
-            part = probabilities(network(window), self.activation)
-            total = part if total is None else total.add_(part)
-        mean = torch.as_tensor(total).div_(len(self.networks))
-        return logits(mean, self.activation) if self.returns == "logits" else mean
+from medvol.networks.ensemble import Activation, check_activation, probabilities
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 import torch
 from monai.data.meta_tensor import MetaTensor
@@ -14,8 +14,8 @@ from monai.data.meta_tensor import MetaTensor
 from medvol.core.anatomy import PATIENT_AXES, PatientAxis, anatomy_rule, flip_refusal
 from medvol.core.errors import ConfigError, InputError, PolicyError
 from medvol.core.geometry import Geometry
+from medvol.networks.ensemble import Activation, probabilities
 
-Activation = Literal["softmax", "sigmoid"]
 Predictor = Callable[..., Any]
 
 _Axes = tuple[PatientAxis | int, ...]
@@ -127,25 +127,6 @@ def averaged(
         return total.div_(len(flips)) if len(flips) > 1 else total
 
     return predict
-
-
-def probabilities(logits: torch.Tensor, activation: Activation) -> torch.Tensor:
-    """Class probabilities of network outputs (B, C, ...)."""
-    return logits.softmax(1) if activation == "softmax" else logits.sigmoid()
-
-
-def logits(probability: torch.Tensor, activation: Activation) -> torch.Tensor:
-    """Network outputs whose activation gives back ``probability``, to 1e-6."""
-    if activation == "softmax":
-        return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()
-    return probability.logit(eps=1e-7)
-
-
-def check_activation(activation: str) -> Activation:
-    """Refuse what is neither ``softmax`` nor ``sigmoid``."""
-    if activation not in get_args(Activation):
-        raise ConfigError(f"activation {activation!r} is unknown; choose softmax or sigmoid")
-    return activation  # pyright: ignore[reportReturnType]
 
 
 def _patient_axes(

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from medvol.core.errors import ConfigError
 from medvol.core.geometry import Geometry
 from medvol.inferers.emptiness import fill_unseen, outside_values
-from medvol.inferers.mirrors import Activation, probabilities
 from medvol.inferers.stitching import WindowSource
 from medvol.inferers.windows import Box, WindowGrid
+from medvol.networks.ensemble import Activation, probabilities
 from medvol.transforms.separable import axis_matrix
 
 Band = tuple[int, int, int, torch.Tensor]

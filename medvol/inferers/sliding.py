@@ -17,10 +17,11 @@ from medvol.core.errors import ConfigError, GridMismatchError, InputError
 from medvol.core.geometry import Geometry
 from medvol.inferers.convolution import onednn_convolutions
 from medvol.inferers.emptiness import body_box
-from medvol.inferers.mirrors import Activation, Mirrors, averaged, check_activation, logits
+from medvol.inferers.mirrors import Mirrors, averaged
 from medvol.inferers.slabs import Decision, GridMap, LayerRun, SlabWriter, slab_axis, stitch_slabs
 from medvol.inferers.stitching import Network, Stitcher, WindowSource, padded
 from medvol.inferers.windows import Box, WindowGrid, importance_map
+from medvol.networks.ensemble import Activation, check_activation, logits
 
 _MONAI_KEYS = ("device", "buffer_steps", "buffer_dim", "condition")
 

@@ -16,8 +16,8 @@ from monai.inferers.utils import _flatten_struct, _pack_struct
 from monai.utils.type_conversion import convert_to_dst_type
 
 from medvol.inferers.emptiness import fill_unseen, is_empty, outside_values
-from medvol.inferers.mirrors import Activation
 from medvol.inferers.windows import Box, WindowGrid
+from medvol.networks.ensemble import Activation
 
 Place = tuple[int, Box]
 Network = Callable[..., Any]

@@ -1,3 +1,5 @@
+from .ensemble import Ensemble as Ensemble
+from .ensemble import join_states as join_states
 from .published import VisionTransformer as VisionTransformer
 from .published import medicalnet_resnet as medicalnet_resnet
 from .published import torchvision_efficientnet as torchvision_efficientnet

@@ -18,7 +18,7 @@ from medvol.bundle import load
 from medvol.core.errors import ConfigError
 from medvol.core.files import sha256_file
 from medvol.inferers import Decision, Mirrors, SlidingWindowInferer
-from medvol.inferers.mirrors import Activation
+from medvol.networks.ensemble import Activation
 from medvol.runners.cost import footprint_or_none
 from medvol.runners.engines import engine_predictor
 from medvol.runners.record import PredictOptions

@@ -7,26 +7,12 @@ import math
 import pytest
 import torch
 
-from medvol.core.errors import ConfigError
-from medvol.inferers import Ensemble, SlidingWindowInferer, entropy, predict_uncertain
+from medvol.inferers import SlidingWindowInferer, entropy, predict_uncertain
 
 
 def member(seed: int) -> torch.nn.Module:
     torch.manual_seed(seed)
     return torch.nn.Conv3d(1, 3, 3, padding=1)
-
-
-@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_an_ensemble_stands_in_for_one_network(activation):
-    nets, x = [member(s) for s in range(3)], torch.randn(1, 1, 6, 6, 6)
-
-    def act(z):
-        return z.softmax(1) if activation == "softmax" else z.sigmoid()
-
-    with torch.no_grad():
-        want = torch.stack([act(n(x)) for n in nets]).mean(0)
-        got = act(Ensemble(nets, activation)(x))
-    torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
 
 
 def test_members_that_agree_have_no_epistemic_part():
@@ -68,8 +54,3 @@ def test_mirror_images_are_members_too():
         want = (net(x).softmax(1) + net(x.flip(2)).flip(2).softmax(1)) / 2
     torch.testing.assert_close(found.probabilities, want)
     assert float(found.epistemic.max()) > 1e-3
-
-
-def test_an_ensemble_of_none_is_refused():
-    with pytest.raises(ConfigError, match="at least one"):
-        Ensemble([])

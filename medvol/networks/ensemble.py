@@ -1,0 +1,97 @@
+"""Several networks as one module: the mean of their probabilities, in a single network's place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from medvol.core.errors import ConfigError, WeightsError
+
+Activation = Literal["softmax", "sigmoid"]
+
+
+class Ensemble(nn.Module):
+    """The average of several networks' probabilities, as one network for inference.
+
+    Its state dict holds the members' as ``networks.<i>.<name>``, see :func:`join_states`, so that
+    one bare ``model.pt`` carries all of them.
+
+    Args:
+        networks: Members, for example the folds of a cross-validation; or one network that is
+            copied ``count`` times, to be filled from such a state dict.
+        activation: ``softmax`` or ``sigmoid``.
+        returns: ``logits`` whose activation gives the averaged probabilities, so that an
+            ensemble takes a single network's place in a bundle, or ``probabilities``.
+        count: Members that one network is copied to.
+
+    Raises:
+        ConfigError: If there is no member, or a list of members comes with a count.
+    """
+
+    def __init__(
+        self,
+        networks: nn.Module | Sequence[nn.Module],
+        activation: str = "softmax",
+        returns: str = "logits",
+        count: int | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(networks, nn.Module):
+            networks = [copy.deepcopy(networks) for _ in range(1 if count is None else int(count))]
+        elif count is not None:
+            raise ConfigError(f"count {count} goes with one network, not with {len(networks)}")
+        if not networks:
+            raise ConfigError("an ensemble needs at least one network")
+        self.networks = nn.ModuleList(networks)
+        self.activation: Activation = check_activation(activation)
+        self.returns = returns
+
+    def forward(self, window: Tensor) -> Tensor:
+        """Predict (B, C, ...) windows."""
+        total: Tensor | None = None
+        for network in self.networks:
+            part = probabilities(network(window), self.activation).float()
+            total = part if total is None else total + part
+        mean = torch.as_tensor(total) / len(self.networks)
+        return logits(mean, self.activation) if self.returns == "logits" else mean
+
+
+def join_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The members' bare state dicts as the state dict of their :class:`Ensemble`.
+
+    Raises:
+        WeightsError: If the members are not of one architecture.
+    """
+    shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in states]
+    for index, found in enumerate(shapes):
+        if found != shapes[0]:
+            raise WeightsError(f"member {index} has other weights than member 0: an ensemble's "
+                               "members share one architecture")  # fmt: skip
+    return {
+        f"networks.{index}.{name}": value
+        for index, state in enumerate(states)
+        for name, value in state.items()
+    }
+
+
+def probabilities(logits: Tensor, activation: Activation) -> Tensor:
+    """Class probabilities of network outputs (B, C, ...)."""
+    return logits.softmax(1) if activation == "softmax" else logits.sigmoid()
+
+
+def logits(probability: Tensor, activation: Activation) -> Tensor:
+    """Network outputs whose activation gives back ``probability``, to 1e-6."""
+    if activation == "softmax":
+        return probability.clamp_min(torch.finfo(probability.dtype).tiny).log()
+    return probability.logit(eps=1e-7)
+
+
+def check_activation(activation: str) -> Activation:
+    """Refuse what is neither ``softmax`` nor ``sigmoid``."""
+    if activation not in get_args(Activation):
+        raise ConfigError(f"activation {activation!r} is unknown; choose softmax or sigmoid")
+    return activation  # pyright: ignore[reportReturnType]
