@@ -83,6 +83,7 @@ def write_dicom_seg(
     names = {int(v): find_label(name) for v, name in sorted(labels.items()) if int(v) != 0}
     numbered = _segment_numbers(path, label_map, affine, series, list(names))
     segmentation = _build(series, numbered, list(names.values()), algorithm)
+    segmentation.ContentCreatorName = ""  # type 2: present, but nobody drew this
     _ascend(segmentation, series.affine)
 
     def same(written: Path) -> None:
