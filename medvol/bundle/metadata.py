@@ -27,7 +27,7 @@ def metadata_of(name: str, values: Mapping[str, Any], weights: Path) -> dict[str
         values: Values as :func:`medvol.bundle.write.read_values` returns them.
         weights: The bundle's weights; their digest is recorded where they exist.
     """
-    meta = dict(values["meta"])
+    meta, regions = dict(values["meta"]), values.get("regions")
     known = {
         "schema": SCHEMA_URL,
         "version": meta.pop("version"),
@@ -56,6 +56,7 @@ def metadata_of(name: str, values: Mapping[str, Any], weights: Path) -> dict[str
             "body_part": values["body_part"],
             "spacing_mm": values.get("spacing_mm"),
             "weights_sha256": sha256_file(weights) if weights.is_file() else None,
+            **({"labels": {str(k): v for k, v in values["labels"].items()}} if regions else {}),
         },
         "network_data_format": network_data_format(values),
     }
@@ -65,8 +66,11 @@ def network_data_format(values: Mapping[str, Any]) -> dict[str, Any]:
     """Inputs and outputs of the network as the schema wants them."""
     labels = {int(key): str(label).lower() for key, label in values["labels"].items()}
     is_segmentation = values["family"] == "segmentation"
-    channels = {"0": "background"} if values.get("output") != "sigmoid" else {}
-    channels |= {str(len(channels) + i): labels[key] for i, key in enumerate(sorted(labels))}
+    names = [str(name).lower() for name in values.get("regions") or ()]
+    names = names or [labels[key] for key in sorted(labels)]
+    has_background = values.get("output") not in ("sigmoid", "regions")
+    channels = {"0": "background"} if has_background else {}
+    channels |= {str(len(channels) + i): name for i, name in enumerate(names)}
     if not is_segmentation:
         channels = {str(key): labels[key] for key in sorted(labels)}
     shape = [int(n) for n in values["roi_size"]][: int(values["spatial_dims"])]

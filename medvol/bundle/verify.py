@@ -111,8 +111,7 @@ def _preprocessing(bundle: Bundle) -> Iterator[str]:
 
 
 def _labels(bundle: Bundle) -> Iterator[str]:
-    channels = bundle.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    told = [name for name in channels.values() if name != "background"]
+    told = [name.lower() for name in _names(bundle)]
     for task in bundle.tasks:
         names = [str(name).lower() for name in bundle.config(task).get("labels", {}).values()]
         if names != told:
@@ -150,6 +149,10 @@ _CHECKS: tuple[Callable[[Bundle], Iterator[str]], ...] = (
 
 
 def _names(bundle: Bundle) -> Iterator[str]:
+    """Label names; where outputs are regions that labels make up, metadata.json lists both."""
+    if labels := bundle.metadata.get("medvol", {}).get("labels"):
+        yield from labels.values()
+        return
     channels = bundle.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
     yield from (name for name in channels.values() if name != "background")
 

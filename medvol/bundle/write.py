@@ -16,6 +16,10 @@ from medvol.core.files import write_text
 
 #: Values that choose or describe, and are no numbers for the parts.
 _DESCRIPTION = {"family", "tasks", "modality", "body_part", "meta"}
+#: Folder of a planned bundle that holds what it was planned from.
+PLAN = "plan"
+#: The part of a kind that a values file does not choose.
+_DEFAULT = "default"
 _SCAFFOLD = ("values", "part", "keys", "modes")
 _FLOAT_AS_TEXT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
@@ -48,18 +52,24 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {**_derived(path.stem, values), **values}
 
 
-def render(name: str, configs: Path | None = None) -> dict[str, str]:
+def render(
+    name: str | os.PathLike[str], configs: Path | None = None, folder: Path | None = None
+) -> dict[str, str]:
     """The text files of a bundle, path inside the bundle -> content; nothing is written.
 
     Args:
-        name: A values file's stem in ``configs/bundles``.
+        name: A values file's stem in ``configs/bundles``, or the path of a values file; its model
+            card lies beside it.
         configs: Folder of ``parts`` and ``bundles``; the shipped one by default.
+        folder: The bundle's folder, whose weights are recorded.
 
     Raises:
         ConfigError: If a part needs a value that is missing, or no part uses a value.
     """
     configs = configs or configs_dir()
-    source = configs / "bundles" / f"{name}.yaml"
+    source = _source(name, configs)
+    name = source.stem
+    folder = folder or folder_of(source)
     values = read_values(source)
     used: set[str] = set()
     files = {}
@@ -69,7 +79,7 @@ def render(name: str, configs: Path | None = None) -> dict[str, str]:
     derived = set(_derived(name, values))
     if unused := sorted(set(values) - used - derived - _DESCRIPTION):
         raise ConfigError(f"{source}: no part uses the value {unused[0]!r}; is it misspelt?")
-    metadata = metadata_of(name, values, bundles_dir() / name / "models" / "model.pt")
+    metadata = metadata_of(name, values, folder / "models" / "model.pt")
     files["configs/metadata.json"] = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"
     files["configs/logging.conf"] = (configs / "parts" / "logging.conf").read_text("utf-8")
     card = source.with_suffix(".md")
@@ -80,15 +90,28 @@ def render(name: str, configs: Path | None = None) -> dict[str, str]:
     return files
 
 
-def write(name: str, into: str | os.PathLike[str] | None = None, configs: Path | None = None):
+def write(
+    name: str | os.PathLike[str],
+    into: str | os.PathLike[str] | None = None,
+    configs: Path | None = None,
+) -> Path:
     """Write a bundle's text files, each atomically; returns the bundle's folder.
 
-    Weights below ``models`` are left alone.
+    Weights below ``models`` are left alone. A values file given by its path becomes the bundle
+    that it was planned into (it lies in that bundle's ``plan``), or else a folder beside it.
     """
-    folder = Path(into) if into is not None else bundles_dir() / name
-    for relative, text in render(name, configs).items():
+    folder = Path(into) if into is not None else folder_of(_source(name, configs or configs_dir()))
+    for relative, text in render(name, configs, folder).items():
         write_text(folder / relative, text)
     return folder
+
+
+def folder_of(source: Path) -> Path:
+    """Where the bundle of a values file lies by default."""
+    if source.parent.name == PLAN:
+        return source.parents[1]
+    is_shipped_source = source.parent == configs_dir() / "bundles"
+    return (bundles_dir() if is_shipped_source else source.parent) / source.stem
 
 
 def stale(name: str) -> list[str]:
@@ -106,6 +129,11 @@ def all_names() -> list[str]:
     return sorted(path.stem for path in (configs_dir() / "bundles").glob("*.yaml"))
 
 
+def _source(name: str | os.PathLike[str], configs: Path) -> Path:
+    is_path = Path(name).suffix in (".yaml", ".yml")
+    return Path(os.path.abspath(name)) if is_path else configs / "bundles" / f"{name}.yaml"
+
+
 def _licence() -> Path:
     root = shipped_root()
     found = [root / "LICENSE", root / "configs" / "LICENSE"]
@@ -120,12 +148,21 @@ def _tasks(values: Mapping[str, Any]) -> dict[str, str]:
 
 def _derived(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     labels = {int(value): str(label) for value, label in values.get("labels", {}).items()}
-    exclusive = values.get("output") != "sigmoid"
+    regions, ignored = values.get("regions") or {}, values.get("ignore_label")
+    is_exclusive = values.get("output") not in ("sigmoid", "regions")
+    known = sorted(labels)
     return {
         "name": name,
-        "label_values": sorted(labels),
-        "out_channels": len(labels) + int(exclusive),
+        "label_values": known,
+        "class_values": [0, *known],
+        "legal_values": known if ignored is None else [*known, ignored],
+        "regions": {},
+        "members": list(regions.values()) or [[value] for value in known],
+        "ignore_label": None,
+        "out_channels": len(regions or known) + int(is_exclusive),
         "min_size": [*(int(n) // 2 for n in values["roi_size"]), 0][:3],
+        "axcodes": "RAS",
+        "reads_channels": values.get("in_channels", 1) > 1,
         "runs_dir": f"runs/{name}",
         "predictions_dir": f"predictions/{name}",
         "evaluation_dir": f"evaluation/{name}",
@@ -141,8 +178,8 @@ def _flatten(
         raise ConfigError(f"{source}: task {task!r} has no part {parts / task}.yaml")
     chosen: dict[str, Any] = {}
     for kind in sorted(path.name for path in parts.iterdir() if path.is_dir()):
-        used.add(kind)
-        part = parts / kind / f"{values.get(kind)}.yaml"
+        used |= {kind} & set(values)
+        part = parts / kind / f"{values.get(kind, _DEFAULT)}.yaml"
         if not part.is_file():
             raise ConfigError(f"{source}: {kind}: {values.get(kind)!r} is no part of {parts.name}")
         chosen |= ConfigParser.load_config_file(str(part))

@@ -74,9 +74,18 @@ def read_nnunet(path: Path, content: dict[str, Any]) -> Manifest:
                 f"{len(channels)} channels"
             )
     labels, regions, ignore = parse_labels(path, content.get("labels", {}))
-    name = str(content.get("name") or root.name)
-    licence = str(content.get("licence", content.get("license", "")))
-    return Manifest(name, root, "nnunet", tuple(cases), labels, regions, ignore, channels, licence)
+    return Manifest(
+        name=str(content.get("name") or root.name),
+        root=root,
+        layout="nnunet",
+        cases=tuple(cases),
+        labels=labels,
+        regions=regions,
+        region_labels=_region_labels(path, content, regions),
+        ignore_label=ignore,
+        channels=channels,
+        licence=str(content.get("licence", content.get("license", ""))),
+    )
 
 
 def read_bids(root: Path, description: Any) -> Manifest:
@@ -149,9 +158,28 @@ def parse_labels(
             single[values[0]] = str(name)
     for value in sorted({v for members in regions.values() for v in members} - set(single) - {0}):
         single[value] = f"label_{value}"
-    if regions:
-        regions |= {n: (v,) for v, n in single.items() if labels.get(n) is not None}
+    if regions:  # as listed: nnU-Net's regions_class_order goes by that order
+        regions = {
+            str(n): regions.get(str(n), (v,) if isinstance(v, int) else tuple(v))
+            for n, v in labels.items()
+            if n != "ignore" and v not in (0, [0])
+        }
     return dict(sorted(single.items())), regions, ignore
+
+
+def _region_labels(
+    path: Path, content: dict[str, Any], regions: dict[str, tuple[int, ...]]
+) -> tuple[int, ...]:
+    order = content.get("regions_class_order")
+    if order is None or not regions:
+        return ()
+    known = {value for members in regions.values() for value in members}
+    if not isinstance(order, list) or len(order) != len(regions) or not set(order) <= known:
+        raise InputError(
+            f"{path}: 'regions_class_order' is {order!r}; it must name one label value for each "
+            f"of the {len(regions)} regions"
+        )
+    return tuple(order)
 
 
 def _listed_case(path: Path, item: Any, split: str | None) -> Case:

@@ -76,6 +76,8 @@ class Manifest:
         cases: The cases, sorted by name.
         labels: Label value to name, background (0) left out; empty where unknown.
         regions: Overlapping regions of nnU-Net: name to the label values they join.
+        region_labels: The label value that each region is painted with, in order; empty where the
+            data set does not say.
         ignore_label: Value of voxels to leave out of loss and score, None where there is none.
         channels: Channel names in order, for example ``("T1", "T2")``; empty where unknown.
         licence: As given.
@@ -87,6 +89,7 @@ class Manifest:
     cases: tuple[Case, ...]
     labels: dict[int, str] = field(default_factory=dict)
     regions: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    region_labels: tuple[int, ...] = ()
     ignore_label: int | None = None
     channels: tuple[str, ...] = ()
     licence: str = ""
@@ -184,6 +187,7 @@ def write_manifest(manifest: Manifest, target: str | os.PathLike[str], *, sha256
             "layout": manifest.layout,
             "labels": {str(value): name for value, name in manifest.labels.items()},
             "regions": {name: list(values) for name, values in manifest.regions.items()},
+            "region_labels": list(manifest.region_labels),
             "ignore_label": manifest.ignore_label,
             "channels": list(manifest.channels),
             "licence": manifest.licence,
@@ -206,6 +210,7 @@ def manifest_from_json(path: Path, content: dict[str, Any]) -> Manifest:
             cases=cases,
             labels={int(value): str(name) for value, name in content["labels"].items()},
             regions={n: tuple(int(v) for v in r) for n, r in content["regions"].items()},
+            region_labels=tuple(int(v) for v in content.get("region_labels", ())),
             ignore_label=content["ignore_label"],
             channels=tuple(content["channels"]),
             licence=content.get("licence", ""),

@@ -23,8 +23,10 @@ from .progress import EpochTable as EpochTable
 from .progress import ProgressBar as ProgressBar
 from .samplers import BalancedSampler as BalancedSampler
 from .samplers import OversamplingSampler as OversamplingSampler
+from .samplers import PrevalenceSampler as PrevalenceSampler
 from .scores import EarlyStop as EarlyStop
 from .scores import SegmentationScores as SegmentationScores
+from .segmentation_loss import SegmentationLoss as SegmentationLoss
 from .unfreezing import GradualUnfreezing as GradualUnfreezing
 from .unfreezing import discriminative_groups as discriminative_groups
 from .workflow import find_bundle_root as find_bundle_root

@@ -37,6 +37,9 @@ class SegmentationScores(Metric):
         output_dir: Folder of ``scores.csv`` (case, label, metric, value, unit, why_undefined) with
             Dice, HD95, ASSD and NSD; None computes Dice only and writes nothing.
         tau_mm: Tolerance of the normalised surface distance.
+        regions: Region name to the label values that it joins; where given, the mean and the
+            engine's metrics are those of regions instead of labels.
+        ignore_label: Voxels with this reference value are left out of every number.
     """
 
     def __init__(
@@ -44,8 +47,13 @@ class SegmentationScores(Metric):
         labels: Mapping[Any, str],
         output_dir: str | os.PathLike[str] | None = None,
         tau_mm: float = 1.0,
+        regions: Mapping[str, Sequence[int]] | None = None,
+        ignore_label: int | None = None,
     ) -> None:
         self.names = {int(value): str(name) for value, name in labels.items()}
+        by_label = {name: (value,) for value, name in self.names.items()}
+        self.members = {n: tuple(map(int, v)) for n, v in (regions or by_label).items()}
+        self.ignore_label = ignore_label
         self.folder = None if output_dir is None else Path(output_dir)
         self.tau_mm = float(tau_mm)
         super().__init__(output_transform=lambda output: output)
@@ -53,7 +61,7 @@ class SegmentationScores(Metric):
     @reinit__is_reduced
     def reset(self) -> None:
         """Forget all cases."""
-        self.dice: dict[int, list[float]] = {value: [] for value in self.names}
+        self.dice: dict[str, list[float]] = {name: [] for name in self.members}
         self.right: list[float] = []
         self.rows: list[Score] = []
 
@@ -61,10 +69,10 @@ class SegmentationScores(Metric):
     def update(self, output: Sequence[Mapping[str, Any]]) -> None:
         """Score the cases of one batch."""
         for case in output:
-            pred, ref = case["pred"], case["label"]
+            pred, ref = self._kept(case["pred"], case["label"])
             self.right.append(float((pred == ref).float().mean()))
-            for value, found in self.dice.items():
-                found.append(_dice(pred == value, ref == value))
+            for name, values in self.members.items():
+                self.dice[name].append(_dice(_is_in(pred, values), _is_in(ref, values)))
             if self.folder is not None:
                 self.rows += self._rows(pred, ref)
 
@@ -79,9 +87,16 @@ class SegmentationScores(Metric):
     def completed(self, engine: Engine, name: str) -> None:
         """Hand the overall mean and the per-label means to the engine."""
         super().completed(engine, name)
-        for value, found in self.dice.items():
-            engine.state.metrics[f"{name}_{self.names[value]}"] = _mean(found)
+        for label, found in self.dice.items():
+            engine.state.metrics[f"{name}_{label}"] = _mean(found)
         engine.state.metrics[f"{name.removesuffix('_mean_dice')}_accuracy"] = _mean(self.right)
+
+    def _kept(self, pred: torch.Tensor, ref: Any) -> tuple[torch.Tensor, Any]:
+        """Both maps with ignored voxels made background in each."""
+        if self.ignore_label is None:
+            return pred, ref
+        is_ignored = ref == self.ignore_label
+        return torch.where(is_ignored, 0, pred), torch.where(is_ignored, 0, ref)
 
     def _rows(self, pred: torch.Tensor, ref: Any) -> list[Score]:
         from medvol.metrics import MetricPlan, score_case
@@ -116,6 +131,10 @@ class EarlyStop:
         if best > 0 and engine.state.epoch - best >= self.patience:
             logger.info("no better validation since epoch %d: training ends", best)
             engine.terminate()
+
+
+def _is_in(array: torch.Tensor, values: Sequence[int]) -> torch.Tensor:
+    return torch.stack([array == value for value in values]).any(dim=0)
 
 
 def _dice(pred: torch.Tensor, ref: torch.Tensor) -> float:

@@ -3,6 +3,7 @@ from .channels import ChannelNormaliser as ChannelNormaliser
 from .channels import NormaliseChannelsd as NormaliseChannelsd
 from .channels import NormalisedDifferenced as NormalisedDifferenced
 from .intensity import RandIntensityd as RandIntensityd
+from .labelmap import RegionsToLabelMapd as RegionsToLabelMapd
 from .labelmap import ToLabelMapd as ToLabelMapd
 from .normalise import NormaliseIntensityd as NormaliseIntensityd
 from .picture import ToGreyImaged as ToGreyImaged

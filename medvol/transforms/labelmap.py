@@ -1,4 +1,4 @@
-"""From one probability per class to one integer per voxel."""
+"""From probabilities per class or region to one integer per voxel."""
 
 from __future__ import annotations
 
@@ -32,4 +32,31 @@ class ToLabelMapd(MapTransform):
             plain = torch.as_tensor(channel).long()
             chosen = table[plain.as_subclass(torch.Tensor)]
             case[key] = torch.where(best >= self.threshold, chosen, torch.zeros_like(best))
+        return case
+
+
+class RegionsToLabelMapd(MapTransform):
+    """Paint overlapping regions one after another, each over those before it.
+
+    Nested regions come largest first: whole tumour, then its core, then what enhances in it.
+
+    Args:
+        keys: Keys of probabilities, shape (C, X, Y[, Z]); each becomes (1, X, Y[, Z]).
+        values: Label value that each region's channel paints, in order (nnU-Net's
+            ``regions_class_order``).
+        threshold: Smallest probability of a region; positive means >= threshold.
+    """
+
+    def __init__(self, keys: KeysCollection, values: Sequence[int], threshold: float = 0.5) -> None:
+        super().__init__(keys)
+        self.values = tuple(int(value) for value in values)
+        self.threshold = float(threshold)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = dict(data)
+        for key in self.key_iterator(case):
+            painted = torch.zeros_like(case[key][:1])
+            for value, probs in zip(self.values, case[key], strict=True):
+                painted = torch.where(probs[None] >= self.threshold, value, painted)
+            case[key] = painted
         return case

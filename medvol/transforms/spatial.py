@@ -69,6 +69,9 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         random_center: Whether a crop smaller than the input lies anywhere or in the middle.
         foreground_key: Label map whose non-zero voxels may centre the crop.
         foreground_prob: Probability of such a crop.
+        foreground_values: Label values that count as foreground; of those present one is drawn
+            first, so that a small structure centres as many crops as a large one. None takes
+            every voxel that is not 0 alike.
         label_keys: Keys that hold label maps.
         body_part: Row of ``medvol.core.anatomy`` that says which mirrors and angles are legal.
         labels: Label names, or value to name; a lateral name refuses the left-right mirror.
@@ -102,6 +105,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         random_center: bool = True,
         foreground_key: str | None = None,
         foreground_prob: float = 0.0,
+        foreground_values: Sequence[int] | None = None,
         label_keys: Sequence[str] = LABEL_KEYS,
         body_part: str | None = None,
         labels: Sequence[str] | Mapping[Any, str] = (),
@@ -130,6 +134,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         self.random_center = random_center
         self.foreground_key = foreground_key
         self.foreground_prob = foreground_prob
+        self.foreground_values = None if foreground_values is None else tuple(foreground_values)
         self.label_keys = tuple(label_keys)
         self.swap_labels = tuple((int(a), int(b)) for a, b in swap_labels)
         for each_mode, each_padding in zip(self.mode, self.padding_mode, strict=True):
@@ -195,7 +200,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         if self.foreground_key in data and self.R.rand() < self.foreground_prob:
             label = _Pending(data[self.foreground_key])
             values = label.array[0].cpu().numpy()
-            found = np.flatnonzero(values)
+            found = self._foreground(values)
             if found.size:
                 voxel = np.unravel_index(found[self.R.randint(found.size)], values.shape)
                 place = np.linalg.solve(label.matrix, np.append(voxel, 1.0))[:-1]
@@ -209,6 +214,14 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         return [
             int(self.R.randint(r + 1)) if r > 0 else m for r, m in zip(room, middle, strict=True)
         ]
+
+    def _foreground(self, values: NDArray[Any]) -> NDArray[np.intp]:
+        if self.foreground_values is None:
+            return np.flatnonzero(values)
+        present = [v for v in self.foreground_values if bool((values == v).any())]
+        if not present:
+            return np.zeros(0, np.intp)
+        return np.flatnonzero(values == present[self.R.randint(len(present))])
 
     def _how(
         self, key: Hashable, image: torch.Tensor, mode: str | None, padding: str

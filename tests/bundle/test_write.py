@@ -78,3 +78,33 @@ def test_write_leaves_weights_alone(configs, tmp_path):
     write(NAME, folder, configs)
     assert (folder / "models" / "model.pt").read_bytes() == b"weights"
     assert (folder / "docs" / "README.md").is_file()
+
+
+def test_a_values_file_anywhere_becomes_a_bundle_beside_it_or_around_its_plan(configs, tmp_path):
+    source = configs / "bundles" / f"{NAME}.yaml"
+    assert write(source) == source.with_suffix("")
+    inside = tmp_path / "my_segmentation" / "plan" / "my_segmentation.yaml"
+    inside.parent.mkdir(parents=True)
+    for suffix in (".yaml", ".md"):
+        shutil.copy(source.with_suffix(suffix), inside.with_suffix(suffix))
+    folder = write(inside)
+    assert folder == tmp_path / "my_segmentation"
+    assert json.loads((folder / "configs/metadata.json").read_text())["medvol"]["name"] == (
+        "my_segmentation"
+    )
+
+
+def test_regions_become_sigmoid_channels_and_labels_stay_what_masks_hold(configs):
+    regions = {"all": [1, 2], "core": [2]}
+    edit(configs, labels={1: "rim", 2: "core_label"}, regions=regions, region_labels=[1, 2],
+         output="regions", ignore_label=3)  # fmt: skip
+    files = render(NAME, configs)
+    train, metadata = (json.loads(files[f"configs/{n}.json"]) for n in ("train", "metadata"))
+    assert train["network_def"]["out_channels"] == 2
+    assert train["loss"]["members"] == [[1, 2], [2]]
+    assert train["loss"]["ignore_label"] == 3
+    assert train["labels"] == metadata["medvol"]["labels"] == {"1": "rim", "2": "core_label"}
+    channels = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    assert channels == {"0": "all", "1": "core"}
+    gate = train["preprocessing"]["transforms"][1]
+    assert gate["labels"] == [1, 2, 3]

@@ -65,6 +65,21 @@ def test_nnunet_folder_gives_channels_regions_and_the_ignore_label(touch, write_
     assert (found.ignore_label, found.legal_labels[3]) == (3, "ignore")
 
 
+def test_regions_keep_their_listed_order_which_their_paint_goes_by(touch, write_index):
+    folder = touch("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz")
+    labels = {"background": 0, "core": 2, "whole": [1, 2], "ignore": 3}
+    write_index({**NNUNET, "labels": labels, "regions_class_order": [2, 1]})
+    found = read_dataset(folder)
+    assert list(found.regions.items()) == [("core", (2,)), ("whole", (1, 2))]
+    assert found.region_labels == (2, 1)
+    write_manifest(found, folder / "manifest.json")
+    assert read_dataset(folder / "manifest.json").region_labels == (2, 1)
+    (folder / "manifest.json").unlink()
+    write_index({**NNUNET, "labels": labels, "regions_class_order": [2]})
+    with pytest.raises(InputError, match="one label value for each"):
+        read_dataset(folder)
+
+
 def test_nnunet_case_without_one_of_its_channels_is_refused(touch, write_index):
     touch("imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
     with pytest.raises(MissingInputError, match=r"a_0000.*1 of 2 channels"):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medvol.core import ConfigError
-from medvol.engines import BalancedSampler, CaseDataset, OversamplingSampler
+from medvol.engines import BalancedSampler, CaseDataset, OversamplingSampler, PrevalenceSampler
 
 uneven = st.lists(st.integers(0, 3), min_size=3, max_size=60).filter(lambda c: len(set(c)) > 1)
 
@@ -74,3 +74,29 @@ def test_wrong_classes_are_refused():
         BalancedSampler(dataset(4), [0, 1, 0])
     with pytest.raises(ConfigError, match="of one class"):
         OversamplingSampler(dataset(4), [1, 1, 1, 1])
+
+
+def labelled(n, rare):
+    """n cases of which the first ``rare`` hold label 2 beside label 1."""
+    cases = [{"label": torch.tensor([0, 1, 2 if i < rare else 1])} for i in range(n)]
+    return CaseDataset(cases, transform=lambda case: case)
+
+
+@given(n=st.integers(10, 80), rare=st.integers(1, 8), seed=st.integers(0, 9))
+def test_a_rare_label_comes_often_enough_and_no_case_is_left_out(n, rare, seed):
+    sampler = PrevalenceSampler(labelled(n, rare), [1, 2], least_share=0.2, seed=seed)
+    tokens = list(sampler)
+    seen = Counter(token % n for token in tokens)
+    assert set(seen) == set(range(n))
+    turns = seen[0]
+    assert turns <= 10
+    assert all(seen[i] == (turns if i < rare else 1) for i in range(n))
+    assert turns == 10 or turns * rare >= 0.2 * n
+    # a repeat is another sample: its token seeds another augmentation
+    assert len(set(tokens)) == len(tokens)
+
+
+def test_repeats_change_nothing_where_no_label_is_rare():
+    plain = PrevalenceSampler(labelled(9, 9), [1, 2], batch_size=2)
+    assert len(plain) == 10
+    assert sorted(token % 9 for token in list(plain)[:9]) == list(range(9))
