@@ -23,6 +23,7 @@ VERBS: dict[str, str | dict[str, str]] = {
     "compare": "compare",
     "calibrate": "calibrate",
     "drift": "drift",
+    "report": "report",
     "export": "export",
     "bundle": {
         "list": "bundle_list",

@@ -25,6 +25,8 @@ from .pairing import find_masks as find_masks
 from .pairing import pair_masks as pair_masks
 from .predictions import Predictions as Predictions
 from .predictions import read_predictions as read_predictions
+from .results import Results as Results
+from .results import read_results as read_results
 from .segmentation import score_masks as score_masks
 from .summary import BootstrapPlan as BootstrapPlan
 from .summary import SummaryRow as SummaryRow

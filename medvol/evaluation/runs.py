@@ -53,6 +53,24 @@ def read_run(path: Path) -> dict[str, Any]:
         MissingInputError: If the file, or an input, is gone.
         InputError: If it is no run, or an input has changed since.
     """
+    run = load_run(path)
+    folder = path.parent.absolute()
+    for name, digest in run["inputs"].items():
+        file = folder / name
+        if not file.is_file():
+            raise MissingInputError(f"{path}: input {file} is gone")
+        if sha256_file(file) != digest:
+            raise InputError(f"{path}: input {file} has changed since the run")
+    return run
+
+
+def load_run(path: Path) -> dict[str, Any]:
+    """A ``run.json``, its inputs not looked at; the options' paths are absolute again.
+
+    Raises:
+        MissingInputError: If there is no such file.
+        InputError: If it is no run.
+    """
     if not path.is_file():
         raise MissingInputError(f"{path}: no such file")
     try:
@@ -62,12 +80,6 @@ def read_run(path: Path) -> dict[str, Any]:
     if not isinstance(run, dict) or run.get("medvol_run") != _FORMAT:
         raise InputError(f"{path}: is no run.json of this version of medvol")
     folder = path.parent.absolute()
-    for name, digest in run["inputs"].items():
-        file = folder / name
-        if not file.is_file():
-            raise MissingInputError(f"{path}: input {file} is gone")
-        if sha256_file(file) != digest:
-            raise InputError(f"{path}: input {file} has changed since the run")
     run["options"] = {k: _absolute(v, folder) for k, v in run["options"].items()}
     return run
 

@@ -1,1 +1,3 @@
 from .planes import draw_planes as draw_planes
+from .report import Report as Report
+from .report import write_report as write_report
