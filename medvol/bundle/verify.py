@@ -64,6 +64,9 @@ def _properties(bundle: Bundle) -> Iterator[str]:
         for name in _LABEL_TRAIN if task == "train" else _LABEL_INFER:
             if task in ("train", "inference") and name not in parser:
                 yield f"{task}.json lacks {name!r}, which MONAI Label reads"
+        for handler in bundle.config(task).get("train", {}).get("handlers", []):
+            if not isinstance(handler, dict):
+                yield f"{task}.json: handler {handler!r} is no mapping; MONAI Label cannot train it"
         break_ids = [id_ for id_, value in iterate(bundle.config(task)) if _is_macro(value)]
         if break_ids:
             yield f"{task}.json: {break_ids[0]} is an unexpanded macro"

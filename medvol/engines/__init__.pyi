@@ -30,3 +30,4 @@ from .segmentation_loss import SegmentationLoss as SegmentationLoss
 from .unfreezing import GradualUnfreezing as GradualUnfreezing
 from .unfreezing import discriminative_groups as discriminative_groups
 from .workflow import find_bundle_root as find_bundle_root
+from .workflow import use_handler as use_handler

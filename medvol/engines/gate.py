@@ -22,7 +22,12 @@ from medvol.core.errors import (
     NonFiniteError,
 )
 from medvol.core.geometry import SAME_GRID_MM
-from medvol.engines.workflow import install_excepthook, refuse_unknown_overrides, running_workflow
+from medvol.engines.workflow import (
+    brings_cases,
+    install_excepthook,
+    refuse_unknown_overrides,
+    running_workflow,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -32,16 +37,19 @@ def open_run(seed: int | None = None, dataset_dir: str | None = None) -> None:
 
     Args:
         seed: Seeds Python, NumPy and torch, and makes cuDNN deterministic.
-        dataset_dir: What the run was given; an empty value means that the user forgot it.
+        dataset_dir: What the run was given; an empty value means that the user forgot it, unless
+            an override lists the cases themselves.
 
     Raises:
         ConfigError: If the command line names an option that the bundle does not have.
         MissingInputError: If no data set was given.
     """
     install_excepthook()
+    is_given = dataset_dir is None or bool(str(dataset_dir).strip())
     if (workflow := running_workflow()) is not None:
         refuse_unknown_overrides(workflow)
-    if dataset_dir is not None and not str(dataset_dir).strip():
+        is_given = is_given or brings_cases(workflow)
+    if not is_given:
         raise MissingInputError("no data: pass --dataset_dir FOLDER")
     if seed is not None:
         set_determinism(seed)

@@ -45,6 +45,23 @@ def find_bundle_root() -> str:
     raise ConfigError("bundle_root is unknown here; override bundle_root with the bundle's folder")
 
 
+def use_handler(handler: Any) -> Any:
+    """The handler that another part of the config defines.
+
+    MONAI Label looks into every entry of ``train#handlers`` as a mapping, so none may be a bare
+    reference like ``@ema``.
+    """
+    return handler
+
+
+def brings_cases(workflow: ConfigWorkflow) -> bool:
+    """Whether an override lists the run's cases itself, as MONAI Label does."""
+    for id_ in ("train#dataset#data", "dataset#data"):
+        if id_ in workflow.parser and isinstance(workflow.parser.get(id_), list):
+            return True
+    return False
+
+
 def refuse_unknown_overrides(workflow: ConfigWorkflow) -> None:
     """Raise if the command line set an id that the bundle's own config files do not have.
 
