@@ -53,7 +53,11 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def render(
-    name: str | os.PathLike[str], configs: Path | None = None, folder: Path | None = None
+    name: str | os.PathLike[str],
+    configs: Path | None = None,
+    folder: Path | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The text files of a bundle, path inside the bundle -> content; nothing is written.
 
@@ -62,6 +66,7 @@ def render(
             card lies beside it.
         configs: Folder of ``parts`` and ``bundles``; the shipped one by default.
         folder: The bundle's folder, whose weights are recorded.
+        changes: Values that differ from the file's, as an arm of a study has them; None drops one.
 
     Raises:
         ConfigError: If a part needs a value that is missing, or no part uses a value.
@@ -70,7 +75,7 @@ def render(
     source = _source(name, configs)
     name = source.stem
     folder = folder or folder_of(source)
-    values = read_values(source)
+    values = _changed(name, read_values(source), changes or {})
     used: set[str] = set()
     files = {}
     for task, part in _tasks(values).items():
@@ -132,6 +137,15 @@ def all_names() -> list[str]:
 def _source(name: str | os.PathLike[str], configs: Path) -> Path:
     is_path = Path(name).suffix in (".yaml", ".yml")
     return Path(os.path.abspath(name)) if is_path else configs / "bundles" / f"{name}.yaml"
+
+
+def _changed(name: str, values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with changes, and with what follows from them derived anew."""
+    if not changes:
+        return values
+    plain = {k: v for k, v in values.items() if v != _derived(name, values).get(k)}
+    plain = {k: v for k, v in {**plain, **changes}.items() if v is not None or k not in changes}
+    return {**_derived(name, plain), **plain}
 
 
 def _licence() -> Path:

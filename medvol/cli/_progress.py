@@ -37,4 +37,5 @@ class Bars:
                 mininterval=pause_s,
             )
             self._phase = phase
+        self._bar.total = total
         self._bar.update(done - self._bar.n)

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 
 def run(
-    pred: Annotated[Path | None, typer.Option(help="Folder of predicted label maps.")] = None,
-    ref: Annotated[Path | None, typer.Option(help="Folder or data set of references.")] = None,
+    pred: Annotated[
+        Path | None, typer.Option(help="Predicted label maps: folder, or P/{case}/{label}.nrrd.")
+    ] = None,
+    ref: Annotated[
+        Path | None, typer.Option(help="References: folder, data set, or R/{case}/{label}.nrrd.")
+    ] = None,
     scores: Annotated[Path | None, typer.Option(help="CSV of scores (classification).")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
     data: Annotated[Path | None, typer.Option(help="Data set: patient, site, sex.")] = None,

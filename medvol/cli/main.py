@@ -24,6 +24,7 @@ VERBS: dict[str, str | dict[str, str]] = {
     "calibrate": "calibrate",
     "drift": "drift",
     "report": "report",
+    "study": "study",
     "export": "export",
     "bundle": {
         "list": "bundle_list",

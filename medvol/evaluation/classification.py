@@ -80,7 +80,7 @@ class ClassRow(Fields):
 
 
 @dataclass(frozen=True, eq=False)
-class _Group:
+class ClassGroup:
     """One class against the rest in one group of cases."""
 
     data: Predictions
@@ -115,7 +115,7 @@ def fix_thresholds(
     """
     chosen = {}
     truth = validation.known_truth
-    for k, label in _positives(validation):
+    for k, label in positives(validation):
         y, score = truth == k, validation.prob[:, k]
         for rule in rules:
             chosen[label, rule] = _threshold(rule, y, score).threshold
@@ -189,22 +189,23 @@ def _group_rows(
 ) -> list[ClassRow]:
     truth, cohort = data.known_truth, data.cases[0].cohort
     rows: list[ClassRow] = []
-    for k, label in _positives(data):
-        one = _Group(data, cohort, group, label, truth == k, data.prob[:, k], plan)
-        rows += _ranking_rows(one)
+    for k, label in positives(data):
+        one = ClassGroup(data, cohort, group, label, truth == k, data.prob[:, k], plan)
+        rows += ranking_rows(one)
         rules: Mapping[tuple[str, str], float] = (
             {(label, "fixed"): 0.5} if thresholds is None else thresholds
         )
         for (name, rule), threshold in rules.items():
             if name == label:
-                rows += _decision_rows(one, rule, threshold)
+                rows += decision_rows(one, rule, threshold)
     if len(data.classes) > 2:
-        whole = _Group(data, cohort, group, _MACRO, truth >= 0, data.prob[:, 0], plan)
+        whole = ClassGroup(data, cohort, group, _MACRO, truth >= 0, data.prob[:, 0], plan)
         rows += _macro_rows(whole, truth)
     return rows
 
 
-def _ranking_rows(one: _Group) -> list[ClassRow]:
+def ranking_rows(one: ClassGroup) -> list[ClassRow]:
+    """Numbers that need no threshold: AUC, average precision, and for probabilities calibration."""
     y, score = one.y, one.score
     groups = one.data.patients
     is_probability = score.size > 0 and score.min() >= 0 and score.max() <= 1
@@ -221,7 +222,7 @@ def _ranking_rows(one: _Group) -> list[ClassRow]:
     return rows
 
 
-def _ece_row(one: _Group) -> ClassRow:
+def _ece_row(one: ClassGroup) -> ClassRow:
     # Resampling inflates the ECE's bias; 1,000 resamples show its spread and are said to.
     plan = BootstrapPlan(min(one.plan.resamples, 1000), one.plan.confidence, one.plan.seed)
     found = bootstrap_ci(
@@ -231,20 +232,28 @@ def _ece_row(one: _Group) -> ClassRow:
     return one.row("ece", (found.estimate, found.lower, found.upper), found.method)
 
 
-def _bootstrap_row(one: _Group, metric: str, statistic) -> ClassRow:
+def _bootstrap_row(one: ClassGroup, metric: str, statistic) -> ClassRow:
     found = bootstrap_ci(
         statistic, len(one.y), groups=one.data.patients, method="bca", **asdict(one.plan)
     )
     return one.row(metric, (found.estimate, found.lower, found.upper), found.method)
 
 
-def _decision_rows(one: _Group, rule: str, threshold: float) -> list[ClassRow]:
-    """Sensitivity and its kin at one threshold; proportions by Wilson, or clustered."""
-    if math.isnan(threshold):
+def decision_rows(
+    one: ClassGroup, rule: str, threshold: float, called: NDArray[np.bool_] | None = None
+) -> list[ClassRow]:
+    """Sensitivity and its kin at one threshold; proportions by Wilson, or clustered.
+
+    Args:
+        one: The class and the cases.
+        rule: What fixed the threshold.
+        threshold: The threshold; ``nan`` if it differs between the cases, or does not exist.
+        called: Decisions taken elsewhere, in place of the threshold's.
+    """
+    if math.isnan(threshold) and called is None:
         return []
-    counts = confusion(one.y, one.score, threshold=threshold)
-    values = clinical(**dict(counts))
-    called, y = one.score >= threshold, one.y
+    called, y = one.score >= threshold if called is None else called, one.y
+    values = clinical(**dict(confusion(y, called.astype(float), threshold=0.5)))
     parts = {
         "sensitivity": (called & y, y),
         "specificity": (~called & ~y, ~y),
@@ -268,7 +277,7 @@ def _decision_rows(one: _Group, rule: str, threshold: float) -> list[ClassRow]:
 
 
 def _proportion_row(
-    one: _Group,
+    one: ClassGroup,
     metric: str,
     part: NDArray[np.bool_],
     whole: NDArray[np.bool_],
@@ -298,7 +307,7 @@ def _counts_statistic(metric: str, called: NDArray[np.bool_], y: NDArray[np.bool
     return statistic
 
 
-def _macro_rows(whole: _Group, truth: NDArray[np.int64]) -> list[ClassRow]:
+def _macro_rows(whole: ClassGroup, truth: NDArray[np.int64]) -> list[ClassRow]:
     """Means over classes, each against the rest; undefined if a class has no case."""
     data, rows = whole.data, []
     each = {"auc_roc": weighted_auc, "average_precision": weighted_average_precision}
@@ -315,7 +324,7 @@ def _mean_of(statistics):
     return lambda weights: np.mean([s(weights) for s in statistics], axis=0)
 
 
-def _positives(data: Predictions) -> list[tuple[int, str]]:
+def positives(data: Predictions) -> list[tuple[int, str]]:
     """Class numbers that count as positive in turn: the second of two, or each of many."""
     if len(data.classes) == 2:
         return [(1, data.classes[1])]

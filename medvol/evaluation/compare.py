@@ -97,8 +97,13 @@ def compare(
         read = [read_predictions(path, known=known) for path in paths]
         _require_same_cases(paths, [{info.case for info in one.cases} for one in read])
         rows = compare_predictions(read[0], read[1], plan)
-    adjusted = holm([row.p for row in rows])
-    return [replace(row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)]
+    return adjusted(rows)
+
+
+def adjusted(rows: Sequence[Comparison]) -> list[Comparison]:
+    """The rows with p values adjusted by Holm for all of them."""
+    values = holm([row.p for row in rows])
+    return [replace(row, p_holm=float(p)) for row, p in zip(rows, values, strict=True)]
 
 
 def compare_scores(
@@ -132,7 +137,7 @@ def compare_predictions(
     rows = []
     chosen = [1] if len(first.classes) == 2 else range(len(first.classes))
     for k in chosen:
-        rows.append(_auc_row(first, second, k, plan))
+        rows.append(auc_row(first, second, k, plan))
     right = [one.prob.argmax(axis=1) == truth for one in (first, second)]
     rows.append(_accuracy_row(right, first.patients, plan))
     return rows
@@ -177,7 +182,8 @@ def _paired(
     )  # fmt: skip
 
 
-def _auc_row(first: Predictions, second: Predictions, k: int, plan: BootstrapPlan) -> Comparison:
+def auc_row(first: Predictions, second: Predictions, k: int, plan: BootstrapPlan) -> Comparison:
+    """AUC of class k against the rest on the same cases in the same order."""
     y, n = first.known_truth == k, len(first.cases)
     s1, s2 = first.prob[:, k], second.prob[:, k]
     test = delong_test(y, s1, s2, confidence=plan.confidence)

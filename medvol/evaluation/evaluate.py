@@ -28,8 +28,9 @@ class MaskOptions:
     """What ``medvol evaluate --pred --ref`` was asked for.
 
     Attributes:
-        pred: Folder of predicted label maps, or a manifest that names them.
-        ref: Folder of reference label maps, or a data set that names them.
+        pred: Folder of predicted label maps, a manifest that names them, or the template of one
+            mask file per structure: ``scans/{case}/rater/{label}.nrrd``.
+        ref: Folder of reference label maps, a data set that names them, or a template likewise.
         output: Folder to write.
         data: Data set that knows patient, site, sex and label names; ``ref`` if that is one.
         train: The training data set, to refuse shared patients.
@@ -137,7 +138,8 @@ def evaluate_segmentation(
     table: list[SummaryRow] = []
     inputs = [path for path in (options.pred, options.ref) if path.is_file()]
     for cohort, pred, ref, data in cohorts:
-        manifest = _manifest(data or ref, required=data is not None)
+        known = None if data is None and pairing.is_template(ref) else data or ref
+        manifest = _manifest(known, required=data is not None)
         _refuse_overlap(manifest, options.train)
         files = _pairs(pred, ref, manifest)
         names = options.labels or (manifest.labels if manifest else None) or None
@@ -247,6 +249,11 @@ def _refuse_overlap(manifest: Manifest | None, train: Path | None) -> None:
 
 
 def _pairs(pred: Path, ref: Path, manifest: Manifest | None) -> list[pairing.MaskFiles]:
+    if pairing.is_template(pred) or pairing.is_template(ref):
+        if not (pairing.is_template(pred) and pairing.is_template(ref)):
+            raise ConfigError("pred and ref both need {case} and {label}, or neither")
+        found = [pairing.find_structures(path) for path in (pred, ref)]
+        return pairing.pair_structures(found[0], found[1], str(pred))
     predictions = _predictions(pred)
     if manifest is None or (ref.is_dir() and ref.absolute() != manifest.root.absolute()):
         return pairing.pair_masks(predictions, pairing.find_masks(ref), str(pred))

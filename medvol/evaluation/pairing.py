@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,19 @@ _ENDINGS = ("_seg", "_label", "_mask", "_pred", "_trans")
 
 @dataclass(frozen=True)
 class MaskFiles:
-    """A case's two label maps."""
+    """A case's two label maps, or its two masks of one structure.
+
+    Attributes:
+        case: Name of the case.
+        pred: The prediction.
+        ref: The reference.
+        structure: What every voxel above 0 is; empty for label maps.
+    """
 
     case: str
     pred: Path
     ref: Path
+    structure: str = ""
 
 
 def find_masks(folder: str | os.PathLike[str]) -> dict[str, Path]:
@@ -75,6 +84,62 @@ def pair_masks(pred: Mapping[str, Path], ref: Mapping[str, Path], what: str) -> 
             f"{missing[0]!r}; predict them, or take them out of the reference"
         )
     return [MaskFiles(case, pred[case], ref[case]) for case in sorted(ref)]
+
+
+def is_template(path: str | os.PathLike[str]) -> bool:
+    """Whether a path stands for one mask file per case and structure.
+
+    >>> is_template("scans/{case}/{label}.nrrd"), is_template("scans")
+    (True, False)
+    """
+    return "{case}" in str(path) and "{label}" in str(path)
+
+
+def find_structures(template: str | os.PathLike[str]) -> dict[tuple[str, str], Path]:
+    """Files that match a template such as ``scans/{case}/oncologist/{label}.nrrd``.
+
+    ``{case}`` and ``{label}`` each stand for one name without separators.
+
+    Returns:
+        (case, structure) to file, sorted.
+
+    Raises:
+        MissingInputError: If nothing matches.
+    """
+    text = Path(os.path.abspath(template)).as_posix()
+    pattern, seen = "", set()
+    for part in re.split(r"(\{case\}|\{label\})", text):
+        name = part.strip("{}")
+        if part not in ("{case}", "{label}"):
+            pattern += re.escape(part)
+            continue
+        pattern += f"(?P={name})" if name in seen else f"(?P<{name}>[^/]+)"
+        seen.add(name)
+    root = Path(text.partition("{")[0].rpartition("/")[0] or "/")
+    found = {}
+    for path in sorted(root.rglob("*")) if root.is_dir() else ():
+        if match := re.fullmatch(pattern, path.as_posix()):
+            found[match["case"], match["label"]] = path
+    if not found:
+        raise MissingInputError(f"{template}: no file matches")
+    return found
+
+
+def pair_structures(
+    pred: Mapping[tuple[str, str], Path], ref: Mapping[tuple[str, str], Path], what: str
+) -> list[MaskFiles]:
+    """Join masks of structures; every reference must have its prediction.
+
+    Raises:
+        MissingInputError: If one has none.
+    """
+    if missing := sorted(set(ref) - set(pred)):
+        case, label = missing[0]
+        raise MissingInputError(
+            f"{what}: {len(missing)} of {len(ref)} structures have no prediction, for example "
+            f"{label!r} of case {case!r}; predict them, or take them out of the reference"
+        )
+    return [MaskFiles(key[0], pred[key], ref[key], key[1]) for key in sorted(ref)]
 
 
 def _stem(name: str) -> str | None:

@@ -89,8 +89,8 @@ def read_predictions(
 
     Columns: ``case``; ``truth`` (class name or number); ``prob`` or ``score`` for one positive
     class, or ``prob_<class>`` for each class; ``logit_<class>`` likewise; ``patient_id`` and any
-    further columns become what subgroups are formed by. Probabilities are computed from logits
-    where the file has only those.
+    further columns become what subgroups are formed by. Beside logits, columns named by the classes
+    alone are probabilities, as bundles write them; without any they are computed from the logits.
 
     Args:
         path: The file.
@@ -124,7 +124,7 @@ def read_predictions(
         named = classes[1] if classes[1] in texts else None
         classes = _binary_names(path, texts, positive or named)
     numbers = None if texts is None else _class_numbers(path, texts, classes)
-    used = {case_column, truth_column, *_score_columns(header)}
+    used = {case_column, truth_column, *_score_columns(header), *classes}
     infos = tuple(_info(row, case_column, used, cohort, known or {}) for row in rows)
     return Predictions(str(path), infos, classes, numbers, prob, logits, is_single)
 
@@ -178,9 +178,14 @@ def _scores(
     if any(names != classes for names, _ in found.values()):
         raise InputError(f"{path}: probabilities and logits name different classes")
     logits = found["logit"][1] if "logit" in found else None
-    prob = found["prob"][1] if logits is None else apply_temperature(logits, 1.0)
     if "prob" in found:
         prob = found["prob"][1]
+    elif set(classes) <= set(header):
+        # predictions.csv: what the bundle says after its temperature, a column named by each class.
+        prob = np.array([[_number(path, k, row, c) for c in classes]
+                         for k, row in enumerate(rows, start=2)])  # fmt: skip
+    else:
+        prob = apply_temperature(logits, 1.0)
     if len(classes) > 1:
         return classes, prob, logits, False
     return (f"not {classes[0]}", classes[0]), _two_columns(prob[:, -1:]), logits, True

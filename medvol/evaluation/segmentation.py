@@ -55,6 +55,8 @@ def score_masks(
         scored.append(done)
         if progress is not None:
             progress(len(scored), len(tasks))
+    if any(one.structure for one in files):
+        return [row for rows in scored for of_value in rows.values() for row in of_value]
     everywhere = sorted(labels or {value for rows in scored for value in rows})
     nothing = MaskPair(np.zeros((0,) * 3, bool), np.zeros((0,) * 3, bool), (1.0,) * 3, 1)
     found = []
@@ -88,7 +90,10 @@ def read_masks(
 
 def _score_one(task: MaskTask) -> dict[int, list[Score]]:
     """Rows of one case by label value; only of present labels if none are listed."""
-    pred, ref, spacing = read_masks(task.files, task.labels)
+    pred, ref, spacing = read_masks(task.files, None if task.files.structure else task.labels)
+    if task.files.structure:
+        pair = dict(label_pairs(pred > 0, ref > 0, spacing, [1]))[1]
+        return {1: score_pair(task.files.case, task.files.structure, pair, task.plan)}
     values = None if task.labels is None else list(task.labels)
     rows = {}
     try:

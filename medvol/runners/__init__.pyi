@@ -12,5 +12,10 @@ from .record import PredictOptions as PredictOptions
 from .record import Record as Record
 from .session import Session as Session
 from .slurm import run_slurm as run_slurm
+from .study import plan_study as plan_study
+from .study import run_study as run_study
+from .study_file import Study as Study
+from .study_file import find_study as find_study
+from .study_file import read_study as read_study
 from .torchrun import run_torchrun as run_torchrun
 from .workers import run_workers as run_workers
