@@ -6,6 +6,7 @@ import importlib
 import logging
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -13,7 +14,8 @@ import typer
 from medvol import __version__
 from medvol.core.errors import MedvolError, refusal_in
 
-#: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs.
+#: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs, whose
+#: empty name is what the group does by itself.
 VERBS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor",
     "demo": "demo",
@@ -42,6 +44,10 @@ VERBS: dict[str, str | dict[str, str]] = {
     },
     "augment": {
         "preview": "augment_preview",
+    },
+    "label": {
+        "": "label",
+        "env": "label_env",
     },
 }
 _GROUP_HELP = {
@@ -72,7 +78,10 @@ def build_app() -> typer.Typer:
             continue
         group = typer.Typer(help=_GROUP_HELP[verb], **_PLAIN)
         for name, module in target.items():
-            _add(group, name, module)
+            if name:
+                _add(group, name, module)
+            else:
+                group.callback(invoke_without_command=True)(_verb(module))
         app.add_typer(group, name=verb)
     return app
 
@@ -105,7 +114,11 @@ def run() -> None:
 
 
 def _add(app: typer.Typer, verb: str, module: str) -> None:
-    app.command(verb)(importlib.import_module(f"medvol.cli.{module}").run)
+    app.command(verb)(_verb(module))
+
+
+def _verb(module: str) -> Callable[..., None]:
+    return importlib.import_module(f"medvol.cli.{module}").run
 
 
 def _refuse(line: str, code: int = 2) -> int:

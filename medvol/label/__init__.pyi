@@ -1,0 +1,10 @@
+from .environment import build_environment as build_environment
+from .environment import default_environment as default_environment
+from .guard import Guard as Guard
+from .server import ServeOptions as ServeOptions
+from .server import Server as Server
+from .server import require_safe_address as require_safe_address
+from .uncertain import ImageUncertainty as ImageUncertainty
+from .uncertain import image_uncertainty as image_uncertainty
+from .workplace import Workplace as Workplace
+from .workplace import prepare as prepare

@@ -1,0 +1,45 @@
+"""``medvol.label.asgi:app``, what uvicorn serves: MONAI Label's web app behind our guard."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from monailabel.app import app as inner  # pyright: ignore[reportMissingImports]
+from monailabel.interfaces.exception import (  # pyright: ignore[reportMissingImports]
+    MONAILabelException,
+)
+from starlette.responses import JSONResponse  # pyright: ignore[reportMissingImports]
+
+from medvol.core.errors import MedvolError, MissingInputError, refusal_in
+from medvol.label.guard import Guard
+
+logger = logging.getLogger(__name__)
+
+
+def _refusal(_request: Any, error: Exception) -> JSONResponse:
+    """One line that says what is wrong, where MONAI Label answers a bare 500."""
+    if isinstance(error, MONAILabelException):
+        return JSONResponse({"detail": error.msg}, status_code=400)
+    line = refusal_in(error)
+    if line is None:
+        logger.exception("the request failed", exc_info=error)
+        return JSONResponse({"detail": f"{type(error).__name__}: {error}"}, status_code=500)
+    logger.warning("refused: %s", line)
+    status = 404 if isinstance(error, MissingInputError) else 422
+    return JSONResponse({"detail": line}, status_code=status)
+
+
+def _hosts() -> tuple[str, ...]:
+    return tuple(name for name in os.environ.get("MEDVOL_LABEL_HOSTS", "").split(",") if name)
+
+
+for _kind in (MONAILabelException, MedvolError, Exception):
+    inner.add_exception_handler(_kind, _refusal)
+app = Guard(
+    inner,
+    _hosts(),
+    os.environ.get("MEDVOL_LABEL_PASSWORD"),
+    os.environ.get("MEDVOL_LABEL_TOKEN"),
+)

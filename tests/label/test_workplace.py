@@ -1,0 +1,182 @@
+"""The overlay, the app and the commands that start it; no MONAI Label needed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medvol.bundle import load
+from medvol.cli.main import main
+from medvol.core.errors import ConfigError, MissingInputError
+from medvol.label import ServeOptions, prepare
+from medvol.label.environment import LOCK, build_environment, clean_environ, environment_python
+from medvol.label.server import server_command, server_environ
+from medvol.label.workplace import family_of
+from tests.label.rest import write_scan
+
+SEGMENTER, CLASSIFIER = "hippocampus_mri_segmentation", "hippocampus_mri_classification"
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    (folder / "site a").mkdir(parents=True)
+    (folder / "labels" / "final").mkdir(parents=True)
+    array = np.zeros((8, 8, 8), np.float32)
+    write_scan(folder / "one.nii.gz", array, np.eye(4))
+    write_scan(folder / "site a" / "one.nii.gz", array, np.eye(4))
+    write_scan(folder / "labels" / "final" / "one.nii.gz", array.astype(np.uint8), np.eye(4))
+    return folder
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest()
+            for p in sorted(folder.rglob("*")) if p.is_file()}  # fmt: skip
+
+
+def test_images_are_linked_and_their_folder_stays_as_it_was(tmp_path, images):
+    before = digests(images)
+    place = prepare(tmp_path / "work", [load(SEGMENTER)], images)
+    links = sorted(p.name for p in place.studies.glob("*.nii.gz"))
+    assert links == ["one.nii.gz", "site_a_one.nii.gz"]
+    assert all((place.studies / name).is_symlink() for name in links)
+    label = place.labels / "one.nii.gz"
+    assert label.is_file()
+    assert not label.is_symlink()
+    assert digests(images) == before
+
+
+def test_a_second_start_follows_the_folder_and_keeps_newer_labels(tmp_path, images):
+    place = prepare(tmp_path / "work", [load(SEGMENTER)], images)
+    (place.labels / "one.nii.gz").write_bytes(b"newer")
+    (images / "site a" / "one.nii.gz").unlink()
+    place = prepare(tmp_path / "work", [load(SEGMENTER)], images)
+    assert [p.name for p in place.studies.glob("*.nii.gz")] == ["one.nii.gz"]
+    assert (place.labels / "one.nii.gz").read_bytes() == b"newer"
+
+
+def test_a_dicom_series_is_converted_and_its_origin_noted(tmp_path, shared_data):
+    source = shared_data / "dicom"
+    place = prepare(tmp_path / "work", [load(SEGMENTER)], source)
+    sources = json.loads((place.studies / "sources.json").read_text())
+    assert len(sources) == 3
+    for name, series in sources.items():
+        assert (place.studies / f"{name}.nii.gz").is_file()
+        assert Path(series).is_dir()
+
+
+def test_bundles_are_copied_and_trained_weights_survive_a_restart(tmp_path, images):
+    bundle = load(SEGMENTER)
+    weights = prepare(tmp_path / "work", [bundle], images).app / "model" / SEGMENTER / "models"
+    assert not weights.is_symlink()
+    trained = weights / "model.pt"
+    assert trained.read_bytes() == bundle.weights.read_bytes()
+    trained.write_bytes(b"trained here")
+    prepare(tmp_path / "work", [bundle], images)
+    assert trained.read_bytes() == b"trained here"
+    assert bundle.weights.read_bytes() != b"trained here"
+
+
+def test_a_newer_bundle_replaces_an_untrained_copy(tmp_path, images):
+    source = tmp_path / "mine_segmentation"
+    shutil.copytree(load(SEGMENTER).path, source)
+    prepare(tmp_path / "work", [load(source, is_trusted=True)], images)
+    (source / "models" / "model.pt").write_bytes(b"newer release")
+    place = prepare(tmp_path / "work", [load(source, is_trusted=True)], images)
+    copy = place.app / "model" / "mine_segmentation" / "models" / "model.pt"
+    assert copy.read_bytes() == b"newer release"
+
+
+def test_the_task_comes_from_the_metadata():
+    assert family_of(load(SEGMENTER).metadata) == "segmentation"
+    assert family_of(load(CLASSIFIER).metadata) == "classification"
+
+
+def test_refusals_name_their_reason(tmp_path, images):
+    with pytest.raises(ConfigError, match="no bundle"):
+        prepare(tmp_path / "work", [], images)
+    with pytest.raises(ConfigError, match="lies inside the images"):
+        prepare(images / "work", [load(SEGMENTER)], images)
+    with pytest.raises(MissingInputError, match="no such folder"):
+        prepare(tmp_path / "work", [load(SEGMENTER)], tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="serve the classification bundle"):
+        prepare(tmp_path / "work", [load("hippocampus_mri_gradcam")], images)
+
+
+def test_the_server_is_told_to_bind_loopback_and_to_write_into_the_workplace(tmp_path, images):
+    place = prepare(tmp_path / "work", [load(SEGMENTER)], images)
+    options = ServeOptions(place, [SEGMENTER], port=8123)
+    command = server_command(Path("/env/bin/python"), options)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--studies") + 1] == str(place.studies)
+    assert "local" in command  # the zoo is never asked
+    environ = server_environ(Path("/env/bin/python"), options, "token")
+    for key in ("MONAI_LABEL_SESSION_PATH", "MONAI_LABEL_DICOMWEB_CACHE_PATH"):
+        assert environ[key].startswith(str(place.folder))
+    assert environ["MEDVOL_LABEL_HOSTS"] == "127.0.0.1,localhost,::1"
+
+
+def test_our_own_environment_does_not_leak_into_the_servers(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    found = clean_environ(environment_python("/env"))
+    assert "PYTHONPATH" not in found
+    assert found["PATH"].split(os.pathsep)[0] == str(environment_python("/env").parent)
+
+
+def test_the_lock_pins_every_package_and_holds_pydicom_2():
+    lines = [line for line in LOCK.read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) > 80
+    assert all("==" in line for line in lines)
+    assert "pydicom==2.4.4" in lines
+    assert not any(line.startswith(("torchvision", "typer", "rich", "highdicom")) for line in lines)
+
+
+def test_a_folder_that_holds_something_else_is_not_built_over(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="something else"):
+        build_environment(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--bundles", SEGMENTER], "--images DIR or --dicomweb URL"),
+        (["--bundles", SEGMENTER, "--images", "x", "--dicomweb", "http://y"], "either"),
+        (["--images", "x"], "--bundles"),
+        (["--bundles", "nothing_segmentation", "--images", "x"], "is no bundle"),
+        (["--bundles", SEGMENTER, "--images", "/nowhere"], "no such folder"),
+        (["--bundles", SEGMENTER, "--dicomweb", "ftp://x"], "no http address"),
+        (["--bundles", SEGMENTER, "--images", "x", "--host", "0.0.0.0"], "--allow-remote"),
+        (["--bundles", SEGMENTER, "--images", "x", "--host", "0.0.0.0", "--allow-remote"],
+         "MEDVOL_LABEL_PASSWORD"),
+        (["--bundles", SEGMENTER, "--images", "x", "--tls-cert", "c"], "--tls-key"),
+    ],
+)  # fmt: skip
+def test_the_command_refuses_in_one_line(tmp_path, monkeypatch, capsys, arguments, word):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MEDVOL_LABEL_PASSWORD", raising=False)
+    monkeypatch.setattr("medvol.cli.label._require_free", lambda host, port: None)
+    assert main(["label", *arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert word in lines[0]
+
+
+def test_a_port_in_use_is_named(tmp_path, images, capsys):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        code = main(["label", "--bundles", SEGMENTER, "--images", str(images), "--port", port,
+                     "--out", str(tmp_path / "work")])  # fmt: skip
+    assert code == 2
+    assert "--port" in capsys.readouterr().err
