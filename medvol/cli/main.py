@@ -26,6 +26,7 @@ VERBS: dict[str, str | dict[str, str]] = {
     "calibrate": "calibrate",
     "drift": "drift",
     "report": "report",
+    "card": "card",
     "study": "study",
     "export": "export",
     "bundle": {

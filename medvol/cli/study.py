@@ -51,10 +51,13 @@ def run(
 
         content = run_study(found, places, output, progress, jobs=jobs)
     if as_json:
-        print(json.dumps({"output": str(output), "steps": content["steps"]}))
+        print(json.dumps({"output": str(output), "steps": content["steps"],
+                          "report": str(output / "report" / "report.html"),
+                          "card": str(output / "card" / "card.md")}))  # fmt: skip
         return
     print(_tables(output))
-    print(f"study: {output / 'study.json'}")
+    print(f"report: {output / 'report' / 'report.html'}")
+    print(f"card: {output / 'card' / 'card.md'}")
 
 
 def _places(study: Study, given: list[str]) -> dict[str, Path]:

@@ -1,3 +1,5 @@
+from .card import Card as Card
+from .card import write_card as write_card
 from .planes import draw_planes as draw_planes
 from .report import Report as Report
 from .report import write_report as write_report

@@ -8,6 +8,7 @@ does the rest again. The folder afterwards::
     splits/            which case trains, validates and tests, per data set and test fold
     runs/DATA/ARM/     a trained bundle per seed and fold, its epochs, what it predicted
     evaluation/        per data set, arm and seed: scores.csv, summary.csv, run.json
+    report/            the page of the evaluations; card/ the model card and checklists
     arms.csv           every number of every arm, with intervals and the range over seeds
     tests.csv          every arm against the reference, paired, adjusted by Holm for all tests
 """
@@ -106,6 +107,7 @@ def run_study(
             "steps": notes,
         }
         write_json(out / "study.json", content)
+        _write_pages(study, steps, out)
     return content
 
 
@@ -134,6 +136,20 @@ def plan_study(study: Study, data: Mapping[str, Path], out: Path, *, jobs: int =
         Step("compare", wants, lambda report: write_tables(study, data, out, report), after=done)
     )
     return steps
+
+
+def _write_pages(study: Study, steps: Sequence[Step], out: Path) -> None:
+    """The report of the first seed of every arm, and the card; quick, so done every time."""
+    from medvol.reporting import write_card, write_report
+
+    runs: dict[Path, Path] = {}
+    for step in steps:
+        if step.name.startswith("evaluate") and step.folder is not None:
+            runs.setdefault(step.folder.parent, step.folder)
+    several = len(study.data) > 1
+    names = [f"{arm.parent.name} {arm.name}" if several else arm.name for arm in runs]
+    write_report(list(runs.values()), out / "report", title=study.title, names=names)
+    write_card([out], out / "card", title=study.title)
 
 
 def _split_step(study: Study, name: str, root: Path, out: Path) -> Step:

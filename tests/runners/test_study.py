@@ -94,6 +94,8 @@ def test_every_arm_and_seed_is_trained_once_and_compared(tmp_path, images, faked
     assert all(float(row["p_holm"]) >= float(row["p"]) for row in rows)
     arms = table(tmp_path / "out" / "arms.csv")
     assert {row["seeds"] for row in arms} == {"2"}
+    for page in ("report/report.html", "card/card.md", "card/claim.md"):
+        assert (tmp_path / "out" / page).stat().st_size > 1000
     run_study(study, {"d": images}, tmp_path / "out")
     assert len(faked) == 4  # nothing was done again
 
