@@ -30,7 +30,15 @@ def run(
         bool, typer.Option("--uncertainty", help="Write maps, intervals and a review flag.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = "",
-    engine: Annotated[str, typer.Option(help="torch, openvino or onnx.")] = "torch",
+    engine: Annotated[str, typer.Option(help="torch, openvino, onnx or torchscript.")] = "torch",
+    ensemble: Annotated[
+        list[str] | None,
+        typer.Option(help="Checkpoint or bundle; repeat it: their mean replaces BUNDLE's weights."),
+    ] = None,
+    fuse: Annotated[
+        bool | None,
+        typer.Option("--fuse/--no-fuse", help="Compile for this CPU; default: where it pays."),
+    ] = None,
     runner: Annotated[str, typer.Option(help="local, workers, ray, torchrun or slurm.")] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Processes, actors or jobs.")] = 2,
     address: Annotated[str, typer.Option(help="Ray cluster; empty starts one here.")] = "",
@@ -49,17 +57,19 @@ def run(
     is_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Label every image with a bundle; resumable, and one bad image stops no other."""
-    from medvol.inferers import parse_bytes
+    from medvol.inferers import WORTH_PASSES, parse_bytes
     from medvol.runners import PredictOptions, find_cases, is_classification
 
+    cases = find_cases(inputs)
     options = PredictOptions(
         bundle=bundle, out=out, formats=tuple(f for f in formats.split(",") if f), device=device,
         tta=tta, uncertainty=uncertainty, is_trusted=trust_bundle, threads=threads, engine=engine,
         max_ram=parse_bytes(max_ram) if max_ram else None,
         max_gpu=parse_bytes(max_gpu_mem) if max_gpu_mem else None,
         reader=_reader(series, volume, resample_tilt),
+        ensemble=tuple(ensemble or ()),
+        fuse=True if fuse is None and len(cases) >= WORTH_PASSES else fuse,
     )  # fmt: skip
-    cases = find_cases(inputs)
     if dry_run:
         _dry_run(cases, options, is_json)
         return

@@ -122,7 +122,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
                 ``condition`` are read as MONAI does.
         """
         if self.mirrors:
-            network = averaged(network, self.mirrors.combinations(inputs), self.activation)
+            network = self._averaged(network, inputs)
         with onednn_convolutions():
             out = self._blend(inputs, network, args, dict(kwargs))
         if self.mirrors and self.returns == "logits":
@@ -188,8 +188,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         """
         decision = decision or Decision(self.activation)
         if self.mirrors:
-            flips = self.mirrors.combinations(inputs)
-            network = averaged(network, flips, self.activation)
+            network = self._averaged(network, inputs)
             decision = replace(decision, activation=None)
         windows, box = self._windows(inputs)
         labels = np.zeros(source.shape, np.uint8) if out is None else out
@@ -202,6 +201,10 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
             weight = self._weight(windows, stitch_on)
             stitch_slabs(windows.grid, weight, axis, run, writer.add, skips=skips)
         return labels
+
+    def _averaged(self, network: Network, inputs: torch.Tensor) -> Network:
+        flips = self.mirrors.combinations(inputs) if self.mirrors else [()]
+        return averaged(network, flips, self.activation, self.sw_batch_size)
 
     def _windows(self, inputs: torch.Tensor) -> tuple[WindowSource, Box | None]:
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs

@@ -76,11 +76,11 @@ def job_plan(session: Session, path: str, *, is_timed: bool = False) -> Plan | N
     footprint = session.footprint(grid.roi)
     if footprint is None:
         return None
-    passes = len(session.members) * (2 ** len(inferer.mirrors.axes) if inferer.mirrors else 1)
+    passes = session.passes(inferer)
     job = Job(
         source.shape, size, inferer.roi_size, inferer.overlap, footprint,
         batch=inferer.sw_batch_size, passes=passes, base_bytes=session.base_bytes,
-        window_s=window_seconds(session, grid.roi) if is_timed else 0.0,
+        window_s=window_seconds(session, grid, passes) if is_timed else 0.0,
         on_gpu=session.device.type == "cuda",
     )  # fmt: skip
     wants_all = options.uncertainty or session.finish.decision is None
@@ -107,14 +107,14 @@ def network_size(source: Geometry, spacing_mm: tuple[float, ...] | None) -> tupl
     return tuple(int(n) for n in shape)
 
 
-def window_seconds(session: Session, roi: tuple[int, ...]) -> float:
-    """Seconds for one window and one pass, measured."""
-    window = torch.zeros((1, session.in_channels, *roi), device=session.device)
-    best = float("inf")
+def window_seconds(session: Session, grid: WindowGrid, passes: int) -> float:
+    """Seconds for one window and one pass, measured with what the run will use."""
+    window = torch.zeros((1, session.in_channels, *grid.roi), device=session.device)
+    predictor, best = session.predictor_for(len(grid) * passes), float("inf")
     with torch.no_grad(), onednn_convolutions():
         for _ in range(2):
             start = time.perf_counter()
-            session.predictor(window)
+            predictor(window)
             if session.device.type == "cuda":
                 torch.cuda.synchronize(session.device)
             best = min(best, time.perf_counter() - start)

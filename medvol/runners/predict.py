@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GridMismatchError, InputError, MedvolError, OutputError, refusal_in
 from medvol.core.geometry import Geometry
-from medvol.inferers import SlidingWindowInferer, predict_uncertain, run_ladder
+from medvol.inferers import SlidingWindowInferer, WindowGrid, predict_uncertain, run_ladder
 from medvol.inferers.ladder import is_out_of_memory
 from medvol.runners.cases import CaseInput, input_digest
 from medvol.runners.cost import plan_case
@@ -142,20 +142,22 @@ def _runner_of(
     session: Session, data: dict[str, Any], source: Geometry
 ) -> Callable[[SlidingWindowInferer], Answer]:
     image = data["image"][None]
+    windows = _windows(session, image)
     if session.options.uncertainty:
-        return lambda inferer: _with_uncertainty(session, inferer, data, source)
+        return lambda inferer: _with_uncertainty(session, inferer, data, source, windows)
+    predictor = session.predictor_for(windows)
 
     def run(inferer: SlidingWindowInferer) -> Answer:
         decision = session.finish.decision
         if decision is not None:
             try:
                 labels = inferer.label_map(
-                    image, session.predictor, source, decision, anti_alias=session.anti_alias
+                    image, predictor, source, decision, anti_alias=session.anti_alias
                 )
             except GridMismatchError:
-                return _whole(session, inferer, data, source)
+                return _whole(session, inferer, predictor, data, source)
             return Answer(labels, source)
-        return _whole(session, inferer, data, source)
+        return _whole(session, inferer, predictor, data, source)
 
     return run
 
@@ -168,14 +170,29 @@ def _placed(session: Session, record: Record) -> Any:
     inferer.sw_batch_size = int(record.predicted.get("batch", inferer.sw_batch_size))
     on_gpu = session.device.type == "cuda" and record.predicted.get("stitch_on") != "cpu"
     inferer.device = session.device if on_gpu else "cpu"
+    if record.predicted.get("mode") == "mapped":
+        inferer.scratch_dir = session.options.out
     return inferer
 
 
+def _windows(session: Session, image: torch.Tensor) -> int:
+    """Windows of one image, mirrors counted; 1 where another inferer lays them."""
+    inferer = session.inferer
+    if not isinstance(inferer, SlidingWindowInferer):
+        return 1
+    grid = WindowGrid.over(image.shape[2:], inferer.roi_size, inferer.overlap)
+    return len(grid) * session.passes(inferer)
+
+
 def _whole(
-    session: Session, inferer: SlidingWindowInferer, data: dict[str, Any], source: Geometry
+    session: Session,
+    inferer: SlidingWindowInferer,
+    predictor: Any,
+    data: dict[str, Any],
+    source: Geometry,
 ) -> Answer:
     """The bundle's own postprocessing on all probabilities, for what slabs cannot express."""
-    out = inferer(data["image"][None], session.predictor)
+    out = inferer(data["image"][None], predictor)
     result: Any = session.whole()({**data, "pred": out[0]})
     labels = np.asarray(result["pred"])
     if labels.shape != (1, *source.shape):
@@ -187,15 +204,20 @@ def _whole(
 
 
 def _with_uncertainty(
-    session: Session, inferer: SlidingWindowInferer, data: dict[str, Any], source: Geometry
+    session: Session,
+    inferer: SlidingWindowInferer,
+    data: dict[str, Any],
+    source: Geometry,
+    windows: int,
 ) -> Answer:
     decision = session.finish.decision
     if decision is None:
         raise InputError("this bundle's postprocessing is not known well enough for --uncertainty")
     image, kind = data["image"], inferer.activation
     flips = inferer.mirrors.combinations(image[None]) if inferer.mirrors else [()]
-    inferer.mirrors = None
-    found = predict_uncertain(inferer, image[None], session.members, activation=kind, flips=flips)
+    inferer = copy.copy(inferer)  # the ladder's next rung needs the mirrors again
+    inferer.mirrors, members = None, session.members_for(windows)
+    found = predict_uncertain(inferer, image[None], members, activation=kind, flips=flips)
     parts = {
         "pred": found.probabilities[0],
         "aleatoric": found.aleatoric[0],

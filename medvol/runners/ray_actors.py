@@ -1,16 +1,21 @@
-"""Ray actors: the same work on a cluster, restarted by Ray when a node or worker is lost."""
+"""Ray actors: the same work on a cluster; the loss of a node or worker costs one retry."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from medvol.core.errors import MedvolError, MissingPackageError
+from medvol.core.errors import ConfigError, MedvolError, MissingPackageError, refusal_in
 from medvol.runners.cases import CaseInput
 from medvol.runners.local import Report
 from medvol.runners.record import PredictOptions, Record
 from medvol.runners.workers import RETRIES
+
+_log = logging.getLogger(__name__)
 
 
 def run_ray(
@@ -22,7 +27,7 @@ def run_ray(
 ) -> list[Record]:
     """Predict every case with actors of a Ray cluster; results equal those of ``run_local``.
 
-    Ray restarts a lost actor and runs its case once more; a case whose actor is lost again is
+    A lost actor is replaced and its case run once more; a case whose actor is lost again is
     recorded as failed. Inputs, bundle and output folder must be visible from every node.
 
     Args:
@@ -55,42 +60,70 @@ def run_ray(
 def _run(
     ray: Any, cases: Sequence[CaseInput], options: PredictOptions, workers: int, report: Report
 ) -> list[Record]:
-    gpus = 1 if options.device.startswith("cuda") else 0
     actor = ray.remote(_Predictor).options(
-        num_cpus=max(1, options.threads), num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES
+        num_cpus=max(1, options.threads), num_gpus=1 if options.device.startswith("cuda") else 0
     )
-    actors = [actor.remote(options) for _ in range(workers)]
-    waiting = list(reversed(cases))
-    running: dict[Any, tuple[CaseInput, Any]] = {}
+    waiting = deque((case, 0) for case in cases)
+    running: dict[Any, _Held] = {}
     records: dict[str, Record] = {}
-    for one in actors:
+
+    def feed(one: Any) -> None:
         if waiting:
-            case = waiting.pop()
-            running[one.predict.remote(case)] = (case, one)
+            case, losses = waiting.popleft()
+            running[one.predict.remote(case)] = _Held(case, losses, one)
+
+    for _ in range(workers):
+        feed(actor.remote(options))
     while running:
         (done,), _ = ray.wait(list(running), num_returns=1)
-        case, one = running.pop(done)
-        records[case.name] = _result(ray, done, case, options)
-        report(records[case.name])
-        if waiting:
-            case = waiting.pop()
-            running[one.predict.remote(case)] = (case, one)
+        held = running.pop(done)
+        answer, one = _answer(ray, done), held.actor
+        if isinstance(answer, str):
+            _log.warning("the Ray actor that held %s was lost (%s)", held.case.name, answer)
+            ray.kill(one)  # one that was only out of reach must not answer later
+            one = actor.remote(options)
+            if held.losses < RETRIES:
+                waiting.appendleft((held.case, held.losses + 1))
+                feed(one)
+                continue
+            answer = Record(held.case.name, "failed", f"its Ray actor was lost twice ({answer})")
+            answer.save(options.out)
+        records[held.case.name] = answer
+        report(answer)
+        feed(one)
     return [records[case.name] for case in cases]
 
 
-def _result(ray: Any, done: Any, case: CaseInput, options: PredictOptions) -> Record:
+@dataclass(frozen=True)
+class _Held:
+    """A case, how many actors were lost over it, and the one that has it now."""
+
+    case: CaseInput
+    losses: int
+    actor: Any
+
+
+def _answer(ray: Any, done: Any) -> Record | str:
+    """The record of a case, or how its actor was lost.
+
+    Raises:
+        MedvolError: If the bundle cannot be loaded.
+    """
     try:
-        answer = ray.get(done)
+        return ray.get(done)
     except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None)
-        if isinstance(cause, MedvolError):
-            raise cause from error
-        record = Record(
-            case.name, "failed", f"its Ray actor was lost twice ({type(error).__name__})"
-        )
-        record.save(options.out)
-        return record
-    return answer
+        if (refusal := _refusal(error)) is not None:
+            raise refusal from error
+        return type(error).__name__
+
+
+def _refusal(error: BaseException) -> MedvolError | None:
+    """What an actor refused while it was being built; Ray hands it over as it is, or as text."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, MedvolError):
+        return cause
+    line = refusal_in(error)
+    return ConfigError(line) if line else None
 
 
 class _Predictor:

@@ -17,13 +17,21 @@ from monai.transforms.compose import Compose
 from medvol.bundle import load
 from medvol.core.errors import ConfigError
 from medvol.core.files import sha256_file
-from medvol.inferers import Decision, Mirrors, SlidingWindowInferer
+from medvol.inferers import (
+    WORTH_PASSES,
+    Decision,
+    FusedNetwork,
+    Mirrors,
+    SlidingWindowInferer,
+)
 from medvol.networks.ensemble import Activation
 from medvol.runners.cost import footprint_or_none
 from medvol.runners.engines import engine_predictor
+from medvol.runners.members import joint_digest, member_identities, named_members, parts_of
 from medvol.runners.record import PredictOptions
 from medvol.transforms import Spacingd
 
+_log = logging.getLogger(__name__)
 logging.getLogger("monai.data").setLevel(logging.ERROR)  # tells of codecs nobody asked for
 _ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
@@ -66,18 +74,40 @@ class Session:
         )
         self.labels = self.bundle.labels
         self.preprocessing: Compose = self._component("preprocessing")
-        self.network: torch.nn.Module = self._component("network").eval()
         self.inferer: Any = self._inferer()
         self.finish = read_finish(self.config, self.inferer)
+        self.network: torch.nn.Module = self._network().eval()
         self.predictor: Any = engine_predictor(self)
-        self.members = [self.predictor]
+        self._fused: dict[int, Any] = {}
         self.base_bytes = psutil.Process().memory_info().rss
         self._footprints: dict[tuple[int, ...], Any] = {}
 
     @cached_property
     def in_channels(self) -> int:
         """Channels of the image."""
-        return int(self.config.get("network_def", {}).get("in_channels", 1))
+        inputs = self.bundle.metadata.get("network_data_format", {}).get("inputs", {})
+        stated = inputs.get("image", {}).get("num_channels")
+        return int(stated or self.config.get("network_def", {}).get("in_channels", 1))
+
+    def predictor_for(self, windows: int) -> Any:
+        """What predicts windows: the network, compiled for this CPU where that pays.
+
+        Args:
+            windows: How many there are, mirrors counted.
+        """
+        if self.predictor is not self.network:
+            return self.predictor
+        return self._compiled([self.network], windows)[0]
+
+    def members_for(self, windows: int) -> list[Any]:
+        """The members of the ensemble, for their disagreement; else the one predictor."""
+        if self.predictor is not self.network:
+            return [self.predictor]
+        return self._compiled(parts_of(self.network), windows)
+
+    def passes(self, inferer: Any) -> int:
+        """Predictions per window."""
+        return 2 ** len(inferer.mirrors.axes) if getattr(inferer, "mirrors", None) else 1
 
     def footprint(self, roi: tuple[int, ...]) -> Any:
         """Memory of one batch of windows, or None if the network cannot be followed."""
@@ -88,11 +118,14 @@ class Session:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Name, version and digests, as ``prediction.json`` carries them."""
+        weights = sha256_file(self.bundle.weights) if self.bundle.has_weights else ""
+        members = member_identities(self.options.ensemble)
         return {
             "name": self.bundle.name,
             "version": self.bundle.version,
             "config_sha256": sha256_file(self.config_path),
-            "weights_sha256": sha256_file(self.bundle.weights) if self.bundle.has_weights else "",
+            "weights_sha256": joint_digest(members) if members else weights,
+            **({"members": members} if members else {}),
         }
 
     @cached_property
@@ -127,6 +160,31 @@ class Session:
         if name not in self.config:
             raise ConfigError(f"{self.config_path}: {name!r} is missing")
         return self.parser.get_parsed_content(name)
+
+    def _network(self) -> torch.nn.Module:
+        if not self.options.ensemble:
+            return self._component("network")
+        activation = getattr(self.inferer, "activation", "softmax")
+        return named_members(self.bundle, self.options.ensemble, activation, self.device)
+
+    def _compiled(self, networks: Sequence[torch.nn.Module], windows: int) -> list[Any]:
+        wanted = self.options.fuse
+        if wanted is None:
+            wanted = windows >= WORTH_PASSES
+        roi: Any = getattr(self.inferer, "roi_size", 0)
+        is_fixed = isinstance(self.inferer, SlidingWindowInferer) and not isinstance(roi, int)
+        if not wanted or self.device.type != "cpu" or not is_fixed or min(roi) < 1:
+            return list(networks)
+        return [self._compiled_once(network, (self.in_channels, *roi)) for network in networks]
+
+    def _compiled_once(self, network: torch.nn.Module, window: tuple[int, ...]) -> Any:
+        if id(network) not in self._fused:
+            try:
+                self._fused[id(network)] = FusedNetwork(network, window)
+            except ConfigError as error:
+                _log.info("%s", error)
+                self._fused[id(network)] = network
+        return self._fused[id(network)]
 
     def _inferer(self) -> Any:
         inferer = self._component("inferer")

@@ -21,7 +21,12 @@ import torch
 from monai.inferers.inferer import SlidingWindowInferer as MonaiInferer
 from monai.networks.nets.unet import UNet
 
-from medvol.inferers import SlidingWindowInferer, compiled_openvino, convert_openvino
+from medvol.inferers import (
+    FusedNetwork,
+    SlidingWindowInferer,
+    compiled_openvino,
+    convert_openvino,
+)
 
 WINDOW = (96, 96, 96)
 Case = Callable[[], Any]
@@ -62,6 +67,7 @@ def end_to_end(options: argparse.Namespace) -> dict[str, Any]:
         cases[f"MONAI batch {batch}"] = lambda theirs=theirs: theirs(image, net)
     ours = SlidingWindowInferer(WINDOW, 1, 0.5, "gaussian")
     cases["medvol torch"] = lambda: ours(image, net)
+    cases["medvol torch, fused"] = lambda: ours(image, FusedNetwork(net, (1, *WINDOW)))
     try:
         openvino = compiled_openvino(convert_openvino(net, (1, *WINDOW)), threads=1)
         cases["medvol OpenVINO"] = lambda: ours(image, openvino)

@@ -79,7 +79,7 @@ def by_medvol(image: str, net: torch.nn.Module, folder: Path) -> Any:
     from monai.transforms.spatial.dictionary import Orientationd
 
     from medvol.core.geometry import Geometry
-    from medvol.inferers import Decision, SlidingWindowInferer
+    from medvol.inferers import Decision, FusedNetwork, SlidingWindowInferer
     from medvol.io import MedvolReader, write_nifti
     from medvol.transforms import Spacingd
 
@@ -95,7 +95,8 @@ def by_medvol(image: str, net: torch.nn.Module, folder: Path) -> Any:
     x, y, z = (int(n) for n in data["image"].meta["spatial_shape"])
     source = Geometry((x, y, z), np.asarray(data["image"].meta["original_affine"]))
     inferer = SlidingWindowInferer(WINDOW, 1, 0.5, "gaussian", background=0.0)
-    labels = inferer.label_map(data["image"][None], net, source, Decision(), anti_alias=True)
+    fused = FusedNetwork(net, (1, *WINDOW))
+    labels = inferer.label_map(data["image"][None], fused, source, Decision(), anti_alias=True)
     write_nifti(folder / "seg.nii.gz", labels, source.affine, dtype=np.uint8)
     return labels
 
