@@ -142,9 +142,9 @@ def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool)
     from dataclasses import asdict
 
     from medvol.core.errors import MedvolError
-    from medvol.runners import Session, job_plan
+    from medvol.runners import Session, job_plan, run_forecast
 
-    session, rows, is_refused = Session(options), [], False
+    session, rows, plans, is_refused = Session(options), [], [], False
     for case in cases:
         try:
             plan = job_plan(session, case.path, is_timed=True)
@@ -154,11 +154,15 @@ def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool)
             line = f"refused: {error}"
         else:
             rows.append({"case": case.name, "plan": asdict(plan) if plan else None})
+            plans += [plan] if plan else []
             line = plan.line() if plan else "its header does not tell its size"
         if not is_json:
             print(f"{case.name}: {line}")
+    whole = run_forecast(session, plans)
     if is_json:
-        print(json.dumps({"cases": rows}, indent=2))
+        print(json.dumps({"cases": rows, "run": asdict(whole)}, indent=2))
+    elif len(cases) > 1:
+        print(whole.line(len(plans)))
     if is_refused:
         raise typer.Exit(1)
 

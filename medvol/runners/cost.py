@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,26 @@ from medvol.inferers.windows import WindowGrid
 if TYPE_CHECKING:
     from medvol.runners.cases import CaseInput
     from medvol.runners.session import Session
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will cost.
+
+    Attributes:
+        ram_bytes: Peak of the process.
+        seconds: Time in the network.
+    """
+
+    ram_bytes: int
+    seconds: float
+
+    def line(self, cases: int) -> str:
+        """The forecast in one line for people."""
+        return (
+            f"all {cases} cases: {self.ram_bytes / 2**30:.2f} GiB RAM, about {self.seconds:.0f} s "
+            "in the network"
+        )
 
 
 def read_geometry(path: str) -> Geometry | None:
@@ -87,6 +108,24 @@ def job_plan(session: Session, path: str, *, is_timed: bool = False) -> Plan | N
     return plan_job(
         job, wants_probabilities=wants_all, max_ram=options.max_ram, max_gpu=options.max_gpu
     )
+
+
+def run_forecast(session: Session, plans: Sequence[Plan]) -> Forecast:
+    """Cost of a whole run in this process, from its cases' plans in their order.
+
+    Without a ceiling the next case is loaded and the last one written while one is in the
+    network; under a ceiling cases run one after the other.
+    """
+    seconds = sum(plan.seconds for plan in plans)
+    if session.options.max_ram is not None:
+        return Forecast(max((plan.ram_bytes for plan in plans), default=0), seconds)
+    peak = 0
+    for index, plan in enumerate(plans):
+        after, before = plans[index + 1 : index + 2], plans[max(0, index - 1) : index]
+        beside = [max(p.phases["load"], p.phases["prepare"]) for p in after]
+        beside += [p.phases["write"] for p in before]
+        peak = max(peak, plan.ram_bytes, session.base_bytes + plan.phases["infer"] + sum(beside))
+    return Forecast(peak, seconds)
 
 
 def network_size(source: Geometry, spacing_mm: tuple[float, ...] | None) -> tuple[int, ...]:

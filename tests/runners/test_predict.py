@@ -250,3 +250,66 @@ def test_what_the_user_says_of_inputs_reaches_the_reader(options):
     assert said.channels
     assert said.dicom.series == "2"
     assert options(reader={"channels": True}).digest() != options().digest()
+
+
+def test_a_run_without_a_ceiling_is_forecast_with_three_cases_at_once(options, images):
+    from medvol.runners import job_plan, run_forecast
+
+    paths = [str(images / f"case{n}.nii.gz") for n in range(3)]
+    session = Session(options())
+    plans = [job_plan(session, path) for path in paths]
+    alone, many = run_forecast(session, plans[:1]), run_forecast(session, plans)
+    assert alone.ram_bytes == plans[0].ram_bytes
+    middle = plans[1].phases["infer"] + plans[2].phases["prepare"] + plans[0].phases["write"]
+    assert many.ram_bytes >= session.base_bytes + middle
+    session.options = options(max_ram=10**10)
+    assert run_forecast(session, plans).ram_bytes == max(plan.ram_bytes for plan in plans)
+
+
+def test_the_mean_of_two_checkpoints_takes_the_place_of_the_bundles_weights(
+    tmp_path, options, images, toy_bundle
+):
+    from medvol.core.errors import WeightsError
+    from medvol.networks import Ensemble
+
+    state = torch.load(toy_bundle / "models" / "model.pt", weights_only=True)
+    places = []
+    for factor in (1.0, 1.5):
+        path = tmp_path / f"fold_{factor}.pt"
+        torch.save({k: v * factor for k, v in state.items()}, path)
+        places.append(str(path))
+    asked = options(ensemble=tuple(places), uncertainty=True)
+    session = Session(asked)
+    assert isinstance(session.network, Ensemble)
+    assert len(session.members_for(1)) == 2
+    assert [m["name"] for m in session.identity["members"]] == ["fold_1.0.pt", "fold_1.5.pt"]
+    assert session.identity["weights_sha256"] != Session(options()).identity["weights_sha256"]
+    record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
+    assert record.status == "done", record.reason
+    epistemic = nib.load(Path(asked.out) / "case0" / "epistemic.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
+    assert np.asarray(epistemic.dataobj).max() > 1e-3  # pyright: ignore[reportAttributeAccessIssue]
+    whole = Session(options(ensemble=(str(toy_bundle), places[1])))
+    assert len(whole.members_for(1)) == 2
+    with pytest.raises(MissingInputError, match="neither"):
+        Session(options(ensemble=("nowhere.pt",)))
+    torch.save({"x": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(WeightsError):
+        Session(options(ensemble=(str(tmp_path / "other.pt"),)))
+
+
+def test_a_member_with_other_labels_is_refused(tmp_path, options, make_bundle):
+    other = make_bundle(tmp_path / "other_ct_segmentation")
+    path = other / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["labels"] = {"1": "liver", "2": "spleen"}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match="its labels differs"):
+        Session(options(ensemble=(str(other),)))
+
+
+def test_a_fused_run_gives_the_masks_of_a_plain_one(tmp_path, options, images, labels_of):
+    cases = find_cases([images / "case1.nii.gz"])
+    plain, fused = options(fuse=False), options(fuse=True, out=str(tmp_path / "fused"))
+    assert Session(fused).predictor_for(1) is not Session(fused).network
+    assert [r.status for r in run_local(cases, plain) + run_local(cases, fused)] == ["done"] * 2
+    assert (labels_of(plain.out, "case1") == labels_of(fused.out, "case1")).mean() > 0.9999
