@@ -1,4 +1,5 @@
 from .average import MovingAverage as MovingAverage
+from .budget import Budget as Budget
 from .checkpoint import Checkpoint as Checkpoint
 from .checkpoint import SaveWeights as SaveWeights
 from .checkpoint import load_checkpoint as load_checkpoint
@@ -7,15 +8,21 @@ from .classification import ClassificationScores as ClassificationScores
 from .data import CaseDataset as CaseDataset
 from .data import EpochSampler as EpochSampler
 from .data import plain_batch as plain_batch
+from .distributed import agreed as agreed
 from .distributed import distributed as distributed
+from .distributed import process_mean as process_mean
+from .distributed import process_rank as process_rank
 from .distributed import start_process_group as start_process_group
+from .distributed import summed as summed
 from .gate import GateInputd as GateInputd
 from .gate import GateSized as GateSized
 from .gate import StopOnNonFinite as StopOnNonFinite
 from .gate import open_run as open_run
+from .loader import CaseLoader as CaseLoader
 from .losses import FocalLoss as FocalLoss
 from .losses import WeightedCrossEntropy as WeightedCrossEntropy
 from .losses import class_weights as class_weights
+from .memory import StepWithinMemory as StepWithinMemory
 from .metrics import SegmentationMetric as SegmentationMetric
 from .metrics import SegmentationReport as SegmentationReport
 from .multilabel import SigmoidDiceBCE as SigmoidDiceBCE
@@ -27,6 +34,7 @@ from .samplers import PrevalenceSampler as PrevalenceSampler
 from .scores import EarlyStop as EarlyStop
 from .scores import SegmentationScores as SegmentationScores
 from .segmentation_loss import SegmentationLoss as SegmentationLoss
+from .tracking import Tracker as Tracker
 from .unfreezing import GradualUnfreezing as GradualUnfreezing
 from .unfreezing import discriminative_groups as discriminative_groups
 from .workflow import find_bundle_root as find_bundle_root

@@ -8,6 +8,8 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from medvol.engines.distributed import bare
+
 
 class MovingAverage:
     """Ignite handler: exponential moving average of a network's weights after every step.
@@ -25,8 +27,8 @@ class MovingAverage:
     """
 
     def __init__(self, network: nn.Module, decay: float = 0.998) -> None:
-        self.source = network.module if hasattr(network, "module") else network
-        self.network = copy.deepcopy(self.source).eval().requires_grad_(False)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        self.source = bare(network)
+        self.network = copy.deepcopy(self.source).eval().requires_grad_(False)
         self.decay = float(decay)
 
     def attach(self, engine: Engine) -> None:
@@ -37,7 +39,7 @@ class MovingAverage:
     def __call__(self, engine: Engine) -> None:
         step = engine.state.iteration
         past = min(self.decay, (1 + step) / (10 + step))
-        new = self.source.state_dict()  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        new = self.source.state_dict()
         for name, average in self.network.state_dict().items():
             if average.is_floating_point():
                 average.lerp_(new[name], 1 - past)

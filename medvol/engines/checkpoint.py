@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
-from medvol.core.errors import ConfigError, WeightsError
+from medvol.core.errors import ConfigError, NonFiniteError, OutputError, WeightsError
 from medvol.core.files import atomic_path
+from medvol.engines.distributed import bare, process_rank
 
 logger = logging.getLogger(__name__)
 _LAST = "last.pt"
@@ -24,7 +25,8 @@ class Checkpoint:
     """Ignite handler of the trainer: after every epoch, everything that a resume needs.
 
     Written atomically, last of all handlers of an epoch: a kill at any moment loses at most the
-    current epoch.
+    current epoch. Weights that are not finite are never written over finite ones. A checkpoint
+    of one process resumes in several and the other way round.
 
     Args:
         output_dir: Folder of ``last.pt``.
@@ -33,6 +35,12 @@ class Checkpoint:
         evaluator: Its best metric is kept too.
         sampler: An :class:`EpochSampler` that is told the epoch on resume.
         is_resumed: Continue from ``last.pt``; False refuses a folder that already holds one.
+        extras: Like ``objects``, but their absence in an older file is forgiven.
+
+    Raises:
+        ConfigError: If the folder holds a run that shall not be continued, or another config's.
+        NonFiniteError: If an epoch ended with weights that are not finite.
+        OutputError: If the disk is full; the last good checkpoint stays.
     """
 
     def __init__(
@@ -42,9 +50,11 @@ class Checkpoint:
         evaluator: Engine | None = None,
         sampler: Any = None,
         is_resumed: bool = False,
+        extras: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(output_dir) / _LAST
         self.objects = dict(objects)
+        self.extras = dict(extras or {})
         self.evaluator = evaluator
         self.sampler = sampler
         self.is_resumed = is_resumed
@@ -68,7 +78,13 @@ class Checkpoint:
         state = load_checkpoint(self.path)
         _require_names(self.path, state["objects"], self.objects)
         for name, object_ in self.objects.items():
-            object_.load_state_dict(state["objects"][name])
+            bare(object_).load_state_dict(state["objects"][name])
+        for name, object_ in self.extras.items():
+            if found := state.get("extras", {}).get(name):
+                object_.load_state_dict(found)
+        scaler = getattr(engine, "scaler", None)
+        if scaler is not None and state.get("scaler"):
+            scaler.load_state_dict(state["scaler"])
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
         if self.evaluator is not None:
             for name, value in state["best"].items():
@@ -79,7 +95,9 @@ class Checkpoint:
         logger.info("resumed %s after epoch %d", self.path, state["epoch"])
 
     def _save(self, engine: Engine) -> None:
-        if _rank() != 0:
+        objects = {name: _plain(bare(obj).state_dict()) for name, obj in self.objects.items()}
+        _require_finite(objects, self.path, engine.state.epoch)
+        if process_rank() != 0:
             return
         best = {}
         if self.evaluator is not None:
@@ -90,7 +108,9 @@ class Checkpoint:
             {
                 "epoch": engine.state.epoch,
                 "iteration": engine.state.iteration,
-                "objects": {name: _plain(obj.state_dict()) for name, obj in self.objects.items()},
+                "objects": objects,
+                "extras": {name: _plain(obj.state_dict()) for name, obj in self.extras.items()},
+                "scaler": _plain(engine.scaler.state_dict()) if _scales(engine) else {},
                 "best": best,
                 "random": _random_state(),
             },
@@ -121,7 +141,7 @@ class SaveWeights:
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Engine) -> None:
-        if _rank() != 0:
+        if process_rank() != 0:
             return
         if getattr(engine.state, "best_metric_epoch", -1) == engine.state.epoch:
             save_checkpoint(self.folder / "model.pt", bare_state(self.network))
@@ -131,8 +151,9 @@ class SaveWeights:
 
 def bare_state(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A network's weights as plain CPU tensors, without wrappers' prefixes."""
-    inner = network.module if hasattr(network, "module") else network
-    return {name: tensor.detach().cpu().clone() for name, tensor in inner.state_dict().items()}  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+    return {
+        name: tensor.detach().cpu().clone() for name, tensor in bare(network).state_dict().items()
+    }
 
 
 def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -142,7 +163,12 @@ def save_checkpoint(path: str | os.PathLike[str], state: Mapping[str, Any]) -> N
         torch.load(scratch, map_location="cpu", weights_only=True)
 
     with atomic_path(path, verify=readable) as scratch:
-        torch.save(dict(state), scratch)
+        try:
+            torch.save(dict(state), scratch)
+        except RuntimeError as error:  # torch's writer hides the system's error
+            line = str(error).partition("\n")[0]
+            raise OutputError(f"{path}: cannot be written, is the disk full? ({line}); the last "
+                              "good checkpoint stays") from error  # fmt: skip
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -163,6 +189,22 @@ def _require_names(path: Path, saved: Mapping[str, Any], wanted: Mapping[str, An
             f"{path}: holds {sorted(saved)} but this config trains {sorted(wanted)}; resume with "
             "the config that the run began with"
         )
+
+
+def _require_finite(state: Any, path: Path, epoch: int) -> None:
+    if isinstance(state, torch.Tensor):
+        if state.is_floating_point() and not bool(torch.isfinite(state).all()):
+            raise NonFiniteError(
+                f"{path}: epoch {epoch} ended with weights that are not finite; the last good "
+                "checkpoint is kept; lower the learning rate and resume"
+            )
+    elif isinstance(state, Mapping):
+        for value in state.values():
+            _require_finite(value, path, epoch)
+
+
+def _scales(engine: Engine) -> bool:
+    return getattr(engine, "scaler", None) is not None
 
 
 def _random_state() -> dict[str, Any]:
@@ -198,8 +240,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_plain(inner) for inner in value)
     return value
-
-
-def _rank() -> int:
-    active = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_rank() if active else 0

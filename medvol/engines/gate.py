@@ -141,9 +141,11 @@ class StopOnNonFinite:
     def __call__(self, engine: Engine) -> None:
         output: Any = engine.state.output
         loss = output[0]["loss"] if isinstance(output, list) else output["loss"]
-        if not torch.isfinite(torch.as_tensor(loss)).all():
+        loss = torch.as_tensor(loss).detach()
+        if not torch.isfinite(loss).all():
+            names = _suspects(batch_names(engine.state.batch), output)
             raise NonFiniteError(
-                f"{', '.join(batch_names(engine.state.batch))}: the loss is {float(loss)} in step "
+                f"{', '.join(names)}: the loss is {float(loss)} in step "
                 f"{engine.state.iteration} (epoch {engine.state.epoch}); the last good checkpoint "
                 "is kept; lower the learning rate or look at these cases"
             )
@@ -156,6 +158,15 @@ def batch_names(batch: Any) -> list[str]:
         name = image.meta.get("filename_or_obj", "a case")
         return [str(n) for n in name] if isinstance(name, (list, tuple)) else [str(name)]
     return ["a case"]
+
+
+def _suspects(names: list[str], output: Any) -> list[str]:
+    """Of a batch's names those whose own prediction is not finite, if that tells them apart."""
+    pred = None if isinstance(output, list) else output.get("pred")
+    if not isinstance(pred, torch.Tensor) or len(pred) != len(names):
+        return names
+    bad = [n for n, one in zip(names, pred, strict=True) if not torch.isfinite(one).all()]
+    return bad or names
 
 
 def _require_finite(image: torch.Tensor, name: str) -> None:

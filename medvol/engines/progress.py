@@ -19,6 +19,7 @@ from ignite.engine import Engine, Events
 from tqdm import tqdm
 
 from medvol.core.files import atomic_path, write_text
+from medvol.engines.distributed import process_mean, process_rank
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,9 @@ class ProgressBar:
         self.shown: dict[str, str] = {}
 
     def attach(self, engine: Engine) -> None:
-        """Open, advance and close with the engine."""
+        """Open, advance and close with the engine; the first of several processes shows it."""
+        if process_rank() != 0:
+            return
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)
@@ -49,11 +52,10 @@ class ProgressBar:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _open(self, engine: Engine) -> None:
-        epochs, length = engine.state.max_epochs, engine.state.epoch_length
-        total = epochs * length if epochs and length else None
         forced = os.environ.get("MEDVOL_PROGRESS") == "1"
+        self.began, self.first = time.perf_counter(), engine.state.iteration
         self.bar = tqdm(
-            total=total, desc=self.name, unit="step", dynamic_ncols=True, file=sys.stderr,
+            total=_steps(engine), desc=self.name, unit="step", dynamic_ncols=True, file=sys.stderr,
             disable=not (forced or sys.stderr.isatty()), initial=engine.state.iteration,
         )  # fmt: skip
 
@@ -62,6 +64,7 @@ class ProgressBar:
         if loss is not None:
             self.shown["loss"] = f"{loss:.3f}"
         if self.bar is not None:
+            self.bar.total = _steps(engine)  # a budget moves it
             self.bar.set_postfix(self.shown, refresh=False)
             self.bar.update(1)
 
@@ -71,8 +74,16 @@ class ProgressBar:
             self.shown[str(name)] = f"{float(self.evaluator.state.metrics[name]):.4f}"
         if self.bar is not None and self.bar.disable:
             shown = " ".join(f"{key}={value}" for key, value in self.shown.items())
-            logger.info("%s epoch %s/%s %s", self.name, engine.state.epoch, engine.state.max_epochs,
-                        shown)  # fmt: skip
+            logger.info("%s epoch %s/%s %s%s", self.name, engine.state.epoch,
+                        engine.state.max_epochs, shown, self._left(engine))  # fmt: skip
+
+    def _left(self, engine: Engine) -> str:
+        """Time left by the pace of this run, validation included."""
+        total, done = _steps(engine), engine.state.iteration
+        if total is None or done <= self.first:
+            return ""
+        pace_s = (time.perf_counter() - self.began) / (done - self.first)
+        return f" left={tqdm.format_interval(max(0, total - done) * pace_s)}"
 
     def _close(self) -> None:
         if self.bar is not None:
@@ -129,7 +140,7 @@ class EpochTable:
             self.losses.append(loss)
 
     def _write(self, engine: Engine) -> None:
-        mean = math.fsum(self.losses) / len(self.losses) if self.losses else math.nan
+        mean = process_mean(math.fsum(self.losses) / len(self.losses) if self.losses else math.nan)
         row = {"epoch": str(engine.state.epoch), "steps": str(engine.state.iteration),
                "loss": f"{mean:.6f}"}  # fmt: skip
         if self.optimizer is not None:
@@ -139,10 +150,11 @@ class EpochTable:
             metrics = self.evaluator.state.metrics
             row |= {name: f"{float(value):.6f}" for name, value in metrics.items()}
         self.rows.append(row)
-        write_text(self.path, _csv(self.rows))
+        if process_rank() == 0:
+            write_text(self.path, _csv(self.rows))
 
     def _draw(self) -> None:
-        if not self.rows:
+        if not self.rows or process_rank() != 0:
             return
         if importlib.util.find_spec("matplotlib") is None:
             logger.info("matplotlib is not installed: %s has no picture", self.path)
@@ -170,6 +182,11 @@ def draw_epochs(rows: Sequence[dict[str, str]], path: Path) -> None:
     left.legend(handles, [str(line.get_label()) for line in handles], loc="center right")
     with atomic_path(path) as scratch:
         figure.savefig(scratch, dpi=120)
+
+
+def _steps(engine: Engine) -> int | None:
+    epochs, length = engine.state.max_epochs, engine.state.epoch_length
+    return epochs * length if epochs and length else None
 
 
 def _loss(engine: Engine) -> float | None:

@@ -111,7 +111,8 @@ class SegmentationScores(Metric):
 class EarlyStop:
     """Ignite handler of the trainer: end training when the key metric has stopped rising.
 
-    Keeps no state of its own: a resumed run knows its best epoch from the checkpoint.
+    Keeps no state of its own: a resumed run knows its best epoch from the checkpoint, and one
+    that had ended trains no further.
 
     Args:
         evaluator: Its best epoch is looked at after every training epoch.
@@ -124,11 +125,12 @@ class EarlyStop:
 
     def attach(self, engine: Engine) -> None:
         """Look after every epoch; attach after the validation handler."""
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+        engine.add_event_handler(Events.EPOCH_STARTED, self._look, 1)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._look, 0)
 
-    def __call__(self, engine: Engine) -> None:
+    def _look(self, engine: Engine, began: int) -> None:
         best = int(getattr(self.evaluator.state, "best_metric_epoch", -1))
-        if best > 0 and engine.state.epoch - best >= self.patience:
+        if best > 0 and engine.state.epoch - began - best >= self.patience:
             logger.info("no better validation since epoch %d: training ends", best)
             engine.terminate()
 

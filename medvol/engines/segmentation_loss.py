@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medvol.core import ConfigError
+from medvol.engines.distributed import summed
 
 _EPSILON = 1e-5
 
@@ -16,9 +17,10 @@ _EPSILON = 1e-5
 class SegmentationLoss(nn.Module):
     """Mean of batch Dice loss and cross-entropy against an integer label map, both weight 1.
 
-    Dice is taken over the whole batch at once, so that a patch without a structure does not count
-    as a miss of it. A network that returns its lower levels in training, stacked as (B, levels,
-    C, ...) like MONAI's DynUNet, is supervised at every level with halving weights that sum to 1.
+    Dice is taken over the whole batch at once, over all processes, so that a patch without a
+    structure does not count as a miss of it. A network that returns its lower levels in training,
+    stacked as (B, levels, C, ...) like MONAI's DynUNet, is supervised at every level with halving
+    weights that sum to 1.
 
     Args:
         members: Per structure, in order of the channels, the label values that make it up; more
@@ -85,6 +87,6 @@ class SegmentationLoss(nn.Module):
 
 def _dice_loss(probs: Tensor, target: Tensor) -> Tensor:
     axes = [0, *range(2, probs.ndim)]
-    shared = (probs * target).sum(dim=axes)
-    total = probs.sum(dim=axes) + target.sum(dim=axes)
+    overlap, sizes = (probs * target).sum(dim=axes), probs.sum(dim=axes) + target.sum(dim=axes)
+    shared, total = summed(overlap, sizes)
     return (1 - (2 * shared + _EPSILON) / (total + _EPSILON)).mean()

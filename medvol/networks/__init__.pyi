@@ -1,3 +1,4 @@
+from .checkpointing import with_gradient_checkpointing as with_gradient_checkpointing
 from .ensemble import Ensemble as Ensemble
 from .ensemble import join_states as join_states
 from .published import VisionTransformer as VisionTransformer

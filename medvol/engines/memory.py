@@ -1,0 +1,100 @@
+"""A training step that shrinks when the device is full, instead of ending the run."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medvol.core.errors import TooLargeError
+from medvol.engines.distributed import process_rank
+
+logger = logging.getLogger(__name__)
+
+
+class StepWithinMemory:
+    """MONAI trainer's ``iteration_update``: the usual step, in parts once it no longer fits.
+
+    When the device runs out of memory the batch is halved, the step is done again part by part
+    with accumulated gradients, and the run goes on like that; it is said aloud. The optimizer
+    still steps once per batch. Losses that are means over cases stay the same; batch Dice is then
+    taken per part. Pass it to :class:`medvol.engines.Checkpoint`, so that a resumed run need not
+    fail again.
+
+    Attributes:
+        parts: Into how many parts a batch is cut; 1 is the usual step.
+    """
+
+    def __init__(self) -> None:
+        self.parts = 1
+
+    def __call__(self, engine: Any, batch: Any) -> dict[str, Any]:
+        """One optimizer step on one batch; see MONAI's ``SupervisedTrainer``."""
+        while True:
+            try:
+                if self.parts == 1:
+                    return engine._iteration(engine, batch)
+                return _in_parts(engine, batch, self.parts)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_full(error):
+                    raise
+                said = str(error).partition("\n")[0]
+            # Outside of the except block, whose traceback would keep the tensors alive.
+            self._shrink(engine, batch, said)
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of parts, plain."""
+        return {"parts": self.parts}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue with as many parts."""
+        self.parts = int(state["parts"])
+
+    def _shrink(self, engine: Any, batch: Any, said: str) -> None:
+        engine.state.output = None
+        engine.optimizer.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        size = len(batch["image"])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            raise TooLargeError(f"process {process_rank()} is out of memory with {size} cases a "
+                                f"step ({said}); pass a smaller --batch_size")  # fmt: skip
+        if self.parts >= size:
+            raise TooLargeError(f"not even one patch a time fits the device ({said}); pass "
+                                "--gradient_checkpointing true, or a smaller roi_size")  # fmt: skip
+        self.parts = min(2 * self.parts, size)
+        logger.warning(
+            "out of memory in step %d (%s): from now on the batch of %d is trained in %d parts "
+            "with accumulated gradients", engine.state.iteration, said, size, self.parts,
+        )  # fmt: skip
+
+
+def _in_parts(engine: Any, batch: Any, parts: int) -> dict[str, Any]:
+    image, label = engine.prepare_batch(
+        batch, engine.state.device, engine.non_blocking, **engine.to_kwargs
+    )
+    engine.network.train()
+    engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
+    total, preds = torch.zeros((), device=image.device), []
+    uses_scaler = engine.amp and engine.scaler is not None
+    for x, y in zip(image.chunk(parts), label.chunk(parts), strict=True):
+        with torch.autocast(image.device.type, enabled=uses_scaler, **engine.amp_kwargs):
+            pred = engine.inferer(x, engine.network)
+            loss = engine.loss_function(pred, y).mean() * (len(x) / len(image))
+        (engine.scaler.scale(loss) if uses_scaler else loss).backward()
+        total += loss.detach()
+        preds.append(pred.detach())
+    if uses_scaler:
+        engine.scaler.step(engine.optimizer)
+        engine.scaler.update()
+    else:
+        engine.optimizer.step()
+    pred: Tensor = torch.cat(preds)
+    engine.state.output = {"image": image, "label": label, "pred": pred, "loss": total}
+    return engine.state.output
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
