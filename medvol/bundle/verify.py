@@ -19,7 +19,7 @@ _METADATA = (
 )  # fmt: skip
 _LABEL_INFER = ("network_def", "preprocessing", "inferer", "postprocessing", "device")
 _LABEL_TRAIN = ("network", "train", "validate", "device", "bundle_root")
-_FILES = ("LICENSE", "docs/README.md", "configs/logging.conf")
+_FILES = ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf")
 
 
 def verify(bundle: Bundle) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from medvol.bundle.metadata import metadata_of
 from medvol.bundle.places import bundles_dir, configs_dir, shipped_root
+from medvol.bundle.publish import publishing_files
 from medvol.core.errors import ConfigError, MissingInputError
 from medvol.core.files import write_text
 
@@ -90,7 +91,7 @@ def render(
     card = source.with_suffix(".md")
     if not card.is_file():
         raise MissingInputError(f"{card}: the bundle has no model card")
-    files["docs/README.md"] = card.read_text("utf-8")
+    files |= publishing_files(card.read_text("utf-8"), metadata)
     files["LICENSE"] = _licence().read_text("utf-8")
     return files
 

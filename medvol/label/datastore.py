@@ -72,11 +72,15 @@ class OverlayDatastore(LocalDatastore):
         found = self._datastore.objects.get(image_id)
         if found is None:
             raise MissingInputError(f"no image {image_id!r} in the datastore")
-        for tag in list(found.labels):
-            self.remove_label(image_id, tag)
-        link = Path(self._datastore.image_path()) / self._filename(image_id, found.image.ext)
-        link.unlink(missing_ok=True)
-        self.refresh()
+        files = [self.get_label_uri(image_id, tag) for tag in found.labels]
+        files.append(
+            str(Path(self._datastore.image_path()) / self._filename(image_id, found.image.ext))
+        )
+        # Forgotten first: a watcher in another thread walks the store as soon as a file goes.
+        self._datastore.objects.pop(image_id)
+        self._update_datastore_file()
+        for path in files:
+            Path(path).unlink(missing_ok=True)
 
     def save_label(
         self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]

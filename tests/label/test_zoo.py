@@ -1,0 +1,92 @@
+"""Every bundle passes the model zoo's gate, offline."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from medvol.bundle import list_bundles, load
+from tools.zoo_check import check, find_schema
+
+NAMES = [bundle.name for bundle in list_bundles()]
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="session")
+def schema(shared_data):
+    found = find_schema()
+    assert found is not None
+    return found
+
+
+def test_all_bundles_are_judged():
+    assert len(NAMES) >= 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_version_properties_and_network_pass(name, tmp_path, monkeypatch):
+    for step in ("_torchscript", "_onnx"):
+        monkeypatch.setattr(f"tools.zoo_check.{step}", lambda *_: None)
+    found = dict(check(load(name), None, tmp_path))
+    assert {"files", "version", "properties", "net in/out"} <= set(found)
+    assert not any(found.values()), found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_metadata_follows_the_schema(name, schema, tmp_path):
+    from tools.zoo_check import _schema
+
+    _schema(load(name), schema, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in NAMES if load(n).has_weights])
+def test_weights_export_to_torchscript_and_onnx(name, tmp_path):
+    pytest.importorskip("onnxscript")
+    found = dict(check(load(name), None, tmp_path))
+    assert found["torchscript"] == ""
+    assert found["onnx"] == ""
+
+
+def broken(tmp_path, change):
+    folder = tmp_path / "hippocampus_mri_segmentation"
+    shutil.copytree(load("hippocampus_mri_segmentation").path, folder)
+    change(folder)
+    return dict(check(load(folder, is_trusted=True), find_schema(), tmp_path / "work"))
+
+
+@pytest.mark.parametrize(
+    ("step", "file", "old", "new"),
+    [
+        ("files", "docs/README.md", "## **Performance**", "## Accuracy"),
+        ("files", "large_files.yml", 'hash_val: "', 'hash_val: "0'),
+        ("version", "configs/metadata.json", '"version": "', '"version": "9'),
+        ("net in/out", "configs/metadata.json", '"num_channels": 3', '"num_channels": 4'),
+        ("properties", "configs/inference.json", '"inferer":', '"infererr":'),
+    ],
+)
+def test_each_step_can_fail(step, file, old, new, tmp_path, monkeypatch):
+    for name in ("_torchscript", "_onnx"):
+        monkeypatch.setattr(f"tools.zoo_check.{name}", lambda *_: None)
+    (tmp_path / "work").mkdir()
+
+    def change(folder):
+        path = folder / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    found = broken(tmp_path, change)
+    assert found[step]
+
+
+def test_the_schema_step_can_fail(schema, tmp_path):
+    from tools.zoo_check import _schema
+
+    folder = tmp_path / "x_segmentation"
+    shutil.copytree(load("phantom_ct_segmentation").path, folder)
+    path = folder / "configs" / "metadata.json"
+    path.write_text(path.read_text().replace('"network_data_format"', '"network_format"'))
+    with pytest.raises(ValueError, match="schema"):
+        _schema(load(folder, is_trusted=True), schema, tmp_path)
