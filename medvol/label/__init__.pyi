@@ -1,6 +1,7 @@
 from .environment import build_environment as build_environment
 from .environment import default_environment as default_environment
 from .guard import Guard as Guard
+from .page import start_page as start_page
 from .server import ServeOptions as ServeOptions
 from .server import Server as Server
 from .server import require_safe_address as require_safe_address

@@ -23,7 +23,7 @@ from medvol.core.errors import ConfigError, MissingInputError, refusal_in
 from medvol.label.batch import BatchInference
 from medvol.label.datastore import DicomWebDatastore, OverlayDatastore, dicomweb_client
 from medvol.label.infer import GradCamTask, InferTask
-from medvol.label.scoring import MostUncertain, UncertaintyScoring
+from medvol.label.scoring import MostUncertain, UncertaintyScoring, read_notes
 from medvol.label.seg import SegWriter
 from medvol.label.train import FineTuning
 from medvol.label.workplace import family_of
@@ -57,6 +57,11 @@ class MedvolLabelApp(MONAILabelApp):
     def segmenters(self) -> list[str]:
         """Names of the bundles that make label maps."""
         return [name for name, meta in self.metadata.items() if family_of(meta) == "segmentation"]
+
+    def scores(self) -> dict[str, Any]:
+        """Uncertainty of the images by the first segmentation bundle, for the start page."""
+        names = self.segmenters()
+        return read_notes(self._notes(names[0]))["scores"] if names else {}
 
     def init_infers(self) -> dict[str, Any]:
         """One task per bundle, and one more per classifier, for the map of what it looked at."""

@@ -10,10 +10,18 @@ from monailabel.app import app as inner  # pyright: ignore[reportMissingImports]
 from monailabel.interfaces.exception import (  # pyright: ignore[reportMissingImports]
     MONAILabelException,
 )
-from starlette.responses import JSONResponse  # pyright: ignore[reportMissingImports]
+from monailabel.interfaces.utils.app import (  # pyright: ignore[reportMissingImports]
+    app_instance,
+)
+from starlette.responses import (  # pyright: ignore[reportMissingImports]
+    HTMLResponse,
+    JSONResponse,
+)
+from starlette.routing import Route  # pyright: ignore[reportMissingImports]
 
 from medvol.core.errors import MedvolError, MissingInputError, refusal_in
 from medvol.label.guard import Guard
+from medvol.label.page import start_page
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +39,21 @@ def _refusal(_request: Any, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": line}, status_code=status)
 
 
+def _start(request: Any) -> HTMLResponse:
+    """Our page in place of MONAI Label's, which is blank without a network."""
+    app = app_instance()
+    url = str(request.base_url).rstrip("/")
+    labelled = app.datastore().get_labeled_images()
+    return HTMLResponse(start_page(app.info(), app.scores(), labelled, url))
+
+
 def _hosts() -> tuple[str, ...]:
     return tuple(name for name in os.environ.get("MEDVOL_LABEL_HOSTS", "").split(",") if name)
 
 
 for _kind in (MONAILabelException, MedvolError, Exception):
     inner.add_exception_handler(_kind, _refusal)
+inner.router.routes.insert(0, Route("/", _start))
 app = Guard(
     inner,
     _hosts(),
