@@ -52,7 +52,7 @@ def _parse(path: Path) -> Any:
     text = path.read_text(encoding="utf-8", errors="replace")
     try:
         if path.suffix == ".json":
-            return json.loads(text)
+            return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
         import yaml
 
         return yaml.safe_load(text)
@@ -64,6 +64,19 @@ def _parse(path: Path) -> Any:
         if type(error).__module__.startswith("yaml"):
             raise ConfigError(f"{path}: cannot be parsed: {error}") from error
         raise
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in table:
+            raise ValueError(f"the key {key!r} appears twice, a duplicate")
+        table[key] = value
+    return table
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
 
 
 def _refuse_code(path: Path, content: dict[str, Any]) -> None:

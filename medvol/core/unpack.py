@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import gzip
+import lzma
 import os
 import shutil
 import stat
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from medvol.core.errors import MissingInputError, OutputError, UnsafeFileError
 
 _CHUNK = 1 << 20
+_MAX_NAME = 255
+_MAX_TAIL = 64 << 20
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error,
+           lzma.LZMAError, gzip.BadGzipFile)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,10 @@ def unpack(
     try:
         _extract(archive, scratch, limits)
         _move_all(scratch, into)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zipfile.LargeZipFile) as error:
+    except (RuntimeError, NotImplementedError) as error:
+        raise UnsafeFileError(f"{archive}: is encrypted, or packed by a method that is not "
+                              "supported") from error  # fmt: skip
+    except _DAMAGE as error:
         raise UnsafeFileError(f"{archive}: is not a whole archive: {error}") from error
     except OSError as error:
         if isinstance(error, OutputError):
@@ -80,11 +90,13 @@ def _extract(archive: Path, scratch: Path, limits: UnpackLimits) -> None:
             raise UnsafeFileError(f"{archive}: holds more than {limits.members} members")
         target = scratch / _inside(archive, name)
         key = str(target).casefold()
+        if key in seen or any(str(p).casefold() in seen for p in target.parents):
+            raise UnsafeFileError(f"{archive}: member {name!r} appears twice")
         if is_folder:
             target.mkdir(parents=True, exist_ok=True)
             continue
-        if key in seen:
-            raise UnsafeFileError(f"{archive}: member {name!r} appears twice")
+        if target.is_dir():
+            raise UnsafeFileError(f"{archive}: member {name!r} is a file and a folder")
         seen.add(key)
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("wb") as sink:
@@ -93,6 +105,8 @@ def _extract(archive: Path, scratch: Path, limits: UnpackLimits) -> None:
                 if budget < 0:
                     raise UnsafeFileError(f"{archive}: unpacks to more than is allowed (a bomb?)")
                 sink.write(chunk)
+    if not seen:
+        raise UnsafeFileError(f"{archive}: is an empty archive: it holds no file")
 
 
 def _members(archive: Path) -> Iterator[tuple[str, bool, IO[bytes] | None]]:
@@ -113,12 +127,26 @@ def _members(archive: Path) -> Iterator[tuple[str, bool, IO[bytes] | None]]:
             if not (info.isfile() or info.isdir()) or info.issparse():
                 raise UnsafeFileError(f"{archive}: member {info.name!r} is a link or device")
             yield info.name, info.isdir(), opened.extractfile(info) if info.isfile() else None
+        _drain(archive, opened.fileobj)
+
+
+def _drain(archive: Path, stream: Any) -> None:
+    """Read what follows the last member, so that the compression's own checksum is verified."""
+    left = _MAX_TAIL
+    while chunk := stream.read(_CHUNK):
+        left -= len(chunk)
+        if left < 0:
+            raise UnsafeFileError(f"{archive}: goes on after its last member (a bomb?)")
 
 
 def _inside(archive: Path, name: str) -> PurePosixPath:
     path = PurePosixPath(name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts or ":" in name or "\0" in name:
         raise UnsafeFileError(f"{archive}: member {name!r} would land outside the folder")
+    if not path.parts or not name.isprintable() or any(
+        len(part.encode("utf-8", "replace")) > _MAX_NAME for part in path.parts
+    ):  # fmt: skip
+        raise UnsafeFileError(f"{archive}: member {name[:80]!r} is no usable file name or path")
     return path
 
 

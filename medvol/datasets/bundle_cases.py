@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medvol.core.errors import ConfigError, LabelError, MissingInputError
+from medvol.core.errors import ConfigError, InputError, LabelError, MissingInputError
 from medvol.datasets.listing import list_images
 from medvol.datasets.manifest import Manifest
 from medvol.datasets.reading import read_dataset
@@ -90,7 +90,11 @@ def _labelled(dataset_dir: str | os.PathLike[str], labels: Mapping[Any, str]) ->
 def _fold_names(
     manifest: Manifest, fold: int, folds: int, seed: int
 ) -> tuple[list[str], list[str]]:
-    if all(case.fold is not None for case in manifest.cases):
+    without = [case.case for case in manifest.cases if case.fold is None]
+    if 0 < len(without) < len(manifest.cases):
+        raise InputError(f"{manifest.root}: {len(without)} of {len(manifest.cases)} cases have no "
+                         f"fold ({without[0]!r} ...); give every case one, or none")  # fmt: skip
+    if not without:
         held = [case.case for case in manifest.cases if case.fold == fold]
         if not held:
             raise ConfigError(f"{manifest.root}: no case is in fold {fold}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from medvol.core.errors import InputError, LabelError, MissingInputError
 from medvol.core.files import sha256_file, write_json
+from medvol.io.door import shown
 
 _VERSION = 1
 _TEXT_FIELDS = ("patient", "study", "split", "site", "sex")
@@ -100,6 +101,7 @@ class Manifest:
         ordered = tuple(sorted(self.cases, key=lambda case: case.case))
         object.__setattr__(self, "cases", ordered)
         _require_unique(self.root, ordered)
+        _require_usable(self.root, ordered)
         if any(value <= 0 for value in self.labels):
             raise LabelError(f"{self.root}: label values must be above 0: {sorted(self.labels)}")
 
@@ -257,6 +259,15 @@ def _require_unique(root: Path, cases: tuple[Case, ...]) -> None:
                              f"{after.image.name})")  # fmt: skip
 
 
+def _require_usable(root: Path, cases: tuple[Case, ...]) -> None:
+    """An image as its own label is a slip in the list; a case id may become a file name."""
+    for case in cases:
+        if not case.case.isprintable() or ".." in Path(case.case).parts:
+            raise InputError(f"{root}: the case id {case.case!r} holds a control character or ..")
+        if case.label is not None and case.label in case.images:
+            raise InputError(f"{root}: case {case.case!r} names its image as its label too")
+
+
 def require_files(cases: tuple[Case, ...]) -> None:
     """Refuse the first case of which a file does not exist.
 
@@ -268,9 +279,9 @@ def require_files(cases: tuple[Case, ...]) -> None:
             raise MissingInputError(f"case {case.case!r} has no image")
         for path in case.images:
             if not path.exists():
-                raise MissingInputError(f"{path}: no such image (case {case.case!r})")
+                raise MissingInputError(f"{shown(path)}: no such image (case {case.case!r})")
         if case.label is not None and not case.label.exists():
-            raise MissingInputError(f"{case.label}: no such label (case {case.case!r})")
+            raise MissingInputError(f"{shown(case.label)}: no such label (case {case.case!r})")
 
 
 def _digest(path: Path) -> str:

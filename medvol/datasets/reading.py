@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +37,28 @@ def read_dataset(path: str | os.PathLike[str], *, strict: bool = True) -> Manife
         InputError: If the index is malformed or names a case twice.
     """
     path = Path(os.path.abspath(path))
-    manifest = _read_file(path) if path.is_file() else _read_folder(path)
+    if not path.is_file():
+        manifest = _read_folder(path)
+        if strict:
+            require_files(manifest.cases)
+        return manifest
+    manifest = _read_file(path)
     if strict:
-        require_files(manifest.cases)
+        with _naming(path):
+            require_files(manifest.cases)
     return manifest
 
 
 def _read_file(path: Path) -> Manifest:
-    try:
+    with _naming(path):
         return _read_table(path)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the index's name before a refusal that does not say it."""
+    try:
+        yield
     except MedvolError as error:
         if path.name in str(error):
             raise

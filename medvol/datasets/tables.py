@@ -53,6 +53,8 @@ def read_csv_datalist(path: Path) -> Manifest:
         raise InputError(f"{path}: holds no row below its header")
     if not any(_canonical(name) == "image" for name in header):
         raise InputError(f"{path}: has no image column; looked for {', '.join(COLUMNS['image'])}")
+    if doubled := [name for name, n in Counter(header).items() if n > 1]:
+        raise InputError(f"{path}: its header names the column {doubled[0]!r} twice")
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise InputError(f"{path}: line {number} has more or fewer values than the header")

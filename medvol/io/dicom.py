@@ -318,6 +318,9 @@ def _read_projection(where: Path, image: DicomImage) -> Scan:
 def _warn_about(where: Path, images: Sequence[DicomImage]) -> None:
     if any(i.is_burned_in for i in images):
         warn(where, "BurnedInAnnotation says YES: text may be burned into the pixels")
+    kinds = {i.texts["RescaleType"].upper() for i in images if "RescaleType" in i.texts}
+    if images[0].modality == "CT" and kinds - {"HU"}:
+        warn(where, "RescaleType is not HU: these CT values may be no Hounsfield units")
     if any(i.parsed.syntax in LOSSY or i.texts.get("LossyImageCompression") == "01"
            for i in images):  # fmt: skip
         warn(where, "the pixels went through lossy compression")

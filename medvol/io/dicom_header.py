@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medvol.core.errors import GeometryError, InputError
 from medvol.io.dicom_parse import FLOAT_PIXEL_DATA, SEQUENCES, Elements, Parsed, parse_file
-from medvol.io.door import shown
+from medvol.io.door import number, shown
 
 #: Tag -> keyword of every element that medvol reads from an image.
 KEYWORDS = {
@@ -35,6 +35,7 @@ KEYWORDS = {
     0x00280101: "BitsStored", 0x00280102: "HighBit", 0x00280103: "PixelRepresentation",
     0x00280120: "PixelPaddingValue", 0x00280121: "PixelPaddingRangeLimit",
     0x00280301: "BurnedInAnnotation", 0x00281052: "RescaleIntercept", 0x00281053: "RescaleSlope",
+    0x00281054: "RescaleType",
     0x00282110: "LossyImageCompression", 0x00541001: "Units", 0x00541102: "DecayCorrection",
     0x70531000: "SUVScaleFactor",
     0x0062000B: "ReferencedSegmentNumber", 0x00620004: "SegmentNumber",
@@ -155,6 +156,8 @@ def header_of(parsed: Parsed) -> DicomImage:
                          " or unsupported")  # fmt: skip
     if high != stored - 1:
         raise InputError(f"{name}: HighBit {high} contradicts BitsStored {stored}")
+    if get.ushort("PixelRepresentation", 0) > 1:
+        raise InputError(f"{name}: PixelRepresentation is neither 0 (unsigned) nor 1 (signed)")
     image = DicomImage(
         path=parsed.path, parsed=parsed, texts=get.texts(), patient=_patient_key(get),
         rows=rows, columns=columns, n_frames=_n_frames(name, get),
@@ -208,7 +211,7 @@ class Getter:
             return None
         found = f" (found {text.strip()})" if _NUMBER.fullmatch(text) else ""
         try:
-            values = tuple(float(part) for part in text.split("\\"))
+            values = tuple(number(part) for part in text.split("\\"))
         except ValueError as error:
             raise GeometryError(f"{shown(self.path)}: {keyword} holds a value that is not a "
                                 f"decimal number{found}") from error  # fmt: skip
@@ -234,8 +237,8 @@ class Getter:
 _TEXTS = ("ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "StudyInstanceUID",
           "SeriesInstanceUID", "FrameOfReferenceUID", "PhotometricInterpretation", "Units",
           "DecayCorrection", "BurnedInAnnotation", "LossyImageCompression", "SeriesNumber",
-          "BodyPartExamined", "SegmentationType", "AcquisitionDate", "AcquisitionTime",
-          "SeriesDate", "SeriesTime")  # fmt: skip
+          "BodyPartExamined", "RescaleType", "SegmentationType", "AcquisitionDate",
+          "AcquisitionTime", "SeriesDate", "SeriesTime")  # fmt: skip
 _TIMES = ("TemporalPositionIdentifier", "TemporalPositionIndex", "StackID", "EchoNumbers",
           "EchoTime", "DiffusionBValue", "TriggerTime", "AcquisitionNumber",
           "AcquisitionTime")  # fmt: skip

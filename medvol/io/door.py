@@ -117,6 +117,20 @@ def check_spacing(path: str | os.PathLike[str], spacing_mm: NDArray[np.float64])
                             "is the unit millimetres?")  # fmt: skip
 
 
+def number(text: str) -> float:
+    """A decimal number of a text header; Python alone would read ``1_0`` as ten.
+
+    Raises:
+        ValueError: If it is none.
+
+    >>> number(" -1.5e2 ")
+    -150.0
+    """
+    if "_" in text:
+        raise ValueError(f"{text!r} is no decimal number")
+    return float(text)
+
+
 def to_float32(path: str | os.PathLike[str], array: NDArray[Any]) -> NDArray[np.float32]:
     """Voxels as float32, or a refusal where that would lose or invent something.
 

@@ -18,11 +18,20 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GeometryError, InputError, MedvolError, UnsafeFileError
 from medvol.core.geometry import LPS_TO_RAS, Geometry
-from medvol.io.door import Scan, check_claim, check_file, check_spacing, shown, to_float32
+from medvol.io.door import (
+    Scan,
+    check_claim,
+    check_file,
+    check_spacing,
+    number,
+    shown,
+    to_float32,
+)
 from medvol.io.stream import GZIP_BITS, ZLIB_BITS, Inflater, refuse_surplus
 
 SUFFIXES = frozenset({".nrrd", ".nhdr", ".mha", ".mhd"})
 _MAX_HEADER = 1 << 18
+_UNIT_LENGTH = 1e-3
 _NRRD_TYPES = {
     "i1": ("signed char", "int8", "int8_t"), "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
     "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
@@ -41,6 +50,11 @@ _SPACES = {
     "left-posterior-superior": LPS_TO_RAS, "lps": LPS_TO_RAS,
     "left-anterior-superior": np.diag([-1.0, 1, 1, 1]), "las": np.diag([-1.0, 1, 1, 1]),
 }  # fmt: skip
+_UNIT_MM = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "millimetre": 1.0, "um": 0.001, "µm": 0.001,
+            "micron": 0.001, "micrometer": 0.001, "cm": 10.0, "centimeter": 10.0,
+            "m": 1000.0, "meter": 1000.0}  # fmt: skip
+#: Kinds of an axis along which something lies in space.
+_SPATIAL_KINDS = frozenset({"domain", "space", "none", "???"})
 
 
 @dataclass(frozen=True)
@@ -165,6 +179,9 @@ def _nrrd(
     if not head.startswith(b"NRRD000"):
         raise InputError(f"{name}: not a valid NRRD file: the magic bytes are missing")
     fields, end = _lines(name, head, re.compile(r"([^:=]+):\s*(.*)"))
+    detached = fields.get("data file") or fields.get("datafile")
+    if not end and detached is None:
+        raise InputError(f"{name}: truncated: its header has no end")
     shape = _integers(name, fields, "sizes")
     if fields.get("dimension") != str(len(shape)):
         raise InputError(f"{name}: dimension and sizes disagree")
@@ -181,7 +198,6 @@ def _nrrd(
     skip = fields.get("byte skip", "0")
     if fields.get("line skip", "0") != "0" or not re.fullmatch(r"-1|\d{1,9}", skip):
         raise InputError(f"{name}: line skip or this byte skip is not supported")
-    detached = fields.get("data file") or fields.get("datafile")
     data = path if detached is None else _beside(path, detached)
     offset = max(int(skip), 0) + (end if detached is None else 0)
     volume = RawVolume(path, data, offset, shape, np.dtype(order + code), encoding, skip == "-1")
@@ -205,6 +221,9 @@ def _nrrd_affine(
     if len(words) != len(shape):
         raise GeometryError(f"{name}: space directions and sizes disagree")
     free = [axis for axis, word in enumerate(words) if word == "none"]
+    kinds = fields.get("kinds", "").lower().split()
+    if any(k not in _SPATIAL_KINDS for axis, k in enumerate(kinds) if axis not in free):
+        raise GeometryError(f"{name}: kinds calls an axis with a place in space something else")
     if len(free) > 1 or len(words) - len(free) != 3:
         raise GeometryError(f"{name}: has {len(words) - len(free)} spatial axes, wanted 3")
     affine = np.eye(4)
@@ -213,7 +232,17 @@ def _nrrd_affine(
     if "space origin" not in fields:
         raise GeometryError(f"{name}: space origin is missing, so its position is unknown")
     affine[:3, 3] = _vector(name, fields["space origin"], "space origin")
+    words = re.findall(r'"[^"]*"|\S+', fields.get("space units", ""))
+    units = {word.strip('"').strip().lower() for word in words}
+    affine[:3] *= _unit_mm(name, units or {""})
     return space @ affine, free[0] if free else None
+
+
+def _unit_mm(name: str, units: set[str]) -> float:
+    """Millimetres of the one unit of length that a header names."""
+    if len(units) != 1 or (unit := next(iter(units))) not in _UNIT_MM:
+        raise GeometryError(f"{name}: its space units are not one known unit of length")
+    return _UNIT_MM[unit]
 
 
 def _metaimage(
@@ -233,6 +262,13 @@ def _metaimage(
         raise InputError(f"{name}: its data type is not supported; wanted scalar numbers")
     if fields.get("binarydata", "true").lower() != "true":
         raise InputError(f"{name}: text voxels are not supported")
+    scaling = {
+        "elementtointensityfunctionslope": (1.0,),
+        "elementtointensityfunctionoffset": (0.0,),
+    }
+    if any(_floats(name, fields, key) not in ((), plain) for key, plain in scaling.items()):
+        raise InputError(f"{name}: ElementToIntensityFunction (a slope or offset of its values) "
+                         "is not supported")  # fmt: skip
     msb = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "false")).lower()
     encoding = "zlib" if fields.get("compresseddata", "false").lower() == "true" else "raw"
     n_channels = _integers(name, {"elementnumberofchannels": "1", **fields},
@@ -270,16 +306,26 @@ def _meta_affine(
     if len(matrix) != n * n or len(origin) != n:
         raise GeometryError(f"{name}: orientation unknown: TransformMatrix or Offset is missing; "
                             "pass orientation='assume_ras'")  # fmt: skip
+    if min(spacing) < 0:
+        raise GeometryError(f"{name}: ElementSpacing (spacing) holds a negative number")
+    directions = np.asarray(matrix).reshape(n, n).T
+    if np.abs(np.linalg.norm(directions, axis=0) - 1).max() > _UNIT_LENGTH:
+        raise GeometryError(f"{name}: the columns of TransformMatrix are no unit vectors, so the "
+                            "spacing is said twice (its affine is ambiguous)")  # fmt: skip
     affine = np.eye(4)
-    affine[:n, :n] = np.asarray(matrix).reshape(n, n).T * np.asarray(spacing)
+    affine[:n, :n] = directions * np.asarray(spacing)
     affine[:n, 3] = origin
+    affine[:3] *= _unit_mm(name, {fields.get("distanceunits", "").strip('"').lower()})
     return LPS_TO_RAS @ affine
 
 
 def _lines(
     name: str, head: bytes, pattern: re.Pattern[str], last: str = ""
 ) -> tuple[dict[str, str], int]:
-    """Header fields in lower case, and where the header ends: at an empty line or at ``last``."""
+    """Header fields in lower case, and where the header ends: at an empty line or at ``last``.
+
+    The end is 0 where neither was found.
+    """
     fields: dict[str, str] = {}
     position = 0
     while (stop := head.find(b"\n", position)) >= 0 or position < len(head):
@@ -290,13 +336,16 @@ def _lines(
             return fields, position
         found = pattern.match(line)
         if found and not line.startswith("#") and not line[found.end(1) :].startswith(":="):
-            key = " ".join(found[1].lower().split())
-            fields[key] = found[2].strip()
+            key, value = " ".join(found[1].lower().split()), found[2].strip()
+            if fields.setdefault(key, value) != value:
+                raise InputError(
+                    f"{name}: its header contradicts itself: {shown(key)} is said twice"
+                )
             if key == last:
                 return fields, position
     if len(head) >= _MAX_HEADER:
         raise InputError(f"{name}: its header does not end within {_MAX_HEADER} bytes")
-    return fields, position
+    return fields, 0
 
 
 def _beside(path: Path, data: str) -> Path:
@@ -307,6 +356,10 @@ def _beside(path: Path, data: str) -> Path:
     target = path.parent / data
     if target.is_symlink() and not target.resolve().is_relative_to(path.parent.resolve()):
         raise UnsafeFileError(f"{shown(path)}: its data file is a link to outside its own folder")
+    if target.name == path.name:
+        raise InputError(f"{shown(path)}: names itself as its data file")
+    if not target.exists():
+        raise InputError(f"{shown(path)}: its data file {shown(data)} does not exist (missing)")
     return target
 
 
@@ -322,7 +375,7 @@ def _integers(name: str, fields: dict[str, str], key: str) -> tuple[int, ...]:
 
 def _floats(name: str, fields: dict[str, str], key: str) -> tuple[float, ...]:
     try:
-        values = tuple(float(word) for word in fields.get(key, "").split())
+        values = tuple(number(word) for word in fields.get(key, "").split())
     except ValueError as error:
         raise GeometryError(f"{name}: {key} holds a value that is not a number") from error
     if not all(map(math.isfinite, values)):

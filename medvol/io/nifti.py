@@ -93,6 +93,9 @@ def read_nifti(path: Path, orientation: Orientation = "strict", *, channels: boo
     head_path, data_path = _pair(path)
     with open_bytes(head_path) as source:
         header = parse_header(path, source.head(544))
+        if not header.single and data_path == head_path:
+            raise InputError(f"{shown(path)}: its magic bytes say that its voxels lie in an .img "
+                             "file, but it is no .hdr file")  # fmt: skip
         shape, n_channels = _volume_shape(path, header.shape, channels)
         check_claim(path, header.shape)
         affine = header_affine(path, header, shape, orientation)

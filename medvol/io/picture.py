@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +21,15 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GeometryError, InputError, MissingInputError, TooLargeError
 from medvol.io.door import Scan, check_claim, check_file, check_spacing, shown, to_float32, warn
+from medvol.io.picture_file import (
+    check_png,
+    is_wide_colour,
+    read_wide_colour,
+    require_palette,
+    signed_bytes,
+    turned,
+    untwisted_tiff,
+)
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -29,6 +37,7 @@ _GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 _COLOUR = {"RGB", "YCbCr", "LAB", "HSV"}
 _MINISWHITE = 0
 _PHOTOMETRIC = 262
+_ORIENTATION = 274
 
 
 def read_picture(path: Path) -> Scan:
@@ -133,23 +142,19 @@ def read_size(path: Path) -> tuple[int, int]:
 
 
 def _decode(path: Path) -> NDArray[np.float32]:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     check_file(path)
     try:
-        with _silent(), Image.open(path, formats=_FORMATS) as picture:
-            _check_header(path, picture)
-            if picture.format == "PNG":
-                _check_checksums(path)
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)  # a copy, usable after closing
-            white_is_zero = picture.format == "TIFF" and (
-                getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _MINISWHITE
-            )
-        return _to_values(path, upright, white_is_zero)
+        source, turn = untwisted_tiff(path)
+        with _silent():
+            opened = Image.open(source, formats=_FORMATS)
+        with opened as picture:
+            values, exif_turn = _read(path, picture, turn)
+        return turned(to_float32(path, values), max(turn, exif_turn))
     except UnidentifiedImageError as error:
         raise InputError(f"{shown(path)}: is not a valid image: not a valid PNG, JPEG, TIFF or "
-                         "BMP (its first bytes say something else)") from error  # fmt: skip
+                         "BMP, or of an unsupported kind") from error  # fmt: skip
     except Image.DecompressionBombError as error:
         raise TooLargeError(
             f"{shown(path)}: too large: claims more pixels than the limit"
@@ -160,6 +165,21 @@ def _decode(path: Path) -> NDArray[np.float32]:
         raise InputError(f"{shown(path)}: is truncated or corrupt: {_reason(error)}") from error
 
 
+def _read(path: Path, picture: Any, turn: int) -> tuple[NDArray[Any], int]:
+    """The stored pixels, and the EXIF orientation that is left to apply."""
+    with _silent():
+        _check_header(path, picture)
+        header = check_png(path) if picture.format == "PNG" else None
+        is_wide = is_wide_colour(picture, header)
+        if not is_wide:
+            picture.load()
+            require_palette(path, picture, header)
+        exif_turn = _exif_turn(picture)
+    if is_wide:
+        return _without_alpha(path, read_wide_colour(path, picture, turn)), exif_turn
+    return _to_values(path, picture), exif_turn
+
+
 @contextmanager
 def _silent() -> Iterator[None]:
     with warnings.catch_warnings():
@@ -167,21 +187,9 @@ def _silent() -> Iterator[None]:
         yield
 
 
-def _check_checksums(path: Path) -> None:
-    """Compare the CRC of every PNG chunk; pillow leaves that of the pixels unread."""
-    data = memoryview(path.read_bytes())
-    position = 8
-    while position + 12 <= len(data):
-        length = int.from_bytes(data[position : position + 4], "big")
-        end = position + 12 + length
-        if end > len(data):
-            break
-        if zlib.crc32(data[position + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise InputError(f"{shown(path)}: is corrupt: a checksum (CRC) does not match")
-        if data[position + 4 : position + 8] == b"IEND":
-            return
-        position = end
-    raise InputError(f"{shown(path)}: is truncated or corrupt: its last chunk is missing")
+def _exif_turn(picture: Any) -> int:
+    value = picture.getexif().get(_ORIENTATION, 1)
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
 def _check_header(path: Path, picture: Any) -> None:
@@ -192,35 +200,35 @@ def _check_header(path: Path, picture: Any) -> None:
                          "one picture a file is wanted")  # fmt: skip
 
 
-def _to_values(path: Path, picture: Any, white_is_zero: bool) -> NDArray[np.float32]:
+def _to_values(path: Path, picture: Any) -> NDArray[Any]:
+    white_is_zero = picture.format == "TIFF" and (
+        getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _MINISWHITE
+    )
     if picture.mode in ("P", "PA"):
         picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
     if picture.mode == "CMYK":
         warn(path, "CMYK colours were converted to RGB without a colour profile")
         picture = picture.convert("RGB")
-    if picture.mode in ("LA", "La"):
-        picture = _without_alpha(path, picture, "L")
-    elif picture.mode in ("RGBA", "RGBa", "RGBX"):
-        picture = _without_alpha(path, picture, "RGB")
     if picture.mode in _GREY:
-        values = np.asarray(picture)
+        values = signed_bytes(picture, np.asarray(picture))
         # pillow itself turns 1- and 8-bit MINISWHITE; wider ones come as stored
         if white_is_zero and values.dtype.itemsize > 1:
             values = np.iinfo(np.uint16).max - values.astype(np.int64)
-        return to_float32(path, values)
+        return values
+    if picture.mode in ("LA", "La", "RGBA", "RGBa", "RGBX"):
+        return _without_alpha(path, np.asarray(picture))
     if picture.mode not in _COLOUR:
         raise InputError(f"{shown(path)}: pixel mode {picture.mode} is not supported")
-    values = np.asarray(picture.convert("RGB"))
-    if (values[..., :1] == values).all():
-        values = values[..., 0]
-    return to_float32(path, values)
+    return _without_alpha(path, np.asarray(picture.convert("RGB")))
 
 
-def _without_alpha(path: Path, picture: Any, mode: str) -> Any:
-    alpha = np.asarray(picture.getchannel("A")) if "A" in picture.getbands() else None
-    if alpha is not None and alpha.size and alpha.min() < 255:
-        warn(path, "the alpha channel was dropped; transparent pixels keep their stored colour")
-    return picture.convert(mode)
+def _without_alpha(path: Path, values: NDArray[Any]) -> NDArray[Any]:
+    """Colours (rows, columns, 3) without the last of 2 or 4 channels; greys (rows, columns)."""
+    if values.shape[-1] in (2, 4):
+        alpha, values = values[..., -1], values[..., :-1]
+        if alpha.size and alpha.min() < np.iinfo(alpha.dtype).max:
+            warn(path, "the alpha channel was dropped; transparent pixels keep their stored colour")
+    return values[..., 0] if (values[..., :1] == values).all() else values
 
 
 def _reason(error: BaseException) -> str:

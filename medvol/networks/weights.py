@@ -21,7 +21,7 @@ from medvol.networks.safetensors import read_safetensors
 
 #: Names under which training programs nest the state dict, tried in this order.
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "ema")
-_GLOBAL = re.compile(r"GLOBAL (\S+) was not an allowed")
+_GLOBAL = re.compile(r"GLOBAL (\S+) (?:was not an allowed|whose module)")
 #: A counter that BatchNorm only uses where its momentum is None; old files lack it.
 _COUNTER = "num_batches_tracked"
 

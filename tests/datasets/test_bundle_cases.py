@@ -64,3 +64,9 @@ def test_other_label_names_and_missing_labels_are_refused(labelled, write_index,
 def test_inference_takes_every_image_of_a_folder(touch):
     folder = touch("a.nii.gz", "sub/b.mha", "labelsTr/a.nii.gz")
     assert [row["image"][-6:] for row in inference_cases(folder)] == ["nii.gz", "/b.mha"]
+
+
+def test_folds_given_to_some_cases_only_are_refused(labelled):
+    folder = labelled(lambda n: n // 2 % 2 if n < 6 else "")
+    with pytest.raises(InputError, match="6 of 12 cases have no fold"):
+        training_cases(folder, {1: "organ"}, fold=0, folds=2)

@@ -193,6 +193,14 @@ def test_manifest_comes_back_the_same_and_names_no_absolute_path(touch, write_in
         ({**MSD, "training": [{"image": 7}]}, "no path"),
         ({**MSD, "training": MSD["training"] * 2}, "appears twice"),
         ({**MSD, "training": [{"image": "imagesTr/none.nii.gz"}]}, r"none\.nii\.gz: no such image"),
+        ({**MSD, "training": [{**MSD["training"][0], "case": "../../evil"}]}, "control character"),
+        ({**MSD, "training": [{**MSD["training"][0], "case": "x\nERROR"}]}, "control character"),
+        (
+            {**MSD, "training": [{"image": "labelsTr/a.nii.gz", "label": "labelsTr/a.nii.gz"}]},
+            "its image as its label",
+        ),
+        ({**MSD, "training": [{"image": "http://x.org/a.nii.gz"}]}, "no such image"),
+        ({**MSD, "training": [{**MSD["training"][0], "fold": 0.5}]}, "no whole number"),
         ({**MSD, "labels": 3}, "'labels'"),
         ({**MSD, "labels": {"a": 1, "b": 1}}, "two names"),
         ({**MSD, "labels": {"a": 1.5}}, "no integer"),
@@ -223,6 +231,8 @@ def test_malformed_index_is_refused_in_one_line(touch, write_index, content, fau
         ("image,split\nx.png,maybe\n", "split 'maybe'"),
         ("image,label\nx.png,gone.nii.gz\n", "gone.nii.gz: no such label"),
         ("case,image\n1,x.png\n1,y.png\n", "'1' appears twice"),
+        ("image,image\nx.png,y.png\n", "column 'image' twice"),
+        ("image\nx\0.png\n", "control character"),
     ],
 )
 def test_malformed_csv_is_refused_in_one_line(touch, write_index, text, fault):

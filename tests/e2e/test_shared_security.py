@@ -64,6 +64,14 @@ def test_every_security_case_does_what_the_manifest_demands(shared_data, tmp_pat
         ("[" * 5000 + "]" * 5000, "deep|list"),
         ('{"a": ' * 300 + "1" + "}" * 300, "deep"),
         ('{"a": 1,,}', "line 1"),
+        ('{"a": 1, "a": 2}', "twice"),
+        ('{"a": NaN}', "NaN"),
+        ('{"a": Infinity}', "Infinity"),
+        ('{"a": {"_target_": "$eval"}}', "not allowed"),
+        ('{"a": {"_target_": "monai.utils.module.os.system"}}', "not allowed"),
+        ('{"a": {"_target_": ["os.system"]}}', "no name"),
+        ('{"a": [{"b": ["$__import__(1)"]}]}', "code"),
+        ('{"a": "%../../x.json::b"}', "another file"),
     ],
 )
 def test_config_without_sense_is_refused(tmp_path, content, fault):

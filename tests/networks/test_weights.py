@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import pickle
 import zipfile
 
@@ -218,3 +219,36 @@ def test_half_precision_file_fills_a_single_precision_network():
     apply_weights(network, {n: torch.ones_like(v).half() for n, v in network.state_dict().items()})
     assert network.weight.dtype == torch.float32
     assert bool((network.weight == 1).all())
+
+
+TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+
+
+@pytest.mark.parametrize(("table", "n_bytes", "fault"), [
+    ({"a": TENSOR, "b": {**TENSOR, "data_offsets": [4, 12]}}, 12, "overlap"),
+    ({"a": {**TENSOR, "data_offsets": [8, 16]}}, 16, "hole"),
+    ({"a": TENSOR}, 16, "16 bytes of tensors"),
+    ({"a": {**TENSOR, "shape": "2"}}, 8, "whole number"),
+    ({"a": {**TENSOR, "shape": [2.0]}}, 8, "whole number"),
+    ({"a": {**TENSOR, "shape": [-2]}}, 8, "does not fit"),
+    ({"a": {**TENSOR, "dtype": "X9"}}, 8, "X9"),
+    ('{"a": 1, "a": 2}', 0, "twice"), ("[" * 20_000, 0, "recursion"), ("[1]", 0, "not a whole"),
+])  # fmt: skip
+def test_safetensors_that_breaks_its_format_is_refused(tmp_path, table, n_bytes, fault):
+    head = (table if isinstance(table, str) else json.dumps(table)).encode()
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(n_bytes))
+    with pytest.raises(WeightsError, match=rf"odd\.safetensors.*{fault}"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_pickle_that_runs_a_command_is_named_as_such(tmp_path, is_zip):
+    class Evil:
+        def __reduce__(self):
+            return os.system, (f"touch {tmp_path / 'PWNED'}",)
+
+    torch.save({"a": Evil()}, tmp_path / "m.pt", _use_new_zipfile_serialization=is_zip)
+    with pytest.raises(UnsafeFileError, match=r"m\.pt: needs posix\.system.*could run code"):
+        load_weights(tmp_path / "m.pt")
+    assert not (tmp_path / "PWNED").exists()
