@@ -1,3 +1,5 @@
+from .agreement import AgreementRow as AgreementRow
+from .agreement import Volume as Volume
 from .arms import ArmRow as ArmRow
 from .arms import ClassArm as ClassArm
 from .arms import Seed as Seed
@@ -25,6 +27,7 @@ from .evaluate import MaskOptions as MaskOptions
 from .evaluate import ScoreOptions as ScoreOptions
 from .evaluate import evaluate_scores as evaluate_scores
 from .evaluate import evaluate_segmentation as evaluate_segmentation
+from .evaluate import paired_files as paired_files
 from .evaluate import rerun as rerun
 from .evaluate import to_json as to_json
 from .longitudinal import LesionChange as LesionChange
@@ -38,6 +41,7 @@ from .predictions import Predictions as Predictions
 from .predictions import read_predictions as read_predictions
 from .results import Results as Results
 from .results import read_results as read_results
+from .segmentation import measure_masks as measure_masks
 from .segmentation import score_masks as score_masks
 from .summary import BootstrapPlan as BootstrapPlan
 from .summary import SummaryRow as SummaryRow

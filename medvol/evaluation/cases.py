@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +74,27 @@ def groups_by(
         for name in sorted(set(names.values())):
             found[column, name] = [info for info in cases if names[info.case] == name]
     return found
+
+
+def cases_to_csv(
+    cases: Sequence[CaseInfo], by: Sequence[str], further: Mapping[str, Sequence[Any]]
+) -> str:
+    """The text of ``cases.csv``: never the patient, and only the columns that were asked for.
+
+    Args:
+        cases: A row each.
+        by: Columns of subgroups; ``group_<column>`` holds the subgroup's name.
+        further: Column to a value per case.
+    """
+    member = {(column, info.case): name for (column, name), found in groups_by(cases, by).items()
+              for info in found}  # fmt: skip
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(["case", "cohort", *(f"group_{column}" for column in by), *further])
+    for k, info in enumerate(cases):
+        groups = [member.get((column, info.case), "") for column in by]
+        writer.writerow([info.case, info.cohort, *groups, *(v[k] for v in further.values())])
+    return sink.getvalue()
 
 
 def require_no_overlap(test: Manifest, train: Manifest) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -149,21 +147,11 @@ def summarise_predictions(
     return rows
 
 
-def confusion_rows(data: Predictions) -> NDArray[np.int64]:
-    """Confusion matrix of the most probable class, truth in rows."""
-    from medvol.metrics import confusion_matrix
-
-    return confusion_matrix(data.known_truth, data.prob.argmax(axis=1), len(data.classes))
-
-
-def classification_to_csv(rows: Sequence[ClassRow]) -> str:
-    """The text of ``summary.csv``."""
-    sink = io.StringIO()
-    names = [field.name for field in fields(ClassRow)]
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([row[name] for name in names] for row in rows)
-    return sink.getvalue()
+def positives(data: Predictions) -> list[tuple[int, str]]:
+    """Class numbers that count as positive in turn: the second of two, or each of many."""
+    if len(data.classes) == 2:
+        return [(1, data.classes[1])]
+    return list(enumerate(data.classes))
 
 
 def require_other_cases(validation: Predictions, test: Predictions) -> None:
@@ -322,13 +310,6 @@ def _macro_rows(whole: ClassGroup, truth: NDArray[np.int64]) -> list[ClassRow]:
 
 def _mean_of(statistics):
     return lambda weights: np.mean([s(weights) for s in statistics], axis=0)
-
-
-def positives(data: Predictions) -> list[tuple[int, str]]:
-    """Class numbers that count as positive in turn: the second of two, or each of many."""
-    if len(data.classes) == 2:
-        return [(1, data.classes[1])]
-    return list(enumerate(data.classes))
 
 
 def _threshold(rule: str, y: NDArray[np.bool_], score: NDArray[np.float64]) -> OperatingPoint:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -10,10 +11,19 @@ from typing import TYPE_CHECKING, Any
 from medvol.core.errors import ConfigError, MissingInputError
 from medvol.core.files import write_text
 from medvol.evaluation import classification, pairing, summary
-from medvol.evaluation.cases import CaseInfo, from_manifest, from_names, require_no_overlap
+from medvol.evaluation.agreement import AgreementRow, Volume, agreement
+from medvol.evaluation.cases import (
+    CaseInfo,
+    cases_to_csv,
+    from_manifest,
+    from_names,
+    require_no_overlap,
+)
+from medvol.evaluation.curves import cohort_curves
 from medvol.evaluation.predictions import Predictions, read_predictions
+from medvol.evaluation.rows import fields_to_csv
 from medvol.evaluation.runs import changed_outputs, read_run, write_run
-from medvol.evaluation.segmentation import score_masks
+from medvol.evaluation.segmentation import measure_masks
 from medvol.evaluation.summary import BootstrapPlan, SummaryRow
 from medvol.metrics import MetricPlan, Score, scores_to_csv
 
@@ -109,7 +119,8 @@ class Evaluation:
     Attributes:
         table: Rows of ``summary.csv``.
         worst: The worst cases, worst first.
-        output: Folder that holds ``scores.csv``, ``summary.csv``, ``worst.csv`` and ``run.json``.
+        output: Folder that holds ``scores.csv``, ``summary.csv``, ``worst.csv``, ``cases.csv``,
+            ``volumes.csv`` and ``agreement.csv`` or ``curves.json``, and ``run.json``.
     """
 
     table: Sequence[SummaryRow | classification.ClassRow]
@@ -134,27 +145,29 @@ def evaluate_segmentation(
     if options.external_pred and options.external_ref:
         external = (options.external_pred, options.external_ref, options.external_data)
         cohorts.append(("external", *external))
-    rows: dict[str, list[Score]] = {}
+    texts: dict[str, str] = {}
     table: list[SummaryRow] = []
+    limits: list[AgreementRow] = []
+    worst: list[Score] = []
     inputs = [path for path in (options.pred, options.ref) if path.is_file()]
     for cohort, pred, ref, data in cohorts:
-        known = None if data is None and pairing.is_template(ref) else data or ref
-        manifest = _manifest(known, required=data is not None)
+        files, manifest = paired_files(pred, ref, data)
         _refuse_overlap(manifest, options.train)
-        files = _pairs(pred, ref, manifest)
         names = options.labels or (manifest.labels if manifest else None) or None
-        rows[cohort] = score_masks(files, plan, labels=names, jobs=jobs, progress=progress)
+        found = measure_masks(files, plan, labels=names, jobs=jobs, progress=progress)
         cases = _case_infos([one.case for one in files], manifest, cohort)
-        table += summary.summarise(rows[cohort], cases, by=options.by, plan=draw)
+        table += summary.summarise(found.scores, cases, by=options.by, plan=draw)
+        limits += agreement(found.volumes, cases, draw)
+        worst = worst or summary.worst_cases(found.scores, options.worst)
         inputs += [path for one in files for path in (one.pred, one.ref)]
-    worst = summary.worst_cases(rows["internal"], options.worst)
-    texts = {
-        "scores.csv": scores_to_csv(rows["internal"]),
-        "summary.csv": summary.summary_to_csv(table),
-        "worst.csv": scores_to_csv(worst),
-    }
-    if "external" in rows:
-        texts["scores_external.csv"] = scores_to_csv(rows["external"])
+        end = "" if cohort == "internal" else f"_{cohort}"
+        known = [cases[name] for name in dict.fromkeys(one.case for one in files)]
+        texts[f"scores{end}.csv"] = scores_to_csv(found.scores)
+        texts[f"volumes{end}.csv"] = fields_to_csv(Volume, found.volumes)
+        texts[f"cases{end}.csv"] = cases_to_csv(known, options.by, {})
+    texts["summary.csv"] = fields_to_csv(SummaryRow, table)
+    texts["agreement.csv"] = fields_to_csv(AgreementRow, limits)
+    texts["worst.csv"] = scores_to_csv(worst)
     _write(options, texts, inputs, "evaluate --pred --ref")
     return Evaluation(table, worst, options.output)
 
@@ -178,22 +191,24 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
         validation = read(options.validation, "validation")
         classification.require_other_cases(validation, test)
         thresholds = classification.fix_thresholds(validation, options.rules)  # pyright: ignore[reportArgumentType]
-    rows = classification.summarise_predictions(
-        test, thresholds=thresholds, by=options.by, plan=draw
-    )
-    inputs = [p for p in (options.scores, options.validation, options.external) if p]
-    if options.external:
-        outside = read(options.external, "external")
+    rows: list[classification.ClassRow] = []
+    curves: list[dict[str, Any]] = []
+    texts: dict[str, str] = {}
+    outside = read(options.external, "external") if options.external else None
+    for data, end in ((test, ""), (outside, "_external")):
+        if data is None:
+            continue
         rows += classification.summarise_predictions(
-            outside, thresholds=thresholds, by=options.by, plan=draw
+            data, thresholds=thresholds, by=options.by, plan=draw
         )
-    scores = _case_scores(test)
-    worst = sorted(scores, key=lambda row: (-row.value, row.case))[: options.worst]
-    texts = {
-        "scores.csv": scores_to_csv(scores),
-        "summary.csv": classification.classification_to_csv(rows),
-        "worst.csv": scores_to_csv(worst),
-    }
+        curves.append(cohort_curves(data, thresholds, draw))
+        texts[f"scores{end}.csv"] = scores_to_csv(_case_scores(data))
+        texts[f"cases{end}.csv"] = cases_to_csv(data.cases, options.by, _case_columns(data))
+    worst = sorted(_case_scores(test), key=lambda row: (-row.value, row.case))[: options.worst]
+    texts["summary.csv"] = fields_to_csv(classification.ClassRow, rows)
+    texts["worst.csv"] = scores_to_csv(worst)
+    texts["curves.json"] = json.dumps({"cohorts": curves}, allow_nan=False) + "\n"
+    inputs = [p for p in (options.scores, options.validation, options.external) if p]
     _write(options, texts, inputs, "evaluate --scores")
     return Evaluation(rows, worst, options.output)
 
@@ -217,6 +232,15 @@ def rerun(path: Path, *, jobs: int = 1, progress: Progress | None = None) -> lis
     else:
         evaluate_scores(options)
     return changed_outputs(run, folder)
+
+
+def paired_files(
+    pred: Path, ref: Path, data: Path | None = None
+) -> tuple[list[pairing.MaskFiles], Manifest | None]:
+    """The label maps that a run compares, and the data set that knows their cases, if any."""
+    known = None if data is None and pairing.is_template(ref) else data or ref
+    manifest = _manifest(known, required=data is not None)
+    return _pairs(pred, ref, manifest), manifest
 
 
 def _manifest(path: Path | None, *, required: bool) -> Manifest | None:
@@ -292,6 +316,17 @@ def _case_scores(data: Predictions) -> list[Score]:
         value = float((gap**2).sum()) / (2 if len(data.classes) == 2 else 1)
         rows.append(Score(info.case, data.classes[int(truth[k])], "brier", value))
     return rows
+
+
+def _case_columns(data: Predictions) -> dict[str, list[Any]]:
+    """Per case: the truth, the most probable class and every class's probability (or score)."""
+    names = {"truth": data.known_truth, "called": data.prob.argmax(axis=1)}
+    columns: dict[str, list[Any]] = {
+        name: [data.classes[int(k)] for k in numbers] for name, numbers in names.items()
+    }
+    for k, name in enumerate(data.classes):
+        columns[f"prob_{name}"] = data.prob[:, k].tolist()
+    return columns
 
 
 def _write(

@@ -185,7 +185,7 @@ def _scores(
         prob = np.array([[_number(path, k, row, c) for c in classes]
                          for k, row in enumerate(rows, start=2)])  # fmt: skip
     else:
-        prob = apply_temperature(logits, 1.0)
+        prob = apply_temperature(logits, 1.0)  # pyright: ignore[reportArgumentType]
     if len(classes) > 1:
         return classes, prob, logits, False
     return (f"not {classes[0]}", classes[0]), _two_columns(prob[:, -1:]), logits, True

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from medvol.core.errors import InputError, MissingInputError
+from medvol.evaluation.agreement import AgreementRow, Volume
 from medvol.evaluation.classification import ClassRow
+from medvol.evaluation.rows import read_json, read_rows, read_text
 from medvol.evaluation.runs import load_run
 from medvol.evaluation.summary import SummaryRow
 from medvol.metrics import Score, scores_from_csv
 
-Row = TypeVar("Row")
 Kind = Literal["masks", "scores"]
 _COMMANDS: dict[str, Kind] = {"evaluate --pred --ref": "masks", "evaluate --scores": "scores"}
+_COHORTS = {"internal": "", "external": "_external"}
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,13 @@ class Results:
         inputs: Absolute path to SHA-256 of every file that was read.
         versions: Versions of what decided the numbers.
         table: Rows of ``summary.csv``.
-        scores: Rows of ``scores.csv`` and ``scores_external.csv`` by cohort.
         worst: Rows of ``worst.csv``, worst first.
+        scores: Rows of ``scores.csv`` by cohort; the same for the next two.
+        volumes: Rows of ``volumes.csv``; segmentation only.
+        cases: Rows of ``cases.csv`` as text: subgroups, and for classification the
+            probabilities.
+        agreement: Rows of ``agreement.csv``; segmentation only.
+        curves: Cohorts of ``curves.json``; classification only.
     """
 
     folder: Path
@@ -42,8 +49,12 @@ class Results:
     inputs: Mapping[Path, str]
     versions: Mapping[str, str]
     table: Sequence[SummaryRow | ClassRow]
+    worst: Sequence[Score]
     scores: Mapping[str, Sequence[Score]]
-    worst: Sequence[Score] = field(default_factory=tuple)
+    volumes: Mapping[str, Sequence[Volume]]
+    cases: Mapping[str, Sequence[Mapping[str, str]]]
+    agreement: Sequence[AgreementRow]
+    curves: Sequence[Mapping[str, Any]]
 
 
 def read_results(folder: Path) -> Results:
@@ -61,69 +72,36 @@ def read_results(folder: Path) -> Results:
     kind = _COMMANDS.get(run["command"])
     if kind is None:
         raise InputError(f"{folder}: run.json is of {run['command']!r}, not of medvol evaluate")
-    row: type[Any] = SummaryRow if kind == "masks" else ClassRow
-    scores = {"internal": _scores(folder / "scores.csv")}
-    if (folder / "scores_external.csv").is_file():
-        scores["external"] = _scores(folder / "scores_external.csv")
+    is_masks = kind == "masks"
+    row: type[Any] = SummaryRow if is_masks else ClassRow
+    here = {name: end for name, end in _COHORTS.items() if (folder / f"scores{end}.csv").is_file()}
     return Results(
         folder=folder,
         kind=kind,
         options=run["options"],
-        inputs={folder.absolute() / name: digest for name, digest in run["inputs"].items()},
+        inputs={_absolute(folder, name): digest for name, digest in run["inputs"].items()},
         versions=run["versions"],
         table=read_rows(folder / "summary.csv", row),
-        scores=scores,
         worst=_scores(folder / "worst.csv"),
+        scores={name: _scores(folder / f"scores{end}.csv") for name, end in here.items()},
+        volumes={
+            name: read_rows(folder / f"volumes{end}.csv", Volume)
+            for name, end in here.items()
+            if is_masks
+        },
+        cases={name: _dicts(folder / f"cases{end}.csv") for name, end in here.items()},
+        agreement=read_rows(folder / "agreement.csv", AgreementRow) if is_masks else [],
+        curves=[] if is_masks else read_json(folder / "curves.json")["cohorts"],
     )
 
 
-def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Rows of a CSV file whose columns are the fields of a dataclass.
-
-    Raises:
-        InputError: Naming the line and the fault.
-    """
-    names = [one.name for one in fields(kind)]  # pyright: ignore[reportArgumentType]
-    types = {one.name: str(one.type) for one in fields(kind)}  # pyright: ignore[reportArgumentType]
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""))
-    if missing := [name for name in names if name not in (reader.fieldnames or ())]:
-        raise InputError(f"{path}: has no column {missing[0]!r}")
-    found = []
-    for line, row in enumerate(reader, start=2):
-        try:
-            found.append(kind(**{name: _PARSERS[types[name]](row[name]) for name in names}))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: line {line}: {error}") from error
-    return found
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file.
-
-    Raises:
-        InputError: If it is none.
-    """
-    try:
-        return json.loads(_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: is no JSON: {error}") from error
+def _absolute(folder: Path, name: str) -> Path:
+    return Path(os.path.normpath(folder.absolute() / name))
 
 
 def _scores(path: Path) -> list[Score]:
-    return scores_from_csv(_text(path), str(path))
+    return scores_from_csv(read_text(path), str(path))
 
 
-def _text(path: Path) -> str:
-    if not path.is_file():
-        raise MissingInputError(f"{path}: no such file; run medvol evaluate again")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no text: {error}") from error
-
-
-def _is_true(text: str) -> bool:
-    return {"True": True, "False": False}[text]
-
-
-_PARSERS: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": _is_true}
+def _dicts(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(read_text(path), newline="")))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvol.core.errors import LabelError, MedvolError
+from medvol.evaluation.agreement import Volume, measure_volume
 from medvol.evaluation.pairing import MaskFiles
 from medvol.metrics import MaskPair, MetricPlan, Score, label_pairs, score_pair
 
@@ -26,6 +27,14 @@ class MaskTask:
     plan: MetricPlan
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured on label maps: rows of ``scores.csv`` and of ``volumes.csv``."""
+
+    scores: list[Score]
+    volumes: list[Volume]
+
+
 def score_masks(
     files: Sequence[MaskFiles],
     plan: MetricPlan,
@@ -34,6 +43,18 @@ def score_masks(
     jobs: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Score]:
+    """The scores of ``measure_masks``."""
+    return measure_masks(files, plan, labels=labels, jobs=jobs, progress=progress).scores
+
+
+def measure_masks(
+    files: Sequence[MaskFiles],
+    plan: MetricPlan,
+    *,
+    labels: Mapping[int, str] | None = None,
+    jobs: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Measured:
     """Score every case; every case reports every label.
 
     Args:
@@ -50,20 +71,25 @@ def score_masks(
     """
     plan.calls()
     tasks = [MaskTask(one, labels, plan) for one in files]
-    scored: list[dict[int, list[Score]]] = []
-    for done in _map(_score_one, tasks, jobs):
-        scored.append(done)
+    measured: list[dict[int, Measured]] = []
+    for done in _map(_measure_one, tasks, jobs):
+        measured.append(done)
         if progress is not None:
-            progress(len(scored), len(tasks))
+            progress(len(measured), len(tasks))
+    found = Measured([], [])
     if any(one.structure for one in files):
-        return [row for rows in scored for of_value in rows.values() for row in of_value]
-    everywhere = sorted(labels or {value for rows in scored for value in rows})
+        for here in (of_value for rows in measured for of_value in rows.values()):
+            found.scores.extend(here.scores)
+            found.volumes.extend(here.volumes)
+        return found
+    everywhere = sorted(labels or {value for one in measured for value in one})
     nothing = MaskPair(np.zeros((0,) * 3, bool), np.zeros((0,) * 3, bool), (1.0,) * 3, 1)
-    found = []
-    for one, rows in zip(files, scored, strict=True):
+    for one, by_value in zip(files, measured, strict=True):
         for value in everywhere:
             name = (labels or {}).get(value, str(value))
-            found += rows.get(value) or score_pair(one.case, name, nothing, plan)
+            here = by_value.get(value) or _measure_pair(one.case, name, nothing, plan)
+            found.scores.extend(here.scores)
+            found.volumes.extend(here.volumes)
     return found
 
 
@@ -88,26 +114,30 @@ def read_masks(
     return maps[0], maps[1], geometry.spacing_mm[: len(shape)]
 
 
-def _score_one(task: MaskTask) -> dict[int, list[Score]]:
+def _measure_one(task: MaskTask) -> dict[int, Measured]:
     """Rows of one case by label value; only of present labels if none are listed."""
     pred, ref, spacing = read_masks(task.files, None if task.files.structure else task.labels)
     if task.files.structure:
         pair = dict(label_pairs(pred > 0, ref > 0, spacing, [1]))[1]
-        return {1: score_pair(task.files.case, task.files.structure, pair, task.plan)}
+        return {1: _measure_pair(task.files.case, task.files.structure, pair, task.plan)}
     values = None if task.labels is None else list(task.labels)
     rows = {}
     try:
         for value, pair in label_pairs(pred, ref, spacing, values):
             name = (task.labels or {}).get(value, str(value))
-            rows[value] = score_pair(task.files.case, name, pair, task.plan)
+            rows[value] = _measure_pair(task.files.case, name, pair, task.plan)
     except MedvolError as error:
         raise LabelError(f"{task.files.pred}: {error}") from error
     return rows
 
 
+def _measure_pair(case: str, label: str, pair: MaskPair, plan: MetricPlan) -> Measured:
+    return Measured(score_pair(case, label, pair, plan), [measure_volume(case, label, pair)])
+
+
 def _map(
-    function: Callable[[MaskTask], dict[int, list[Score]]], tasks: Sequence[MaskTask], jobs: int
-) -> Iterator[dict[int, list[Score]]]:
+    function: Callable[[MaskTask], dict[int, Measured]], tasks: Sequence[MaskTask], jobs: int
+) -> Iterator[dict[int, Measured]]:
     if jobs <= 1 or len(tasks) <= 1:
         yield from map(function, tasks)
         return

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -208,16 +206,6 @@ def show_interval(value: float, lower: float, upper: float, digits: int = 3) -> 
         # A bootstrap of equal values has no width; that proves nothing and must not look precise.
         return f"{show(value, digits)} (every resample equal)"
     return f"{show(value, digits)} ({show(lower, digits)} to {show(upper, digits)})"
-
-
-def summary_to_csv(table: Sequence[SummaryRow]) -> str:
-    """The text of ``summary.csv``."""
-    sink = io.StringIO()
-    names = [field.name for field in fields(SummaryRow)]
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([row[name] for name in names] for row in table)
-    return sink.getvalue()
 
 
 def _columns(rows: Sequence[Score], *, pooled: bool = True) -> list[tuple[str, str]]:

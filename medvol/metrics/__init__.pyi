@@ -1,4 +1,7 @@
+from .agreement import limits_of_agreement as limits_of_agreement
+from .bootstrap import Band as Band
 from .bootstrap import BootstrapInterval as BootstrapInterval
+from .bootstrap import bootstrap_band as bootstrap_band
 from .bootstrap import bootstrap_ci as bootstrap_ci
 from .bootstrap import from_cases as from_cases
 from .bootstrap import weighted_auc as weighted_auc
@@ -16,6 +19,7 @@ from .calibration import ece as ece
 from .calibration import fit_temperature as fit_temperature
 from .calibration import net_benefit as net_benefit
 from .calibration import reliability as reliability
+from .calibration import reliability_bin as reliability_bin
 from .classification import Clinical as Clinical
 from .classification import Confusion as Confusion
 from .classification import auc_roc as auc_roc
@@ -26,6 +30,11 @@ from .classification import confusion_matrix as confusion_matrix
 from .classification import one_vs_rest as one_vs_rest
 from .conformal import conformal_coverage as conformal_coverage
 from .conformal import split_conformal_quantile as split_conformal_quantile
+from .curves import decision_band as decision_band
+from .curves import pr_band as pr_band
+from .curves import pr_curve as pr_curve
+from .curves import roc_band as roc_band
+from .curves import roc_curve as roc_curve
 from .intervals import AucInterval as AucInterval
 from .intervals import DelongInterval as DelongInterval
 from .intervals import Proportion as Proportion

@@ -50,6 +50,21 @@ class BootstrapInterval(Fields):
     method: str
 
 
+@dataclass(frozen=True, eq=False)
+class Band:
+    """A curve, or several numbers at once, with pointwise percentile intervals.
+
+    Attributes:
+        value: On the cases as they are, shape (points,).
+        lower: Lower bounds; ``nan`` with fewer than two patients.
+        upper: Upper bounds.
+    """
+
+    value: NDArray[np.float64]
+    lower: NDArray[np.float64]
+    upper: NDArray[np.float64]
+
+
 def bootstrap_ci(
     statistic: WeightedStatistic,
     n: int,
@@ -102,6 +117,37 @@ def bootstrap_ci(
     used = "percentile" if levels is None else method
     lower, upper = _bounds(draws, levels or (tail, 1 - tail))
     return BootstrapInterval(estimate, lower, upper, n, g, undefined, used)
+
+
+def bootstrap_band(
+    statistic: WeightedStatistic,
+    n: int,
+    *,
+    groups: ArrayLike | None = None,
+    resamples: int = 2000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Band:
+    """Pointwise percentile intervals of a statistic that gives several numbers per resample.
+
+    Args:
+        statistic: Function of case weights, shape (resamples, cases) to (resamples, points).
+        n: Number of cases.
+        groups: Patient of each case; patients are resampled whole.
+        resamples: Number of resamples.
+        confidence: Nominal coverage at each point; not of the whole curve at once.
+        seed: The same seed gives the same band.
+    """
+    index, stratum = _clusters(n, groups, None)
+    value = statistic(np.ones((1, n)))[0]
+    nothing = np.full(value.shape, math.nan)
+    if len(stratum) < 2:
+        return Band(value, nothing, nothing)
+    draws = _draws(statistic, index, stratum, resamples=resamples, seed=seed, jobs=1)
+    tail = (1 - confidence) / 2
+    bounds = [_bounds(column[~np.isnan(column)], (tail, 1 - tail)) for column in draws.T]
+    lower, upper = (np.array(side) for side in zip(*bounds, strict=True))
+    return Band(value, lower, upper)
 
 
 def weighted_mean(values: ArrayLike) -> WeightedStatistic:

@@ -80,7 +80,7 @@ def reliability(y: ArrayLike, prob: ArrayLike, *, bins: int = 15) -> list[Reliab
     if bins < 1:
         raise ConfigError(f"bins must be at least 1, not {bins}")
     data = BinaryScores.of_probabilities(y, prob)
-    index = np.clip(np.ceil(data.score * bins - 1e-9).astype(int) - 1, 0, bins - 1)
+    index = reliability_bin(data.score, bins=bins)
     n = np.bincount(index, minlength=bins)
     positives = np.bincount(index, weights=data.y, minlength=bins)
     total = np.bincount(index, weights=data.score, minlength=bins)
@@ -91,6 +91,16 @@ def reliability(y: ArrayLike, prob: ArrayLike, *, bins: int = 15) -> list[Reliab
         )
         for k in range(bins)
     ]  # fmt: skip
+
+
+def reliability_bin(prob: ArrayLike, *, bins: int = 15) -> NDArray[np.intp]:
+    """Which bar of the diagram each probability belongs to; each bar is closed above.
+
+    >>> reliability_bin([0.0, 0.5, 0.51, 1.0], bins=2).tolist()
+    [0, 0, 1, 1]
+    """
+    steps = np.ceil(np.asarray(prob, float) * bins - 1e-9).astype(int) - 1
+    return np.clip(steps, 0, bins - 1)
 
 
 def calibration_line(y: ArrayLike, prob: ArrayLike) -> CalibrationLine:

@@ -190,15 +190,8 @@ def _evaluation(source: Path, facts: Facts) -> None:
     table = f"{source.name}/summary.csv"
     for row in results.table:
         is_class = hasattr(row, "operating_point")
-        bounds = (
-            (row.value, row.lower, row.upper)
-            if is_class
-            else (  # pyright: ignore[reportAttributeAccessIssue]
-                row.mean,
-                row.mean_lower,
-                row.mean_upper,
-            )
-        )  # pyright: ignore[reportAttributeAccessIssue]
+        names = ("value", "lower", "upper") if is_class else ("mean", "mean_lower", "mean_upper")
+        bounds = [row[name] for name in names]
         at = f" at {row.operating_point}" if is_class and row.operating_point else ""  # pyright: ignore[reportAttributeAccessIssue]
         text = (f"{row.label} {row.metric}{at}: {show_interval(*bounds)}, n={row.n}, "
                 f"{row.n_patients} patients")  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -22,18 +23,18 @@ _POLICY = (
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&'\u2028\u2029"}
 
 
-def write_page(target: Path, values: dict[str, Any], data: Any, *, has_viewer: bool) -> None:
+def write_page(target: Path, values: dict[str, Any], data: Any, parts: Mapping[str, str]) -> None:
     """Write the report's page.
 
     Args:
         target: The file, written atomically.
         values: What the template shows; every text is escaped.
         data: What the scripts read, as JSON values.
-        has_viewer: Whether to carry the 3D viewer.
+        parts: Element id to volume as base64; without any the page carries no 3D viewer.
     """
     from jinja2 import Environment, StrictUndefined
 
-    scripts = [asset("niivue.min.js"), asset("viewer.js")] if has_viewer else []
+    scripts = [asset("niivue.min.js"), asset("viewer.js")] if parts else []
     scripts.append(asset("report.js"))
     digests = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True,
@@ -44,7 +45,7 @@ def write_page(target: Path, values: dict[str, Any], data: Any, *, has_viewer: b
         style=asset("report.css"),
         scripts=scripts,
         data=script_json(data),
-        has_viewer=has_viewer,
+        parts=[{"id": name, "base64": volume} for name, volume in parts.items()],
     )
     write_text(target, text)
 

@@ -11,8 +11,16 @@ from medvol import __version__
 from medvol.core.errors import ConfigError
 from medvol.core.files import output_path, write_text
 from medvol.evaluation import Results, read_results
+from medvol.evaluation.classification import ClassRow
+from medvol.metrics import Score
+from medvol.reporting.cases import CaseTable, case_table, find_files
+from medvol.reporting.gallery import Shown, show_worst
+from medvol.reporting.mask_figures import forest, mask_pictures
 from medvol.reporting.page import write_page
-from medvol.reporting.tables import Table, metric_table, summary_tables
+from medvol.reporting.score_figures import score_pictures
+from medvol.reporting.style import Picture, drawing
+from medvol.reporting.tables import Table, metric_table, origin_table, summary_tables
+from medvol.reporting.volumes import voxel_cap
 
 Progress = Callable[[str, int, int], None]
 
@@ -66,22 +74,151 @@ def write_report(
         raise ConfigError(f"{len(runs)} runs cannot have {len(names)} names")
     found = [read_results(Path(run)) for run in runs]
     titles = list(names) or _names(found)
+    say = progress or (lambda *_: None)
+    quota = (-(-volumes // len(found)), voxel_cap(volumes))
     sections = []
-    written: list[Path] = []
-    for key, (name, results) in enumerate(zip(titles, found, strict=True)):
-        tables = summary_tables(results)
-        folder = out / "tables" if len(found) == 1 else output_path(out, "tables", name)
-        written += [path for table in tables for path in _write_table(table, folder)]
-        sections.append({"id": f"run{key}", "name": name, "kind": results.kind, "tables": tables,
-                         "metrics": metric_table(results)})  # fmt: skip
-        if progress is not None:
-            progress("tables", key + 1, len(found))
+    with drawing():
+        for key, (name, results) in enumerate(zip(titles, found, strict=True)):
+            place = out if len(found) == 1 else output_path(out, f"run{key}_{name}")
+            sections.append(_section(f"run{key}", name, results, place, images, quota, say))
+        overview = forest(list(zip(titles, found, strict=True)), out / "figures")
     page = out / "report.html"
+    data, parts = _data(sections)
     values: dict[str, Any] = {
-        "title": title or "Evaluation report", "sections": sections, "version": __version__,
+        "title": title or "Evaluation report", "lead": _lead(sections), "version": __version__,
+        "sections": [section.values() for section in sections], "overview": overview,
     }  # fmt: skip
-    write_page(page, values, {}, has_viewer=False)
-    return Report(page, (), written, ())
+    write_page(page, values, data, parts)
+    pictures = [*overview, *(p for section in sections for p in section.pictures)]
+    return Report(
+        page=page,
+        figures=[path for picture in pictures for path in picture.files],
+        tables=[path for section in sections for path in section.written],
+        volumes=[shown.key[1] for section in sections for shown in section.shown],
+    )
+
+
+@dataclass(frozen=True)
+class _Section:
+    """A run as the page shows it."""
+
+    id: str
+    name: str
+    results: Results
+    tables: Sequence[Table]
+    origin: Table
+    pictures: Sequence[Picture]
+    cases: CaseTable
+    shown: Sequence[Shown]
+    note: str
+    written: Sequence[Path]
+
+    def values(self) -> dict[str, Any]:
+        """What the template needs."""
+        at = {key: f"{self.id}-{k}" for k, key in enumerate(self.cases.cases)}
+        table = self.cases
+        return {
+            "id": self.id, "name": self.name, "facts": _facts(self.results), "tables": self.tables,
+            "pictures": self.pictures, "metrics": metric_table(self.results),
+            "origin": self.origin, "has_masks": self.results.kind == "masks",
+            "cards_note": self.note,
+            "cards": [{"at": at[s.key], "name": s.key[1], "why": s.why, "uri": s.uri}
+                      for s in self.shown],
+            "cases": {
+                "header": table.header, "note": table.note, "example": table.example,
+                "choices": [{"column": k, "name": table.header[k], "options": v}
+                            for k, v in table.choices.items()],
+                "rows": [{"at": at[row.cohort, row.case], "case": row.case, "cells": row.cells}
+                         for row in table.rows],
+            },
+        }  # fmt: skip
+
+
+def _section(
+    key: str,
+    name: str,
+    results: Results,
+    out: Path,
+    images: Path | None,
+    quota: tuple[int, int],
+    say: Progress,
+) -> _Section:
+    """Write a run's tables and figures, and gather what the page shows of it."""
+    files = find_files(results, images)
+    cases = case_table(results, files)
+    tables = summary_tables(results)
+    cells = [(row.case, *(cell.text for cell in row.cells)) for row in cases.rows]
+    plain = Table("cases", "All cases", cases.note, cases.header, cells)
+    written = [path for table in (*tables, plain) for path in _write_table(table, out / "tables")]
+    draw = mask_pictures if results.kind == "masks" else score_pictures
+    say(f"{name}: figures", 0, 1)
+    pictures = draw(results, out / "figures")
+    say(f"{name}: figures", 1, 1)
+    shown, note = show_worst(
+        results, cases, files, quota, lambda done, total: say(f"{name}: cases", done, total)
+    )
+    origin = origin_table(results, [files.record(*one) for one in files.masks])
+    return _Section(key, name, results, tables, origin, pictures, cases, shown, note, written)
+
+
+def _data(sections: Sequence[_Section]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the scripts read: cases by key; and every volume by the id of its element."""
+    cases: dict[str, Any] = {}
+    parts: dict[str, str] = {}
+    for section in sections:
+        shown = {one.key: one for one in section.shown}
+        for k, key in enumerate(section.cases.cases):
+            one = shown.get(key)
+            cases[f"{section.id}-{k}"] = {
+                "name": key[1], "run": section.name,
+                "note": one.note if one else "No volume of this case is in this page.",
+                "labels": list(one.labels) if one else [],
+                "parts": {r: f"{section.id}-{k}-{r}" for r in one.parts} if one else None,
+            }  # fmt: skip
+            if one:
+                parts |= {f"{section.id}-{k}-{r}": volume for r, volume in one.parts.items()}
+    return {"cases": cases}, parts
+
+
+def _facts(results: Results) -> list[dict[str, Any]]:
+    """The counts that a reader wants before any mean."""
+    whole = [row for row in results.table if row.group == "all"]
+    facts: list[dict[str, Any]] = []
+    for cohort, cases in results.cases.items():
+        own = [row for row in whole if row.cohort == cohort]
+        name = "" if len(results.cases) == 1 else f" ({cohort})"
+        facts += [
+            {"name": f"cases{name}", "value": len(cases), "alert": False},
+            {
+                "name": f"patients{name}",
+                "value": max(row.n_patients for row in own),
+                "alert": False,
+            },
+        ]
+        if results.kind == "masks":
+            counts = _mask_counts(results.scores[cohort])
+            facts += [
+                {"name": what + name, "value": n, "alert": n > 0} for what, n in counts.items()
+            ]
+        else:
+            facts += [{"name": f"{row.label}{name}", "value": row.n_pos, "alert": False}
+                      for row in own if isinstance(row, ClassRow)
+                      and row.metric == "auc_roc" and row.label != "(macro)"]  # fmt: skip
+    return facts
+
+
+def _mask_counts(scores: Sequence[Score]) -> dict[str, int]:
+    """Structures missed and invented: how often an empty mask decided a score."""
+    why = {(s.case, s.label): s.why_undefined for s in scores if s.why_undefined}
+    return {"missed structures": sum("missed" in text for text in why.values()),
+            "invented structures": sum("invented" in text for text in why.values())}  # fmt: skip
+
+
+def _lead(sections: Sequence[_Section]) -> str:
+    kinds = {"masks": "segmentation", "scores": "classification"}
+    parts = [f"{kinds[s.results.kind]} of {len(s.cases.cases)} cases" for s in sections]
+    text = "; ".join(parts) if len(parts) <= 3 else f"{len(parts)} runs"
+    return f"{text[:1].upper()}{text[1:]}. Every number stands with its n and its interval."
 
 
 def _names(found: Sequence[Results]) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,7 @@ class Table:
 
     Attributes:
         name: Stem of its files.
+        title: Heading on a page.
         caption: What it shows, in one sentence or two.
         header: Names of the columns.
         rows: Cells.
@@ -39,6 +41,7 @@ class Table:
     """
 
     name: str
+    title: str
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -54,8 +57,8 @@ class Table:
 
     def to_latex(self) -> str:
         """The table for LaTeX with the booktabs package; every cell is escaped."""
-        columns = "l" * len(self.header)
-        lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape_latex(self.caption)}}}",
+        columns, caption = "l" * len(self.header), escape_latex(self.caption or self.title)
+        lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
                  rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(self.header),
                  r"\midrule", *map(_latex_row, self.rows), r"\bottomrule", r"\end{tabular}",
                  r"\end{table}"]  # fmt: skip
@@ -86,8 +89,34 @@ def metric_table(results: Results) -> Table:
         rows.append((metric_name(column), found.unit or "ratio",
                      better.get(found.direction, ""), text.rstrip(".")))  # fmt: skip
     return Table(
-        "metrics", "What the numbers are.", ("metric", "unit", "better", "definition"), rows
+        "metrics", "What the numbers are", "", ("metric", "unit", "better", "definition"), rows
     )
+
+
+def origin_table(results: Results, records: Sequence[Mapping[str, Any]]) -> Table:
+    """What the numbers rest on: the run's options, its inputs' digests, versions, bundles.
+
+    Args:
+        results: The run.
+        records: Content of the cases' ``prediction.json`` files, as far as there are any.
+    """
+    skipped = {"pred", "ref", "data", "train", "scores", "validation", "external", "labels",
+               "external_pred", "external_ref", "external_data"}  # fmt: skip
+    shown = {k: v for k, v in results.options.items() if k not in skipped and v not in (None, ())}
+    digest = hashlib.sha256("".join(sorted(results.inputs.values())).encode()).hexdigest()
+    rows = [("command", f"medvol evaluate ({results.kind})")]
+    rows += [(k.replace("_", " "), _plain(v)) for k, v in shown.items()]
+    rows.append(
+        ("inputs", f"{len(results.inputs)} files, SHA-256 of their sorted digests {digest}")
+    )
+    checked = "yes" if results.options.get("train") else "no (--train was not given)"
+    rows.append(("training data checked for shared patients", checked))
+    bundles = {f"{b.get('name')} {b.get('version')}" for r in records
+               if isinstance(b := r.get("bundle"), Mapping) and b.get("name")}  # fmt: skip
+    rows += [("bundle", name) for name in sorted(bundles)]
+    rows.append(("versions", ", ".join(f"{k} {v}" for k, v in results.versions.items())))
+    rows.append(("repeat it exactly", "medvol evaluate --rerun run.json"))
+    return Table("provenance", "Provenance", "", ("what", "value"), rows)
 
 
 def metric_name(column: str) -> str:
@@ -122,13 +151,12 @@ def _mask_table(name: str, rows: Sequence[Any], confidence: str) -> Table:
               "invented")  # fmt: skip
     cells = []
     for row in rows:
-        unit = f" {row.unit}" if row.unit else ""
         spread = "undefined" if math.isnan(row.q25) else f"{show(row.q25)} to {show(row.q75)}"
         cells.append(
             (row.label, metric_name(row.metric) + (f" [{row.unit}]" if row.unit else ""),
              f"{row.n} ({row.n_patients})", show_interval(row.mean, row.mean_lower, row.mean_upper),
              show_interval(row.median, row.median_lower, row.median_upper), spread,
-             show(row.worst) + unit, str(row.n_undefined), str(row.n_infinite), str(row.n_missed),
+             show(row.worst), str(row.n_undefined), str(row.n_infinite), str(row.n_missed),
              str(row.n_invented))
         )  # fmt: skip
     caption = (
@@ -177,7 +205,14 @@ def _table(
         caption += " Rows with a dagger rest on few patients: their intervals promise too much."
         cells = [(f"{row[0]} \N{DAGGER}" if k in marked else row[0], *row[1:])
                  for k, row in enumerate(cells)]  # fmt: skip
-    return Table(name, caption, header, cells, marked)
+    title = {"summary": "Summary", "subgroups": "Subgroups"}[name]
+    return Table(name, title, caption, header, cells, marked)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, (tuple, list)):
+        return ", ".join(_plain(one) for one in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _metric(column: str) -> Metric | None:

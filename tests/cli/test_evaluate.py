@@ -55,7 +55,7 @@ def test_a_run_that_does_not_repeat_exits_1(folder, capsys):
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     code, out, _ = run(capsys, "evaluate", "--rerun", path, "--json")
     assert code == 1
-    assert json.loads(out)["changed"] == ["summary.csv"]
+    assert json.loads(out)["changed"] == ["curves.json", "summary.csv"]
 
 
 def test_classification_prints_counts_and_where_the_threshold_is_from(folder, capsys):
