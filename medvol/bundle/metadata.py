@@ -56,10 +56,17 @@ def metadata_of(name: str, values: Mapping[str, Any], weights: Path) -> dict[str
             "body_part": values["body_part"],
             "spacing_mm": values.get("spacing_mm"),
             "weights_sha256": sha256_file(weights) if weights.is_file() else None,
+            **_basis(values),
             **({"labels": {str(k): v for k, v in values["labels"].items()}} if regions else {}),
         },
         "network_data_format": network_data_format(values),
     }
+
+
+def _basis(values: Mapping[str, Any]) -> dict[str, str]:
+    """What thresholds and clean-up were chosen on, where the bundle has any."""
+    basis = values.get("postprocessing_basis")
+    return {"postprocessing_basis": str(basis)} if basis else {}
 
 
 def network_data_format(values: Mapping[str, Any]) -> dict[str, Any]:

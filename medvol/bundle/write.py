@@ -16,7 +16,7 @@ from medvol.core.errors import ConfigError, MissingInputError
 from medvol.core.files import write_text
 
 #: Values that choose or describe, and are no numbers for the parts.
-_DESCRIPTION = {"family", "tasks", "modality", "body_part", "meta"}
+_DESCRIPTION = {"family", "tasks", "modality", "body_part", "meta", "postprocessing_basis"}
 #: Folder of a planned bundle that holds what it was planned from.
 PLAN = "plan"
 #: The part of a kind that a values file does not choose.

@@ -13,7 +13,7 @@ from medvol.core.errors import ConfigError
 
 def run(
     bundle: Annotated[str, typer.Argument(help="Shipped name or folder of a bundle.")],
-    to: Annotated[str, typer.Option(help="onnx,openvino,torchscript")],
+    to: Annotated[str, typer.Option(help="onnx,openvino,torchscript,tensorrt")],
     cases: Annotated[
         str, typer.Option(help="Data set (or images) on which masks are compared.")
     ] = "",
@@ -32,7 +32,7 @@ def run(
 
     engines = [name for name in to.split(",") if name]
     if not engines:
-        raise ConfigError("--to names no engine; choose from onnx, openvino, torchscript")
+        raise ConfigError("--to names no engine; choose from onnx, openvino, torchscript, tensorrt")
     session = open_for_export(bundle, trust_bundle, threads)
     folder = Path(out) if out else session.bundle.path / "models"
     chosen = _cases(cases)[:limit] if cases else []

@@ -30,7 +30,9 @@ def run(
         bool, typer.Option("--uncertainty", help="Write maps, intervals and a review flag.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1; default: a GPU if any.")] = "",
-    engine: Annotated[str, typer.Option(help="torch, openvino, onnx or torchscript.")] = "torch",
+    engine: Annotated[
+        str, typer.Option(help="torch, openvino, onnx, torchscript, tensorrt.")
+    ] = "torch",
     ensemble: Annotated[
         list[str] | None,
         typer.Option(help="Checkpoint or bundle; repeat it: their mean replaces BUNDLE's weights."),

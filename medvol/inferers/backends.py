@@ -1,7 +1,8 @@
-"""Other engines for the same network: TorchScript, ONNX Runtime and OpenVINO."""
+"""Other engines for the same network: TorchScript, ONNX Runtime, OpenVINO and TensorRT."""
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,11 +15,16 @@ import torch
 from medvol.core.errors import ConfigError, MissingPackageError
 from medvol.core.files import atomic_path
 
-Engine = Literal["torch", "torchscript", "onnx", "openvino"]
+Engine = Literal["torch", "torchscript", "onnx", "openvino", "tensorrt"]
 Predictor = Callable[[torch.Tensor], torch.Tensor]
 
 #: File name of an exported network, inside a bundle's ``models`` or any folder.
-FILES: dict[str, str] = {"torchscript": "model.ts", "onnx": "model.onnx", "openvino": "model.xml"}
+FILES: dict[str, str] = {
+    "torchscript": "model.ts",
+    "onnx": "model.onnx",
+    "openvino": "model.xml",
+    "tensorrt": "model_trt.ts",
+}
 
 
 def export(
@@ -28,12 +34,12 @@ def export(
 
     Args:
         network: In evaluation mode, on the CPU.
-        to: ``torchscript``, ``onnx`` or ``openvino``.
+        to: ``torchscript``, ``onnx``, ``openvino`` or ``tensorrt``.
         path: File to write; OpenVINO puts the weights beside it.
         window: Channels and window size, (C, spatial...).
 
     Raises:
-        ConfigError: If the engine is unknown.
+        ConfigError: If the engine is unknown, or TensorRT is asked for without a CUDA device.
         MissingPackageError: If its package is not installed.
     """
     path = Path(path)
@@ -46,6 +52,7 @@ def export(
             traced.save(str(scratch))
     elif to == "onnx":
         _need("onnxscript", "onnx")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # tells of torchvision's absence
         with atomic_path(path) as scratch:
             torch.onnx.export(
                 network, (example,), str(scratch), dynamo=True, external_data=False,
@@ -57,6 +64,8 @@ def export(
         model = convert_openvino(network, window)
         path.parent.mkdir(parents=True, exist_ok=True)
         openvino.save_model(model, str(path), compress_to_fp16=False)
+    elif to == "tensorrt":
+        _export_tensorrt(network, path, window)
     else:
         raise ConfigError(f"engine {to!r} is unknown; choose from {', '.join(FILES)}")
     return path
@@ -73,10 +82,10 @@ def convert_openvino(network: torch.nn.Module, window: Sequence[int]) -> Any:
 
 
 def open_engine(engine: str, path: str | os.PathLike[str], threads: int = 0) -> Predictor:
-    """A predictor of windows that runs an exported network on the CPU.
+    """A predictor of windows that runs an exported network on the CPU; TensorRT's on a GPU.
 
     Args:
-        engine: ``torchscript``, ``onnx`` or ``openvino``.
+        engine: ``torchscript``, ``onnx``, ``openvino`` or ``tensorrt``.
         path: What :func:`export` wrote.
         threads: Threads to use; 0 leaves the engine's choice.
 
@@ -91,6 +100,8 @@ def open_engine(engine: str, path: str | os.PathLike[str], threads: int = 0) -> 
     if engine == "openvino":
         openvino = _need("openvino", "openvino")
         return compiled_openvino(openvino.Core().read_model(str(path)), threads)
+    if engine == "tensorrt":
+        return _tensorrt(str(path))
     raise ConfigError(f"engine {engine!r} is unknown; choose from {', '.join(get_args(Engine))}")
 
 
@@ -125,6 +136,35 @@ def _onnx(path: str, threads: int) -> Predictor:
     return predict
 
 
+def _export_tensorrt(network: torch.nn.Module, path: Path, window: Sequence[int]) -> None:
+    """MONAI's conversion, in single precision: half changes masks."""
+    _need_tensorrt()
+    from monai.networks.utils import convert_to_trt
+
+    converted: Any = convert_to_trt(
+        network.cuda(), "fp32", [1, *window], dynamic_batchsize=[1, 1, 8], use_trace=True
+    )
+    with atomic_path(path) as scratch:
+        torch.jit.save(converted, str(scratch))
+    network.cpu()
+
+
+def _tensorrt(path: str) -> Predictor:
+    _need_tensorrt()
+    engine: Any = torch.jit.load(path, map_location="cuda").eval()
+
+    def predict(window: torch.Tensor) -> torch.Tensor:
+        return engine(window.cuda()).to(window.device)
+
+    return predict
+
+
+def _need_tensorrt() -> None:
+    if not torch.cuda.is_available():
+        raise ConfigError("tensorrt needs a CUDA device, and PyTorch finds none here")
+    _need("torch_tensorrt", "")
+
+
 def _plain(window: torch.Tensor) -> Any:
     return window.detach().cpu().numpy()
 
@@ -135,6 +175,5 @@ def _need(package: str, extra: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as error:
-        raise MissingPackageError(
-            f"this engine needs {package}: pip install 'medvol[{extra}]'"
-        ) from error
+        wanted = f"medvol[{extra}]" if extra else package.replace("_", "-")
+        raise MissingPackageError(f"this engine needs {package}: pip install '{wanted}'") from error

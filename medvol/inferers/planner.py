@@ -34,6 +34,7 @@ class Job:
         base_bytes: Memory of the process before the first image.
         window_s: Seconds for one window and pass.
         on_gpu: Whether the network runs on a GPU.
+        slack: How much less windows may overlap where that saves a row of them.
     """
 
     source_size: tuple[int, ...]
@@ -47,11 +48,12 @@ class Job:
     base_bytes: int = 0
     window_s: float = 0.0
     on_gpu: bool = False
+    slack: float = 0.0
 
     @property
     def grid(self) -> WindowGrid:
         """The windows."""
-        return WindowGrid.over(self.network_size, self.roi_size, self.overlap)
+        return WindowGrid.over(self.network_size, self.roi_size, self.overlap, self.slack)
 
 
 @dataclass(frozen=True)

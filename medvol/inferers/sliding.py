@@ -60,6 +60,8 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         background: Declares that voxels which are not above this value hold nothing: the image is
             cropped to the rest and windows without any are skipped, which is no longer MONAI's
             answer near the crop. None predicts everything.
+        overlap_slack: How much less windows may overlap along an axis where that saves a row of
+            them, such as 0.03; they are spaced evenly there, which is MONAI's answer no longer.
         amp: Half precision on CUDA, bfloat16 where the device has it; the CPU ignores it.
         scratch_dir: Blend in a file of this folder, mapped into memory, instead of in memory.
 
@@ -92,6 +94,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         activation: str = "softmax",
         returns: Literal["logits", "probabilities"] = "logits",
         background: float | None = None,
+        overlap_slack: float = 0.0,
         amp: bool = False,
         scratch_dir: str | None = None,
     ) -> None:
@@ -107,7 +110,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         self.mirrors = Mirrors.parse(tta, body_part, labels)
         self.activation: Activation = check_activation(activation)
         self.returns = returns
-        self.background = background
+        self.background, self.overlap_slack = background, float(overlap_slack)
         self.amp, self.scratch_dir = amp, scratch_dir
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> Any:
@@ -202,18 +205,21 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
             stitch_slabs(windows.grid, weight, axis, run, writer.add, skips=skips)
         return labels
 
+    def grid_over(self, size: Sequence[int]) -> WindowGrid:
+        """The windows over an image of spatial ``size``."""
+        return WindowGrid.over(size, self.roi_size, self.overlap, self.overlap_slack)
+
     def _averaged(self, network: Network, inputs: torch.Tensor) -> Network:
         flips = self.mirrors.combinations(inputs) if self.mirrors else [()]
         return averaged(network, flips, self.activation, self.sw_batch_size)
 
     def _windows(self, inputs: torch.Tensor) -> tuple[WindowSource, Box | None]:
         plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        grid = WindowGrid.over(plain.shape[2:], self.roi_size, self.overlap)
-        box = None
+        grid, box = self.grid_over(plain.shape[2:]), None
         if self.background is not None:
             box = body_box(plain, self.background, grid.roi)
             plain = plain[(slice(None), slice(None), *box)]
-            grid = WindowGrid.over(plain.shape[2:], self.roi_size, self.overlap)
+            grid = self.grid_over(plain.shape[2:])
         mode = str(getattr(self.padding_mode, "value", self.padding_mode))
         image = padded(plain, grid, mode, self.cval)
         device = torch.device(self.sw_device or plain.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,12 +42,20 @@ class WindowGrid:
         size: Sequence[int],
         roi_size: Sequence[int] | int,
         overlap: Sequence[float] | float,
+        slack: float = 0.0,
     ) -> WindowGrid:
         """Lay windows over an image of spatial ``size``.
 
+        Args:
+            size: Of the image.
+            roi_size: Window; components that are not positive mean the image's own size.
+            overlap: Share of a window that its neighbour covers as well.
+            slack: How much smaller that share may be along an axis where this saves a row of
+                windows; they are then spaced evenly. 0 gives MONAI's positions.
+
         Raises:
             InputError: If ``roi_size`` names another number of axes than the image has.
-            ConfigError: If an overlap lies outside 0 <= overlap < 1.
+            ConfigError: If an overlap lies outside 0 <= overlap < 1, or less ``slack`` below 0.
         """
         size = tuple(int(n) for n in size)
         if not isinstance(roi_size, int) and len(roi_size) != len(size):
@@ -58,6 +67,8 @@ class WindowGrid:
         shares = ensure_tuple_rep(overlap, len(size))
         if any(not 0 <= share < 1 for share in shares):
             raise ConfigError(f"overlap must be >= 0 and < 1, got {shares}")
+        if not 0 <= slack <= min(shares):
+            raise ConfigError(f"overlap_slack must be >= 0 and at most the overlap, got {slack}")
         padded = tuple(max(n, r) for n, r in zip(size, roi, strict=True))
         gaps = [p - n for p, n in zip(padded, size, strict=True)]
         pad = tuple((gap // 2, gap - gap // 2) for gap in gaps)
@@ -66,6 +77,9 @@ class WindowGrid:
             tuple(int(box[0].start) for box in dense_patch_slices((n,), (r,), (step,)))
             for n, r, step in zip(padded, roi, steps, strict=True)
         )
+        if slack:
+            spaced = zip(padded, roi, shares, starts, strict=True)
+            starts = tuple(_spread(n, r, share - slack, s) for n, r, share, s in spaced)
         return cls(size, roi, padded, pad, starts)
 
     @property
@@ -110,6 +124,14 @@ class WindowGrid:
                 wider.narrow(axis, start, self.roi[axis]).add_(total)
             total = wider
         return total
+
+
+def _spread(length: int, roi: int, share: float, usual: tuple[int, ...]) -> tuple[int, ...]:
+    """Even positions that overlap by at least ``share``, where they are fewer than the usual."""
+    gaps = math.ceil((length - roi) / max(1, int(roi * (1 - share))))
+    if gaps + 1 >= len(usual):
+        return usual
+    return tuple(round(index * (length - roi) / max(1, gaps)) for index in range(gaps + 1))
 
 
 @lru_cache(maxsize=4)

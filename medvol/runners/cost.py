@@ -93,7 +93,7 @@ def job_plan(session: Session, path: str, *, is_timed: bool = False) -> Plan | N
         return None
     inferer, options = session.inferer, session.options
     size = network_size(source, session.spacing_mm)
-    grid = WindowGrid.over(size, inferer.roi_size, inferer.overlap)
+    grid = inferer.grid_over(size)
     footprint = session.footprint(grid.roi)
     if footprint is None:
         return None
@@ -102,7 +102,7 @@ def job_plan(session: Session, path: str, *, is_timed: bool = False) -> Plan | N
         source.shape, size, inferer.roi_size, inferer.overlap, footprint,
         batch=inferer.sw_batch_size, passes=passes, base_bytes=session.base_bytes,
         window_s=window_seconds(session, grid, passes) if is_timed else 0.0,
-        on_gpu=session.device.type == "cuda",
+        slack=inferer.overlap_slack, on_gpu=session.device.type == "cuda",
     )  # fmt: skip
     wants_all = options.uncertainty or session.finish.decision is None
     return plan_job(

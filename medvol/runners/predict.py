@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GridMismatchError, InputError, MedvolError, OutputError, refusal_in
 from medvol.core.geometry import Geometry
-from medvol.inferers import SlidingWindowInferer, WindowGrid, predict_uncertain, run_ladder
+from medvol.inferers import SlidingWindowInferer, predict_uncertain, run_ladder
 from medvol.inferers.ladder import is_out_of_memory
 from medvol.runners.cases import CaseInput, input_digest
 from medvol.runners.cost import plan_case
@@ -180,8 +180,7 @@ def _windows(session: Session, image: torch.Tensor) -> int:
     inferer = session.inferer
     if not isinstance(inferer, SlidingWindowInferer):
         return 1
-    grid = WindowGrid.over(image.shape[2:], inferer.roi_size, inferer.overlap)
-    return len(grid) * session.passes(inferer)
+    return len(inferer.grid_over(image.shape[2:])) * session.passes(inferer)
 
 
 def _whole(

@@ -16,6 +16,8 @@ from medvol.runners.record import PredictOptions, Record
 from medvol.runners.workers import RETRIES
 
 _log = logging.getLogger(__name__)
+#: How often a local Ray is started, or a cluster called, before giving up.
+STARTS = 3
 
 
 def run_ray(
@@ -40,21 +42,37 @@ def run_ray(
 
     Raises:
         MissingPackageError: If Ray is not installed.
+        ConfigError: If no Ray can be reached or started.
         MedvolError: If the bundle cannot be loaded.
     """
     ray = _import_ray()
     owns = not ray.is_initialized()
     if owns:
-        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves beside anything else
-        ray.init(
-            address=address or None, log_to_driver=False, include_dashboard=False,
-            num_cpus=None if address else max(workers, 1) * max(1, options.threads),
-        )  # fmt: skip
+        _start(ray, address, max(workers, 1) * max(1, options.threads))
     try:
         return _run(ray, cases, options, min(workers, max(1, len(cases))), report)
     finally:
         if owns:
             ray.shutdown()
+
+
+def _start(ray: Any, address: str, cpus: int) -> None:
+    """Join a cluster or start one here; Ray gives a busy machine 30 s for that, which we repeat."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 starves beside anything else
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                address=address or None, log_to_driver=False, include_dashboard=False,
+                num_cpus=None if address else cpus,
+            )  # fmt: skip
+        except Exception as error:  # Ray raises a bare Exception where its start times out
+            ray.shutdown()
+            if not left:
+                text = " ".join(str(error).split())[:300]
+                raise ConfigError(f"Ray cannot be reached or started: {text}") from error
+            _log.warning("Ray did not start in time; trying again")
+        else:
+            return
 
 
 def _run(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, get_args
@@ -129,6 +129,7 @@ class Session:
             "config_sha256": sha256_file(self.config_path),
             "weights_sha256": joint_digest(members) if members else weights,
             **({"members": members} if members else {}),
+            **({"postprocessing": chosen} if (chosen := self._chosen()) else {}),
         }
 
     @cached_property
@@ -163,6 +164,16 @@ class Session:
         if name not in self.config:
             raise ConfigError(f"{self.config_path}: {name!r} is missing")
         return self.parser.get_parsed_content(name)
+
+    def _chosen(self) -> dict[str, Any]:
+        """Thresholds and clean-up of the bundle, and what they were chosen on."""
+        steps = [*self.finish.after] if self.finish.decision else []
+        clean = next((s for s in steps if str(s.get("_target_")).endswith("CleanLabelMapd")), None)
+        if clean is None or self.finish.decision is None:
+            return {}
+        told = {k: v for k, v in clean.items() if k not in ("_target_", "keys")}
+        basis = self.bundle.metadata.get("medvol", {}).get("postprocessing_basis", "")
+        return {**told, "thresholds": list(self.finish.decision.thresholds or ()), "basis": basis}
 
     def _network(self) -> torch.nn.Module:
         if not self.options.ensemble:
@@ -222,7 +233,7 @@ class Session:
 
 def read_finish(config: Mapping[str, Any], inferer: Any) -> Finish:
     """Read a bundle's postprocessing: activation, inverse, decision, what follows, writer."""
-    transforms = list(config.get("postprocessing", {}).get("transforms", ()))
+    transforms = list(_flat(config.get("postprocessing", {}).get("transforms", ())))
     names = [str(t.get("_target_", "")).rpartition(".")[2] for t in transforms]
     kept = [t for t, n in zip(transforms, names, strict=True) if n != "SaveImaged"]
     names = [n for n in names if n != "SaveImaged"]
@@ -237,6 +248,15 @@ def read_finish(config: Mapping[str, Any], inferer: Any) -> Finish:
         return Finish(None, whole=kept)
     inferer.activation = activation
     return Finish(decision, kept[3:], kept)
+
+
+def _flat(transforms: Iterable[Any]) -> Iterator[dict[str, Any]]:
+    """The transforms in their order, nested ``Compose`` blocks opened."""
+    for item in transforms:
+        if str(item.get("_target_", "")).rpartition(".")[2] == "Compose":
+            yield from _flat(item["transforms"])
+        else:
+            yield item
 
 
 def _decision(name: str, item: Mapping[str, Any], activation: Activation | None) -> Decision | None:

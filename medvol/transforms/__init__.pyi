@@ -2,6 +2,7 @@ from .batch import RandSpatialBatchd as RandSpatialBatchd
 from .channels import ChannelNormaliser as ChannelNormaliser
 from .channels import NormaliseChannelsd as NormaliseChannelsd
 from .channels import NormalisedDifferenced as NormalisedDifferenced
+from .clean import CleanLabelMapd as CleanLabelMapd
 from .intensity import RandIntensityd as RandIntensityd
 from .labelmap import RegionsToLabelMapd as RegionsToLabelMapd
 from .labelmap import ToLabelMapd as ToLabelMapd

@@ -9,20 +9,34 @@ import torch
 from monai.config.type_definitions import KeysCollection
 from monai.transforms.transform import MapTransform
 
+from medvol.core.errors import ConfigError
+
 
 class ToLabelMapd(MapTransform):
-    """The most probable class of each voxel, or background where none reaches the threshold.
+    """The most probable class of each voxel, or background where it misses its threshold.
 
     Args:
         keys: Keys of probabilities, shape (C, X, Y[, Z]); each becomes (1, X, Y[, Z]).
         values: Label value of each channel, in order.
-        threshold: Smallest probability of a structure; positive means >= threshold.
+        threshold: Smallest probability of a structure, or one per channel; positive means
+            >= threshold.
+
+    Raises:
+        ConfigError: If there are neither one nor as many thresholds as values.
     """
 
-    def __init__(self, keys: KeysCollection, values: Sequence[int], threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        values: Sequence[int],
+        threshold: float | Sequence[float] = 0.5,
+    ) -> None:
         super().__init__(keys)
         self.values = tuple(int(value) for value in values)
-        self.threshold = float(threshold)
+        given = [threshold] if isinstance(threshold, int | float) else list(threshold)
+        self.threshold = tuple(float(value) for value in given)
+        if len(self.threshold) not in (1, len(self.values)):
+            raise ConfigError(f"{len(self.threshold)} thresholds for {len(self.values)} channels")
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
@@ -30,8 +44,10 @@ class ToLabelMapd(MapTransform):
             best, channel = case[key].max(dim=0, keepdim=True)
             table = torch.tensor(self.values, device=best.device, dtype=best.dtype)
             plain = torch.as_tensor(channel).long()
-            chosen = table[plain.as_subclass(torch.Tensor)]
-            case[key] = torch.where(best >= self.threshold, chosen, torch.zeros_like(best))
+            plain = plain.as_subclass(torch.Tensor)
+            least = torch.tensor(self.threshold, device=best.device, dtype=best.dtype)
+            wanted = least[plain] if len(least) > 1 else least
+            case[key] = torch.where(best >= wanted, table[plain], torch.zeros_like(best))
         return case
 
 

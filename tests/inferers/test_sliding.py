@@ -174,7 +174,35 @@ def test_weight_sum_equals_adding_every_window(size, roi, overlap):
     torch.testing.assert_close(grid.weight_sum(weight), slow)
 
 
+@settings(max_examples=60)
+@given(
+    size=st.tuples(*[st.integers(1, 60)] * 3),
+    roi=st.tuples(*[st.integers(2, 16)] * 3),
+    slack=st.sampled_from([0.0, 0.05, 0.2]),
+)
+def test_slack_saves_windows_and_keeps_every_voxel_covered(size, roi, slack):
+    usual, fewer = WindowGrid.over(size, roi, 0.5), WindowGrid.over(size, roi, 0.5, slack)
+    assert len(fewer) <= len(usual)
+    if not slack:
+        assert fewer == usual
+    for length, edge, starts in zip(fewer.padded, fewer.roi, fewer.starts, strict=True):
+        assert starts[0] == 0
+        assert starts[-1] == length - edge
+        steps = np.diff(starts)
+        assert (steps > 0).all()
+        assert (steps <= edge * (0.5 + slack) + 1).all()
+
+
+def test_slack_saves_a_row_where_one_voxel_costs_it():
+    assert WindowGrid.over((97,), 48, 0.5).starts == ((0, 24, 48, 49),)
+    assert WindowGrid.over((97,), 48, 0.5, 0.05).starts == ((0, 24, 49),)
+
+
 def test_wrong_arguments_are_refused():
+    with pytest.raises(ConfigError, match="slack"):
+        SlidingWindowInferer((4, 4, 4), overlap=0.5, overlap_slack=0.6)(
+            torch.zeros(1, 1, 8, 8, 8), mixer()
+        )
     with pytest.raises(ConfigError, match="overlap"):
         SlidingWindowInferer((4, 4, 4), overlap=1.0)(torch.zeros(1, 1, 8, 8, 8), mixer())
     with pytest.raises(ConfigError, match="sw_batch_size"):

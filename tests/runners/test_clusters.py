@@ -44,8 +44,8 @@ def test_two_ray_actors_give_the_masks_of_one_process(options, images, tmp_path,
 
 
 @pytest.mark.slow
-def test_ray_runs_the_case_of_a_killed_actor_again(options, make_image, tmp_path, monkeypatch):
-    ray = pytest.importorskip("ray")
+def test_ray_runs_the_case_of_a_killed_actor_again(options, make_image, tmp_path, caplog):
+    pytest.importorskip("ray")
     for seed in range(8):
         make_image(tmp_path / "in" / f"c{seed}.nii.gz", seed)
     cases, killed = find_cases([tmp_path / "in"]), []
@@ -58,15 +58,29 @@ def test_ray_runs_the_case_of_a_killed_actor_again(options, make_image, tmp_path
                 killed.append(process.pid)
                 process.kill()
 
-    monkeypatch.setenv("RAY_worker_niceness", "0")
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False)
-    try:
-        records = run_ray(cases, options(threads=1), 2, report=kill_one)
-    finally:
-        ray.shutdown()
+    records = run_ray(cases, options(threads=1), 2, report=kill_one)
     assert killed
+    assert "was lost" in caplog.text
     assert [r.status for r in records] == ["done"] * 8
     assert len(digests(options().out)) == 8
+
+
+def test_a_ray_that_never_starts_is_refused_in_one_line(options, images, monkeypatch):
+    from types import SimpleNamespace
+
+    from medvol.runners import ray_actors
+
+    calls = []
+
+    def init(**arguments):
+        calls.append(arguments)
+        raise Exception("The current node timed out\nduring startup.")
+
+    fake = SimpleNamespace(is_initialized=lambda: False, init=init, shutdown=lambda: None)
+    monkeypatch.setattr(ray_actors, "_import_ray", lambda: fake)
+    with pytest.raises(ConfigError, match="timed out during startup"):
+        run_ray(find_cases([images]), options(), 2)
+    assert len(calls) == ray_actors.STARTS
 
 
 @pytest.mark.slow

@@ -313,3 +313,42 @@ def test_a_fused_run_gives_the_masks_of_a_plain_one(tmp_path, options, images, l
     assert Session(fused).predictor_for(1) is not Session(fused).network
     assert [r.status for r in run_local(cases, plain) + run_local(cases, fused)] == ["done"] * 2
     assert (labels_of(plain.out, "case1") == labels_of(fused.out, "case1")).mean() > 0.9999
+
+
+def test_thresholds_and_cleanup_run_slab_by_slab_and_are_recorded(
+    tmp_path, options, images, labels_of, make_bundle
+):
+    bundle = make_bundle(tmp_path / "b")
+    path = bundle / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    steps = config["postprocessing"]["transforms"]
+    steps[2] = {
+        "_target_": "Compose",
+        "transforms": [
+            {
+                "_target_": "medvol.transforms.ToLabelMapd",
+                "keys": "pred",
+                "values": [0, 1, 2],
+                "threshold": [0.0, 0.45, 0.4],
+            },
+            {
+                "_target_": "medvol.transforms.CleanLabelMapd",
+                "keys": "pred",
+                "largest": [1],
+            },
+        ],
+    }
+    path.write_text(json.dumps(config))
+    asked = options(bundle=str(bundle))
+    assert Session(asked).finish.decision is not None
+    record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
+    assert record.status == "done", record.reason
+    assert record.bundle["postprocessing"]["thresholds"] == [0.0, 0.45, 0.4]
+    assert record.bundle["postprocessing"]["largest"] == [1]
+    want = by_monai(asked, images / "case0.nii.gz")
+    assert set(np.unique(want)) == {0, 1, 2}
+    got = labels_of(asked.out, "case0")
+    assert (got == want).mean() > 0.99  # a voxel may join or part a component
+    from scipy.ndimage import label
+
+    assert label(got == 1, np.ones((3, 3, 3)))[1] == 1

@@ -94,3 +94,12 @@ def test_an_export_of_other_weights_is_refused(make_bundle, images, tmp_path, ca
     assert "other weights" in capsys.readouterr().err
     assert main(["predict", *common, *arguments, "--engine", "onnx"]) == 2
     assert "medvol export" in capsys.readouterr().err
+
+
+@pytest.mark.skipif("__import__('torch').cuda.is_available()")
+def test_tensorrt_without_a_gpu_is_refused_in_one_line(toy_bundle, tmp_path, capsys):
+    arguments = ["export", str(toy_bundle), "--to", "tensorrt", "-o", str(tmp_path / "m")]
+    assert main([*arguments, "--trust-bundle"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "CUDA" in line
+    assert not (tmp_path / "m").exists()

@@ -117,7 +117,8 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
     """The whole way of one CT to 1.5 mm with 14 classes, each contender in a process of its own."""
     if options.image is None:
         return {"work": "predict", "figures": {}, "note": "needs --image"}
-    found: dict[str, list[tuple[float, float, int]]] = {"MONAI": [], "medvol": []}
+    names = ("MONAI", "medvol", "medvol, slack", "medvol, OpenVINO")
+    found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in names}
     for _ in range(options.rounds):
         for name, rows in found.items():
             command = [sys.executable, "-m", "tools.bench.whole_case", name, str(options.image)]
@@ -125,10 +126,10 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
             row = json.loads(done.stdout.splitlines()[-1])
             rows.append((row["wall_s"], row["cpu_s"], row["peak_bytes"]))
     middle = {n: [statistics.median(v) for v in zip(*r, strict=True)] for n, r in found.items()}
-    names = ("wall", "CPU", "peak memory")
     figures = {
-        f"{what}, medvol / MONAI": middle["medvol"][i] / middle["MONAI"][i]
-        for i, what in enumerate(names)
+        f"{what}, {name} / MONAI": middle[name][i] / middle["MONAI"][i]
+        for name in names[1:]
+        for i, what in enumerate(("wall", "CPU", "peak memory"))
     }
     return {"work": f"predict {options.image.name}", "figures": figures, "seconds": middle}
 

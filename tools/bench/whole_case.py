@@ -25,7 +25,12 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     net = network(CLASSES)
-    run = {"MONAI": by_monai, "medvol": by_medvol}[name]
+    run = {
+        "MONAI": by_monai,
+        "medvol": by_medvol,
+        "medvol, slack": lambda *given: by_medvol(*given, slack=0.03),
+        "medvol, OpenVINO": lambda *given: by_medvol(*given, engine="openvino"),
+    }[name]
     with tempfile.TemporaryDirectory() as folder:
         wall, cpu = time.perf_counter(), time.process_time()
         with torch.no_grad():
@@ -71,7 +76,9 @@ def by_monai(image: str, net: torch.nn.Module, folder: Path) -> Any:
     return np.asarray(result["pred"]).astype(np.uint8)
 
 
-def by_medvol(image: str, net: torch.nn.Module, folder: Path) -> Any:
+def by_medvol(
+    image: str, net: torch.nn.Module, folder: Path, *, slack: float = 0.0, engine: str = "torch"
+) -> Any:
     """The way of ``medvol predict``, with the same network and numbers."""
     from monai.transforms.compose import Compose
     from monai.transforms.intensity.dictionary import ScaleIntensityRanged
@@ -79,7 +86,13 @@ def by_medvol(image: str, net: torch.nn.Module, folder: Path) -> Any:
     from monai.transforms.spatial.dictionary import Orientationd
 
     from medvol.core.geometry import Geometry
-    from medvol.inferers import Decision, FusedNetwork, SlidingWindowInferer
+    from medvol.inferers import (
+        Decision,
+        FusedNetwork,
+        SlidingWindowInferer,
+        compiled_openvino,
+        convert_openvino,
+    )
     from medvol.io import MedvolReader, write_nifti
     from medvol.transforms import Spacingd
 
@@ -94,8 +107,13 @@ def by_medvol(image: str, net: torch.nn.Module, folder: Path) -> Any:
     data: Any = before({"image": image})
     x, y, z = (int(n) for n in data["image"].meta["spatial_shape"])
     source = Geometry((x, y, z), np.asarray(data["image"].meta["original_affine"]))
-    inferer = SlidingWindowInferer(WINDOW, 1, 0.5, "gaussian", background=0.0)
-    fused = FusedNetwork(net, (1, *WINDOW))
+    inferer = SlidingWindowInferer(WINDOW, 1, 0.5, "gaussian", background=0.0, overlap_slack=slack)
+    shape = (1, *WINDOW)
+    fused = (
+        compiled_openvino(convert_openvino(net, shape), threads=1)
+        if engine == "openvino"
+        else FusedNetwork(net, shape)
+    )
     labels = inferer.label_map(data["image"][None], fused, source, Decision(), anti_alias=True)
     write_nifti(folder / "seg.nii.gz", labels, source.affine, dtype=np.uint8)
     return labels
