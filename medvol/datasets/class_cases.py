@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from medvol.datasets.listing import list_images
 from medvol.datasets.manifest import Case, Manifest
 from medvol.datasets.reading import read_dataset
 from medvol.datasets.split import require_disjoint_patients, split_patients
+
+logger = logging.getLogger(__name__)
 
 #: Fold number that means: train on every case and validate on a fifth of the same ones.
 ALL = -1
@@ -50,6 +53,7 @@ def class_training_cases(
     folds: int = 5,
     seed: int = 0,
     target: VolumeTarget | None = None,
+    allow_shared_patients: bool = False,
 ) -> dict[str, Any]:
     """Cases of one fold for training and validation.
 
@@ -64,17 +68,19 @@ def class_training_cases(
         folds: Number of folds.
         seed: Salt of the split.
         target: Derives the class from the label map instead of reading a class name.
+        allow_shared_patients: Trains on a split of the data set's own that has one patient on both
+            sides, with a warning: what it validates is then no estimate for other patients.
 
     Returns:
-        ``train`` and ``validate``: lists of case, source, image, label (class number);
-        ``classes``: class numbers of ``train`` in order; ``counts``: training cases per class.
+        ``train`` and ``validate``: lists of case, source, image, label (class number) and, where
+        the class comes from a label map, ``mask``; ``classes``: class numbers of ``train`` in order; ``counts``: training cases per class.
 
     Raises:
         MissingInputError: If a class has no case.
         InputError: If a patient is in two places of the data set's own split.
     """
     manifest = _usable(dataset_dir, labels, target)
-    require_disjoint_patients(manifest)
+    _require_disjoint(manifest, allow_shared_patients)
     volumes = {} if target is None else _volumes_ml(manifest)
     names = [case.case for case in manifest.cases]
     strata = _quartiles(volumes) if volumes else None
@@ -147,6 +153,15 @@ def _usable(
     return manifest.select(names)
 
 
+def _require_disjoint(manifest: Manifest, is_forced: bool) -> None:
+    try:
+        require_disjoint_patients(manifest)
+    except InputError as refusal:
+        if not is_forced:
+            raise InputError(f"{refusal}, or force it with allow_shared_patients") from None
+        logger.warning("%s; trained all the same, the validation is no estimate", refusal)
+
+
 def _numbers(
     manifest: Manifest,
     labels: Mapping[Any, str],
@@ -173,8 +188,9 @@ def _entries(
 def _entry(case: Case, numbers: Mapping[str, int]) -> dict[str, Any]:
     paths = [str(path) for path in case.images]
     image = paths if len(paths) > 1 else paths[0]
+    mask = {} if case.label is None else {"mask": str(case.label)}
     return {
-        "case": case.case, "source": paths[0], "image": image, "label": numbers[case.case]
+        "case": case.case, "source": paths[0], "image": image, "label": numbers[case.case], **mask
     }  # fmt: skip
 
 

@@ -26,6 +26,8 @@ from .memory import StepWithinMemory as StepWithinMemory
 from .metrics import SegmentationMetric as SegmentationMetric
 from .metrics import SegmentationReport as SegmentationReport
 from .multilabel import SigmoidDiceBCE as SigmoidDiceBCE
+from .outline import OutlineLoss as OutlineLoss
+from .outline import outline_batch as outline_batch
 from .progress import EpochTable as EpochTable
 from .progress import ProgressBar as ProgressBar
 from .samplers import BalancedSampler as BalancedSampler

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from medvol.explain.cam import Explainer, GradCAM, GradCAMPlusPlus, HiResCAM, Sc
 from medvol.explain.capture import ClassIndex, class_scores, undisturbed
 from medvol.explain.occlusion import Occlusion
 from medvol.explain.rollout import AttentionRollout
+from medvol.networks import member_layers
 
 Method = Literal["gradcam", "gradcam++", "hirescam", "scorecam", "occlusion", "rollout"]
 _METHODS: dict[str, Callable[..., Explainer]] = {
@@ -35,7 +36,8 @@ def make_explainer(
     Args:
         network: The classifier.
         method: ``gradcam``, ``gradcam++``, ``hirescam``, ``scorecam``, ``occlusion``, ``rollout``.
-        layer: Layer name for the activation maps; occlusion and rollout need none.
+        layer: Layer name for the activation maps; occlusion and rollout need none. Of an
+            ensemble the layer of that name in every member, and the map is their mean.
         window: Edge of the hidden box for occlusion.
 
     Raises:
@@ -48,7 +50,33 @@ def make_explainer(
     if method not in _METHODS:
         known = ", ".join([*_METHODS, "occlusion", "rollout"])
         raise ConfigError(f"explanation method {method!r} is unknown; known: {known}")
-    return _METHODS[method](network, layer)
+    names = (layer,) if isinstance(layer, str) else tuple(layer)
+    members = {name: member_layers(network, name) for name in names}
+    layers = [found for group in members.values() for found in group]
+    if method == "scorecam" and len(layers) > 1:
+        raise ConfigError(f"scorecam explains one layer, {len(layers)} are named: {layers[0]} ...")
+    explainer = _METHODS[method](network, layers[0] if len(layers) == 1 else layers)
+    return explainer if len(layers) == len(names) else MemberMean(explainer, members)
+
+
+class MemberMean(Explainer):
+    """The mean over an ensemble's members of each one's map of the same layer.
+
+    Args:
+        explainer: Gives the maps of all members' layers.
+        members: Layer to its names in the members.
+    """
+
+    def __init__(self, explainer: Explainer, members: Mapping[str, Sequence[str]]) -> None:
+        self.network, self.explainer, self.members = explainer.network, explainer, members
+
+    def raw_maps(self, x: Tensor, class_index: ClassIndex = None) -> dict[str, Tensor]:
+        """Unnormalised maps, one per layer."""
+        found = self.explainer.raw_maps(x, class_index)
+        return {
+            layer: torch.stack([found[name] for name in names]).mean(0)
+            for layer, names in self.members.items()
+        }
 
 
 class CAMInferer(Inferer):

@@ -1,6 +1,10 @@
 from .checkpointing import with_gradient_checkpointing as with_gradient_checkpointing
 from .ensemble import Ensemble as Ensemble
+from .ensemble import member_layers as member_layers
+from .ensemble import members_in as members_in
 from .ensemble import join_states as join_states
+from .gradients import GradientClassifier as GradientClassifier
+from .gradients import OrientedGradients as OrientedGradients
 from .published import VisionTransformer as VisionTransformer
 from .published import medicalnet_resnet as medicalnet_resnet
 from .published import torchvision_efficientnet as torchvision_efficientnet
@@ -17,6 +21,7 @@ from .transfer import init_weights as init_weights
 from .transfer import merge_channels as merge_channels
 from .transfer import pretrained as pretrained
 from .transfer import resize_positions as resize_positions
+from .volume import VolumeClassifier as VolumeClassifier
 from .weights import KeyReport as KeyReport
 from .weights import apply_weights as apply_weights
 from .weights import check_state as check_state

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal, get_args
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from medvol.core.errors import ConfigError, WeightsError
 
+_MEMBER = re.compile(r"networks\.(\d+)\.")
 Activation = Literal["softmax", "sigmoid"]
 
 
@@ -76,6 +78,21 @@ def join_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
         for index, state in enumerate(states)
         for name, value in state.items()
     }
+
+
+def members_in(state: Mapping[str, Tensor]) -> int:
+    """How many members' weights a state dict of :func:`join_states` holds; 0 for one network's."""
+    found = [_MEMBER.match(name) for name in state]
+    if not found or not all(found):
+        return 0
+    return 1 + max(int(match[1]) for match in found if match)
+
+
+def member_layers(network: nn.Module, layer: str) -> tuple[str, ...]:
+    """A layer's name in each member of an ensemble; the name itself in any other network."""
+    if not isinstance(network, Ensemble) or _MEMBER.match(layer):
+        return (layer,)
+    return tuple(f"networks.{index}.{layer}" for index in range(len(network.networks)))
 
 
 def probabilities(logits: Tensor, activation: Activation) -> Tensor:

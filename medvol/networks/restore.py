@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from medvol.networks.checkpointing import with_gradient_checkpointing
+from medvol.networks.ensemble import Ensemble, members_in
 from medvol.networks.weights import apply_weights, load_weights
 
 
@@ -18,6 +19,9 @@ def with_weights(
     gradient_checkpointing: bool = False,
 ) -> nn.Module:
     """The network on the device, filled from a state dict unless ``path`` is None.
+
+    A file that holds several members' weights (:func:`medvol.networks.join_states`) makes an
+    :class:`medvol.networks.Ensemble` of as many copies of the network.
 
     Args:
         network: A network with fresh weights.
@@ -30,7 +34,10 @@ def with_weights(
         UnsafeFileError: If reading the file would run code.
     """
     if path is not None:
-        apply_weights(network, load_weights(path))
+        state = load_weights(path)
+        if (count := members_in(state)) and not isinstance(network, Ensemble):
+            network = Ensemble(network, count=count)
+        apply_weights(network, state)
     if gradient_checkpointing:
         with_gradient_checkpointing(network)
     return network.to(device)

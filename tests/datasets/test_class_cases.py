@@ -110,3 +110,16 @@ def test_inference_takes_every_image_of_a_folder(pictures):
     cases = class_inference_cases(pictures)
     assert len(cases) == 12
     assert all(case["image"] == case["source"] for case in cases)
+
+
+def test_a_split_that_tears_a_patient_apart_trains_only_when_forced(pictures, caplog):
+    table = pictures / "labels.csv"
+    rows = [line.split(",") for line in table.read_text().splitlines()]
+    torn = [[*row, "fold" if i == 0 else str(i % 2)] for i, row in enumerate(rows)]
+    table.write_text("\n".join(",".join(row) for row in torn) + "\n")
+    with pytest.raises(InputError, match="force it with allow_shared_patients"):
+        class_training_cases(pictures, LABELS, folds=2)
+    found = class_training_cases(pictures, LABELS, folds=2, allow_shared_patients=True)
+    assert found["train"]
+    assert found["validate"]
+    assert "no estimate" in caplog.text
