@@ -73,7 +73,8 @@ def class_training_cases(
 
     Returns:
         ``train`` and ``validate``: lists of case, source, image, label (class number) and, where
-        the class comes from a label map, ``mask``; ``classes``: class numbers of ``train`` in order; ``counts``: training cases per class.
+        the case has a label map, ``mask``; ``classes``: class numbers of ``train`` in order;
+        ``counts``: training cases per class.
 
     Raises:
         MissingInputError: If a class has no case.

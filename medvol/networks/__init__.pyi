@@ -1,8 +1,8 @@
 from .checkpointing import with_gradient_checkpointing as with_gradient_checkpointing
 from .ensemble import Ensemble as Ensemble
+from .ensemble import join_states as join_states
 from .ensemble import member_layers as member_layers
 from .ensemble import members_in as members_in
-from .ensemble import join_states as join_states
 from .gradients import GradientClassifier as GradientClassifier
 from .gradients import OrientedGradients as OrientedGradients
 from .published import VisionTransformer as VisionTransformer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -56,7 +57,7 @@ class VolumeClassifier(nn.Module):
             nn.Sequential(_unit(spatial_dims, i, o, stride=2), _unit(spatial_dims, o, o))
             for i, o in pairs
         )
-        steps = [*zip(channels, channels[1:], strict=False)]
+        steps = [*itertools.pairwise(channels)]
         self.up = nn.ModuleList(_convolution(spatial_dims, deep, fine, True)
                                 for fine, deep in steps)  # fmt: skip
         self.decoder = nn.ModuleList(_unit(spatial_dims, 2 * fine, fine) for fine, _ in steps)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from medvol.core import ConfigError, LabelError, MissingInputError
+from medvol.core import ConfigError, InputError, LabelError, MissingInputError
 from medvol.datasets import (
     VolumeTarget,
     class_evaluation_cases,
@@ -115,7 +115,7 @@ def test_inference_takes_every_image_of_a_folder(pictures):
 def test_a_split_that_tears_a_patient_apart_trains_only_when_forced(pictures, caplog):
     table = pictures / "labels.csv"
     rows = [line.split(",") for line in table.read_text().splitlines()]
-    torn = [[*row, "fold" if i == 0 else str(i % 2)] for i, row in enumerate(rows)]
+    torn = [[*row, "fold" if i == 0 else str(i // 2 % 2)] for i, row in enumerate(rows)]
     table.write_text("\n".join(",".join(row) for row in torn) + "\n")
     with pytest.raises(InputError, match="force it with allow_shared_patients"):
         class_training_cases(pictures, LABELS, folds=2)

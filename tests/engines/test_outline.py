@@ -16,29 +16,30 @@ def cells_of(mask, certainty=12.0):
     return (share - 0.5) * 2 * certainty
 
 
+def cost(scores, mask, truth, **arguments):
+    loss = OutlineLoss(WeightedCrossEntropy(), **arguments)
+    return loss((torch.tensor([scores]), cells_of(mask)), truth).item()
+
+
 def test_a_perfect_outline_costs_nothing_beside_the_class():
-    loss = OutlineLoss(WeightedCrossEntropy(), class_weight=0.0)
-    classes, mask = target()
-    assert float(loss((torch.zeros(1, 2), cells_of(mask)), (classes, mask))) < 1e-3
+    _, mask = target()
+    assert cost([0.0, 0.0], mask, target(), class_weight=0.0) < 1e-3
 
 
 def test_a_larger_error_of_the_volume_costs_more_whatever_the_label_value():
-    loss = OutlineLoss(WeightedCrossEntropy(), spread_ml=0.01, class_weight=0.0)
-    truth = target(2)
-    costs = [float(loss((torch.zeros(1, 2), cells_of(target(n)[1])), truth)) for n in (2, 4, 8)]
+    costs = [
+        cost([0.0, 0.0], target(n)[1], target(2), spread_ml=0.01, class_weight=0.0)
+        for n in (2, 4, 8)
+    ]
     assert costs[0] < costs[1] < costs[2]
 
 
 def test_the_class_counts_with_its_weight():
     classes, mask = target()
-    outputs = (torch.tensor([[2.0, -1.0]]), cells_of(mask))
-    without, with_class = (
-        float(OutlineLoss(WeightedCrossEntropy(), class_weight=w)(outputs, (classes, mask)))
-        for w in (0.0, 0.5)
-    )
-    assert with_class - without == pytest.approx(
-        0.5 * float(WeightedCrossEntropy()(outputs[0], classes)), abs=1e-5
-    )
+    scores = [2.0, -1.0]
+    without, beside = (cost(scores, mask, target(), class_weight=w) for w in (0.0, 0.5))
+    alone = WeightedCrossEntropy()(torch.tensor([scores]), classes).item()
+    assert beside - without == pytest.approx(0.5 * alone, abs=1e-5)
 
 
 def test_a_network_without_an_outline_is_refused():
@@ -48,8 +49,8 @@ def test_a_network_without_an_outline_is_refused():
 
 def test_batch_gives_the_image_and_both_targets():
     classes, mask = target()
-    image, (label, outline) = outline_batch({"image": torch.ones(1, 1, 8, 8, 8), "label": classes,
-                                             "mask": mask})  # fmt: skip
+    batch = {"image": torch.ones(1, 1, 8, 8, 8), "label": classes, "mask": mask}
+    image, (label, outline) = outline_batch(batch)
     assert image.shape == mask.shape
     assert label is classes
     assert torch.equal(outline, mask)

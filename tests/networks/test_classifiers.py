@@ -49,6 +49,7 @@ def test_pictures_that_hold_no_whole_cells_are_refused(wrong):
         GradientClassifier(**({"roi_size": (32, 32)} | wrong))
 
 
+@torch.no_grad()
 def test_score_of_the_small_class_falls_as_the_outlined_volume_grows():
     torch.manual_seed(0)
     network = VolumeClassifier(channels=(4, 8), cutoff_ml=0.5).eval()

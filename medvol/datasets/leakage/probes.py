@@ -95,7 +95,7 @@ def run_probes(
         One ``Probe`` per family and pair; those that a data set cannot have (one value
         throughout, too few patients) say why.
     """
-    tables = _tables(features)
+    tables = feature_tables(features)
     truth = np.asarray(categories)
     pairs = list(_pairs(truth))
     total = len(tables) * len(pairs)
@@ -109,6 +109,39 @@ def run_probes(
                 progress(len(found), total)
     _adjust(found)
     return found
+
+
+def feature_tables(features: Sequence[CaseFeatures]) -> dict[str, Floats]:
+    """Feature matrix of each probe by name, one row per case, columns standardised."""
+    families: dict[str, list[str]] = defaultdict(list)
+    for key in sorted({key for f in features for key in (*f.numbers, *f.words)}):
+        families[key.split(":", 1)[0]].append(key)
+    tables = {
+        name: np.hstack([_encoded(features, key) for key in keys])
+        for name, keys in families.items()
+    }
+    shapes = {feature.coarse.shape for feature in features}
+    if len(shapes) == 1:
+        coarse = np.stack([feature.coarse for feature in features])
+        content = {
+            "frame": coarse[:, _frame(coarse.shape[1:])],
+            "corners": np.stack([_corners(feature.fine) for feature in features]),
+            "thumbnail": coarse.reshape(len(features), -1),
+            "histogram": np.stack([feature.spread for feature in features]),
+        }
+        tables |= {name: _standardised(table) for name, table in content.items()}
+    return tables
+
+
+def ridge_scores(
+    table: Floats, positive: NDArray[np.bool_], folds: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Out-of-fold scores of a probe on folds of the caller's own, shape (n,)."""
+    scores = np.zeros(len(table))
+    for fold in np.unique(folds):
+        held = folds == fold
+        scores[held] = _ridge(table[~held], positive[~held, None], table[held]).ravel()
+    return scores
 
 
 @dataclass
@@ -163,28 +196,6 @@ def _pairs(truth: NDArray[np.str_]):
 def _thinned(rows: NDArray[np.intp]) -> NDArray[np.intp]:
     """Every so-manieth case, where there are more than a probe needs."""
     return rows[:: max(1, -(-len(rows) // _MOST_CASES))]
-
-
-def _tables(features: Sequence[CaseFeatures]) -> dict[str, Floats]:
-    """Feature matrix of each family, one row per case, columns standardised over all cases."""
-    families: dict[str, list[str]] = defaultdict(list)
-    for key in sorted({key for f in features for key in (*f.numbers, *f.words)}):
-        families[key.split(":", 1)[0]].append(key)
-    tables = {
-        name: np.hstack([_encoded(features, key) for key in keys])
-        for name, keys in families.items()
-    }
-    shapes = {feature.coarse.shape for feature in features}
-    if len(shapes) == 1:
-        coarse = np.stack([feature.coarse for feature in features])
-        content = {
-            "frame": coarse[:, _frame(coarse.shape[1:])],
-            "corners": np.stack([_corners(feature.fine) for feature in features]),
-            "thumbnail": coarse.reshape(len(features), -1),
-            "histogram": np.stack([feature.spread for feature in features]),
-        }
-        tables |= {name: _standardised(table) for name, table in content.items()}
-    return tables
 
 
 def _encoded(features: Sequence[CaseFeatures], key: str) -> Floats:
