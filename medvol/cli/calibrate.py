@@ -13,20 +13,26 @@ def run(
     validation: Annotated[Path, typer.Option(help="CSV of logits to fit on.")],
     test: Annotated[Path, typer.Option(help="CSV of logits of other cases.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Bundle to store it in.")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Classifier's folder, which uses it from then on.")
+    ] = None,
+    sensitivity: Annotated[
+        float, typer.Option(help="Of the bundle's threshold on the validation cases.")
+    ] = 0.95,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fit a temperature, print calibration before and after, and store it in the bundle."""
+    """Fit a temperature, show calibration before and after, and make a bundle use it."""
     from medvol.core.files import write_json
     from medvol.evaluation import BootstrapPlan, calibrate, show_interval, store
 
     found = calibrate(validation, test, plan=BootstrapPlan(resamples=resamples, seed=seed))
     if output is not None:
         write_json(output / "calibration.json", found.to_json())
+    stored = None
     if bundle is not None:
-        store(found, bundle)
+        stored, _ = store(found, bundle, validation, sensitivity=sensitivity)
     if as_json:
         print(json.dumps(found.to_json(), allow_nan=False))
         return
@@ -34,3 +40,5 @@ def run(
     for row in found.rows:
         text = show_interval(row.value, row.lower, row.upper)
         print(f"  {row.when:6}  {row.metric:8}  {text}  n={row.n}")
+    if stored is not None:
+        print(f"the bundle reads it from {stored}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medvol.core.errors import InputError, MissingInputError
+from medvol.core.errors import ConfigError, InputError, MissingInputError
 from medvol.core.files import sha256_file, write_json
 from medvol.evaluation.classification import require_other_cases
 from medvol.evaluation.predictions import Predictions, read_predictions
@@ -26,8 +27,11 @@ from medvol.metrics import (
 )
 from medvol.metrics.calibration import as_logits
 from medvol.metrics.result import Fields
+from medvol.uncertainty import fit_operating
 
-#: Where a bundle keeps its temperature.
+#: What a bundle's configs read: temperature, threshold, conformal sets.
+OPERATING = Path("models") / "operating.json"
+#: Where a bundle keeps what its temperature did on test cases.
 IN_BUNDLE = Path("models") / "calibration.json"
 
 
@@ -82,17 +86,66 @@ def calibrate(validation: Path, test: Path, *, plan: BootstrapPlan | None = None
     return Calibration(temperature, len(fitted_on.cases), tuple(rows), sha256_file(validation))
 
 
-def store(calibration: Calibration, bundle: Path) -> Path:
-    """Write the temperature into a bundle's ``models/calibration.json``.
+def store(
+    calibration: Calibration, bundle: Path, validation: Path, *, sensitivity: float = 0.95
+) -> tuple[Path, Path]:
+    """Make a classifier's bundle use the temperature from its next prediction on.
+
+    The file that ``inference.json`` and ``evaluate.json`` read, ``models/operating.json``, is
+    fitted anew on the same validation cases: the temperature, and with it the threshold, the
+    conformal sets and the intervals that rest on calibrated probabilities.
+    ``models/calibration.json`` keeps what the temperature did on the test cases.
+
+    Args:
+        calibration: What :func:`calibrate` found.
+        bundle: The bundle's folder.
+        validation: The file that the temperature was fitted on.
+        sensitivity: Reached by the threshold on the validation cases, of two classes.
+
+    Returns:
+        Both files.
 
     Raises:
         MissingInputError: If there is no bundle.
+        ConfigError: If the bundle has other classes than the file.
     """
+    data = read_predictions(validation)
+    classes = _bundle_classes(bundle)
+    operating = fit_operating(
+        _in_order_of(data, classes), _numbers_of(data, classes), classes, data.patients.tolist(),
+        sensitivity=sensitivity,
+        source=f"{len(data.cases)} cases of {len(set(data.patients.tolist()))} patients in "
+        f"{validation.name}, SHA-256 {calibration.validation_sha256[:16]}",
+    )  # fmt: skip
+    target = bundle / IN_BUNDLE
+    operating.save(bundle / OPERATING)
+    write_json(target, calibration.to_json())
+    return bundle / OPERATING, target
+
+
+def _bundle_classes(bundle: Path) -> tuple[str, ...]:
     if not (bundle / "configs" / "metadata.json").is_file():
         raise MissingInputError(f"{bundle}: is no bundle: configs/metadata.json is missing")
-    target = bundle / IN_BUNDLE
-    write_json(target, calibration.to_json())
-    return target
+    config = json.loads((bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
+    if "operating" not in config:
+        raise ConfigError(f"{bundle}: gives no classes, so no temperature could be used by it")
+    return tuple(str(name) for _, name in sorted(config["labels"].items(), key=_first_number))
+
+
+def _first_number(item: tuple[str, str]) -> int:
+    return int(item[0])
+
+
+def _in_order_of(data: Predictions, classes: tuple[str, ...]) -> NDArray[np.float64]:
+    """Logits with a column per class of the bundle, in its order."""
+    if set(data.classes) != set(classes):
+        raise ConfigError(f"{data.source}: its classes {data.classes} are not the bundle's "
+                          f"{classes}")  # fmt: skip
+    return _logits(data)[:, [data.classes.index(name) for name in classes]]
+
+
+def _numbers_of(data: Predictions, classes: tuple[str, ...]) -> NDArray[np.int64]:
+    return np.array([classes.index(data.classes[int(k)]) for k in data.known_truth])
 
 
 def _rows(

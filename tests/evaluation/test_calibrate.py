@@ -1,9 +1,13 @@
+import csv
 import json
 
 import numpy as np
 import pytest
+import torch
 
-from medvol.core import InputError, MissingInputError
+from medvol.bundle import load, write
+from medvol.core import ConfigError, InputError, MissingInputError
+from medvol.datasets.phantoms import write_phantom_classes
 from medvol.evaluation import BootstrapPlan, calibrate, store
 
 FAST = BootstrapPlan(resamples=100)
@@ -33,16 +37,60 @@ def test_overconfidence_is_undone_on_cases_not_fitted_on(tmp_path, write_csv, cl
     )
 
 
-def test_the_bundle_keeps_the_temperature(tmp_path, write_csv):
+def test_the_bundle_uses_the_temperature_from_its_next_prediction_on(tmp_path, write_csv):
+    bundle = write("lung_nodule_ct_classification", tmp_path / "lung_nodule_ct_classification")
+    images = write_phantom_classes(tmp_path / "data", 6, shape=(24, 24, 24))
+    predict(bundle, images, tmp_path / "before")
+    header = ("case", "truth", "logit_malignant", "logit_benign")  # not the bundle's order
+    rng = np.random.default_rng(0)
+    paths = []
+    for name in "ab":
+        y = rng.integers(0, 2, 80)
+        margin = 4 * rng.normal(2 * y - 1, 2)
+        rows = [(f"{name}{k}", ("benign", "malignant")[y[k]], margin[k], 0) for k in range(80)]
+        paths.append(write_csv(tmp_path / f"{name}.csv", header, rows))
+    found = calibrate(*paths, plan=FAST)
+    operating, note = store(found, bundle, paths[0])
+    assert json.loads(note.read_text())["validation_sha256"] == found.validation_sha256
+    kept = json.loads(operating.read_text())
+    assert kept["temperature"] == pytest.approx(found.temperature)
+    assert found.temperature > 1.5
+    predict(bundle, images, tmp_path / "after")
+    before, after = (table(tmp_path / name / "predictions.csv") for name in ("before", "after"))
+    assert len(before) == 6
+    for old, new in zip(before, after, strict=True):
+        logit = np.log(float(old["malignant"]) / float(old["benign"]))
+        want = 1 / (1 + np.exp(-logit / found.temperature))
+        assert float(new["malignant"]) == pytest.approx(want, abs=2e-6)
+        assert float(new["threshold"]) == pytest.approx(kept["threshold"], abs=1e-6)
+
+
+def test_a_temperature_of_other_classes_or_for_no_bundle_is_refused(tmp_path, write_csv):
     paths = [logits(tmp_path / f"{s}.csv", write_csv, s, n=60) for s in (0, 1)]
     found = calibrate(*paths, plan=FAST)
     with pytest.raises(MissingInputError, match="is no bundle"):
-        store(found, tmp_path)
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs" / "metadata.json").write_text("{}")
-    content = json.loads(store(found, tmp_path).read_text())
-    assert content["temperature"] == found.temperature
-    assert len(content["validation_sha256"]) == 64
+        store(found, tmp_path, paths[0])
+    bundle = write("lung_nodule_ct_classification", tmp_path / "lung_nodule_ct_classification")
+    with pytest.raises(ConfigError, match="are not the bundle's"):
+        store(found, bundle, paths[0])
+    assert not (bundle / "models").exists()
+
+
+def predict(bundle, images, out):
+    """As ``monai.bundle run`` with inference.json, with weights of seed 0."""
+    torch.manual_seed(0)
+    parser = load(bundle, is_trusted=True).parser("inference")
+    network = parser.get_parsed_content("network_def")
+    torch.save(network.state_dict(), bundle / "weights.pt")
+    parser = load(bundle, is_trusted=True).parser(
+        "inference", dataset_dir=str(images / "images"), output_dir=str(out),
+        checkpoint=str(bundle / "weights.pt"), device="cpu",
+    )  # fmt: skip
+    parser.get_parsed_content("evaluator").run()
+
+
+def table(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
 
 
 def test_fitting_and_testing_on_the_same_patients_is_refused(tmp_path, write_csv):
