@@ -4,6 +4,7 @@ from .load import fork as fork
 from .load import list_bundles as list_bundles
 from .load import load as load
 from .places import configs_dir as configs_dir
+from .places import find_bundle as find_bundle
 from .verify import verify as verify
 from .write import render as render
 from .write import stale as stale

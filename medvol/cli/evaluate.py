@@ -176,10 +176,20 @@ def _rerun(path: Path, jobs: int, as_json: bool) -> None:
 
 def _longitudinal(pairs: Path, output: Path, repeatability: float | None, as_json: bool) -> None:
     from medvol.evaluation import follow_pairs
+    from medvol.reporting import draw_changes
 
     rows = follow_pairs(pairs, output, repeatability)
+    draw_changes(rows, output / "longitudinal.png")
     if as_json:
         print(json.dumps(rows, allow_nan=False))
         return
     for row in rows:
-        print("  ".join(f"{k} {v}" for k, v in row.items()))
+        change = row["change_percent"]
+        text = f"{float(change):+.0f}%" if change != "inf" else "new"
+        print(f"{row['case']:16}  label {row['label']}  lesion {row['lesion']}  {row['status']:9} "
+              f"{row['baseline_ml']:.3f} -> {row['followup_ml']:.3f} ml  {text}  "
+              f"{row['n_baseline']} -> {row['n_followup']} components")  # fmt: skip
+    limits = rows[0].get("limits_percent") if rows else None
+    said = "none: give --repeatability, or rows of kind retest" if limits is None else (
+        f"{limits[0]:.0f}% to +{limits[1]:.0f}%")  # fmt: skip
+    print(f"repeatability limit: {said}\ntables: {output}")

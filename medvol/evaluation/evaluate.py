@@ -20,6 +20,7 @@ from medvol.evaluation.cases import (
     require_no_overlap,
 )
 from medvol.evaluation.curves import cohort_curves
+from medvol.evaluation.longitudinal import follow_pairs
 from medvol.evaluation.predictions import Predictions, read_predictions
 from medvol.evaluation.rows import fields_to_csv
 from medvol.evaluation.runs import changed_outputs, read_run, write_run
@@ -221,6 +222,9 @@ def rerun(path: Path, *, jobs: int = 1, progress: Progress | None = None) -> lis
     """
     run = read_run(path)
     folder = path.parent / "rerun"
+    if run["command"] == "evaluate --longitudinal":
+        follow_pairs(run["options"]["pairs"], folder, run["options"]["repeatability_percent"])
+        return changed_outputs(run, folder)
     kinds: dict[str, type[MaskOptions] | type[ScoreOptions]] = {
         "evaluate --pred --ref": MaskOptions, "evaluate --scores": ScoreOptions,
     }  # fmt: skip

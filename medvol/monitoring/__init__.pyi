@@ -6,6 +6,8 @@ from .drift import cliffs_delta as cliffs_delta
 from .drift import find_drift as find_drift
 from .drift import find_performance_drift as find_performance_drift
 from .drift import mmd_test as mmd_test
+from .embedding import embed_images as embed_images
+from .profile import IN_BUNDLE as IN_BUNDLE
 from .profile import Profile as Profile
 from .profile import image_statistics as image_statistics
 from .profile import profile_images as profile_images

@@ -8,14 +8,20 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvol.core.errors import InputError, MissingInputError, NonFiniteError
 
+if TYPE_CHECKING:
+    from medvol.bundle import Bundle
+
 #: Where a bundle keeps its reference profile.
 IN_BUNDLE = Path("docs") / "reference_profile.csv"
+#: What the names of embedded columns start with.
+EMBEDDED = "emb_"
 _IDENTIFIERS = ("case", "case_id", "id", "patient", "patient_id", "file")
 
 
@@ -63,8 +69,15 @@ def image_statistics(voxels: ArrayLike, spacing_mm: Sequence[float]) -> dict[str
     return found
 
 
-def profile_images(images: Mapping[str, str | os.PathLike[str]]) -> Profile:
-    """The statistics of images by case name, read through medvol's gate."""
+def profile_images(
+    images: Mapping[str, str | os.PathLike[str]], embedder: Bundle | None = None
+) -> Profile:
+    """The statistics of images by case name, read through medvol's gate.
+
+    Args:
+        images: Case to image.
+        embedder: Bundle whose network adds its embedding as columns ``emb_000`` and so on.
+    """
     from medvol.core import Geometry
     from medvol.io import read_scan
 
@@ -74,6 +87,11 @@ def profile_images(images: Mapping[str, str | os.PathLike[str]]) -> Profile:
         shape = scan.array.shape[1:]
         spacing = Geometry((*shape, 1)[:3], scan.affine).spacing_mm[: len(shape)]  # pyright: ignore[reportArgumentType]
         rows[case] = image_statistics(scan.array[0], spacing)
+    if embedder is not None:
+        from medvol.monitoring.embedding import embed_images
+
+        for case, vector in embed_images(embedder, images).items():
+            rows[case] |= {f"{EMBEDDED}{k:03d}": float(v) for k, v in enumerate(vector)}
     columns = tuple(next(iter(rows.values()))) if rows else ()
     if any(tuple(row) != columns for row in rows.values()):
         raise InputError("images of two and of three axes are mixed; profile them apart")
@@ -81,8 +99,12 @@ def profile_images(images: Mapping[str, str | os.PathLike[str]]) -> Profile:
     return Profile("images", tuple(rows), columns, table)
 
 
-def read_profile(path: str | os.PathLike[str]) -> Profile:
+def read_profile(path: str | os.PathLike[str], embedder: Bundle | None = None) -> Profile:
     """A profile from a CSV, a bundle's folder, or a folder (or data set) of images.
+
+    Args:
+        path: Where to look.
+        embedder: Bundle whose network's embedding is added to images.
 
     Raises:
         MissingInputError: If there is nothing at the path.
@@ -94,7 +116,7 @@ def read_profile(path: str | os.PathLike[str]) -> Profile:
     if path.is_dir() or path.suffix.lower() == ".json" or _lists_images(path):
         from medvol.datasets import read_dataset
 
-        return profile_images({case.case: case.image for case in read_dataset(path).cases})
+        return profile_images({c.case: c.image for c in read_dataset(path).cases}, embedder)
     return _read_csv(path)
 
 

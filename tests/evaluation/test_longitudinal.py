@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from medvol.core import ConfigError, InputError, MissingInputError
-from medvol.evaluation import follow, follow_pairs, repeatability_limit
+from medvol.evaluation import follow, follow_pairs, repeatability_limit, rerun
+from medvol.reporting import draw_changes
 
 
 def boxes(*corners):
@@ -76,6 +77,17 @@ def test_repeats_in_the_list_set_the_limit(tmp_path, save_mask, write_csv):
     with (tmp_path / "out" / "longitudinal.csv").open() as handle:
         assert [r["status"] for r in csv.DictReader(handle)] == ["grown"]
     assert (tmp_path / "out" / "run.json").is_file()
+
+
+def test_a_locked_follow_up_repeats_exactly_and_is_drawn(tmp_path, save_mask, write_csv):
+    pairs = pairs_csv(tmp_path, save_mask, write_csv)
+    rows = follow_pairs(pairs, tmp_path / "out")
+    assert rerun(tmp_path / "out" / "run.json") == []
+    draw_changes(rows, tmp_path / "changes.png")
+    assert (tmp_path / "changes.png").read_bytes()[:4] == b"\x89PNG"
+    save_mask(tmp_path / "t1.nii", boxes((1, 9)))
+    with pytest.raises(InputError, match="has changed since"):
+        rerun(tmp_path / "out" / "run.json")
 
 
 def test_a_stated_limit_replaces_the_repeats(tmp_path, save_mask, write_csv):

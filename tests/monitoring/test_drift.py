@@ -1,10 +1,16 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.ndimage import gaussian_filter
 
+from medvol.bundle import fork, load
+from medvol.cli.main import main
 from medvol.core import InputError, MissingInputError, NonFiniteError
+from medvol.io import write_nifti
 from medvol.metrics import Score
 from medvol.monitoring import (
     DriftPlan,
@@ -15,6 +21,7 @@ from medvol.monitoring import (
     find_performance_drift,
     image_statistics,
     mmd_test,
+    profile_images,
     profile_to_csv,
     read_profile,
 )
@@ -124,3 +131,43 @@ def test_a_profile_survives_its_file_and_bad_files_are_named(tmp_path):
         find_drift(profile(1, 4), profile(2), FAST)
     with pytest.raises(InputError, match="no column"):
         find_drift(profile(1, columns=("a",)), profile(2), FAST)
+
+
+def test_embeddings_are_the_means_of_the_widest_layer_and_follow_the_image(tmp_path):
+    bundle = load("hippocampus_mri_segmentation")
+    rng = np.random.default_rng(0)
+    images = {}
+    for k in range(3):
+        image = gaussian_filter(rng.normal(size=(40, 56, 40)), 2 + 4 * (k == 2)) * 100
+        images[f"c{k}"] = tmp_path / f"c{k}.nii.gz"
+        write_nifti(images[f"c{k}"], image.astype(np.float32), np.eye(4))
+    found = profile_images(images, bundle)
+    columns = [name for name in found.columns if name.startswith("emb_")]
+    vectors = found.select(columns)
+    assert vectors.shape == (3, max(bundle.config("inference")["network_def"]["channels"]))
+    gaps = [np.linalg.norm(vectors[0] - vectors[k]) for k in (1, 2)]
+    assert gaps[1] > 1.5 * gaps[0]  # another smoothness looks different, another draw does not
+    assert "mean" in found.columns
+
+
+def test_a_bundles_profile_brings_its_own_embedding_to_new_images(tmp_path, capsys):
+    home = fork("hippocampus_mri_segmentation", tmp_path / "my_segmentation")
+    rng = np.random.default_rng(0)
+    for folder, smooth in (("old", 2), ("new", 2), ("odd", 5)):
+        for k in range(6):
+            image = gaussian_filter(rng.normal(size=(40, 56, 40)), smooth)
+            image = 100 * image / image.std() + 500
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_nifti(tmp_path / folder / f"c{k}.nii.gz", image.astype(np.float32), np.eye(4))
+    arguments = ["drift", str(tmp_path / "old"), "--embed", "hippocampus_mri_segmentation"]
+    assert main([*arguments, "--save-profile", str(home)]) == 0
+    assert (home / "docs" / "reference_profile.csv").is_file()
+    capsys.readouterr()
+    for folder, code in (("new", 0), ("odd", 1)):
+        arguments = ["drift", str(tmp_path / folder), "--reference", str(home), "--json"]
+        assert main(arguments) == 2  # its config is code
+        assert "trust-bundle" in capsys.readouterr().err
+        arguments.append("--trust-bundle")
+        assert main(arguments) == code
+        rows = json.loads(capsys.readouterr().out)["rows"]
+        assert any(row["what"] == "embedding" for row in rows)
