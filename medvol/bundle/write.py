@@ -172,7 +172,7 @@ def _derived(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         "class_values": [0, *known],
         "legal_values": known if ignored is None else [*known, ignored],
         "regions": {},
-        "members": list(regions.values()) or [[value] for value in known],
+        "structures": list(regions.values()) or [[value] for value in known],
         "ignore_label": None,
         "out_channels": len(regions or known) + int(is_exclusive),
         "min_size": [*(int(n) // 2 for n in values["roi_size"]), 0][:3],
