@@ -19,6 +19,7 @@ from medvol.core.errors import MedvolError, refusal_in
 VERBS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor",
     "demo": "demo",
+    "plan": "plan",
     "predict": "predict",
     "explain": "explain",
     "evaluate": "evaluate",

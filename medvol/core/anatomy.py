@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 BodyPart = Literal[
     "abdomen", "brain", "breast", "chest", "head", "heart", "hippocampus", "knee",
     "lung", "neck", "pelvis", "phantom", "prostate", "skin", "spine", "tissue", "eye",
+    "unknown",
 ]  # fmt: skip
 PatientAxis = Literal["left-right", "anterior-posterior", "superior-inferior"]
 PATIENT_AXES: tuple[PatientAxis, ...] = get_args(PatientAxis)
@@ -65,6 +66,7 @@ _RULES: dict[str, AnatomyRule] = {
     "skin": AnatomyRule(_ALL, 180, ""),
     "spine": AnatomyRule(_LR, 30, "the spine is mirror symmetric only about its midline"),
     "tissue": AnatomyRule(_ALL, 180, ""),
+    "unknown": AnatomyRule(_NONE, 15, "nobody has said which part of the body this is"),
 }  # fmt: skip
 
 

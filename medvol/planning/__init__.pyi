@@ -1,0 +1,15 @@
+from .facts import Facts as Facts
+from .facts import find_facts as find_facts
+from .fingerprint import CasePrint as CasePrint
+from .fingerprint import Fingerprint as Fingerprint
+from .fingerprint import measure as measure
+from .fingerprint import measure_case as measure_case
+from .forecast import Costs as Costs
+from .forecast import Forecast as Forecast
+from .forecast import Size as Size
+from .forecast import fill_budget as fill_budget
+from .plan import Plan as Plan
+from .plan import plan_dataset as plan_dataset
+from .plan import plan_report as plan_report
+from .request import Request as Request
+from .request import parse_duration as parse_duration

@@ -1,0 +1,129 @@
+import json
+import os
+
+import pytest
+import yaml
+
+from medvol.bundle import load, verify
+from medvol.core import ConfigError, InputError, OutputError
+from medvol.datasets import read_dataset
+from medvol.planning import Request, find_facts, measure, plan_dataset
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+def test_a_plan_is_a_sound_bundle_whose_every_number_stands_in_its_values_file(
+    blobs, tmp_path, no_trial
+):
+    plan = plan_dataset(blobs, tmp_path / "out" / "mine", Request(600), body_part="hippocampus")
+    assert plan.folder == tmp_path / "out" / "mine_segmentation"
+    assert verify(load(plan.folder, is_trusted=True)) == []
+    values = yaml.safe_load(plan.values.read_text())
+    train = load(plan.folder, is_trusted=True).config("train")
+    assert train["max_epochs"] == values["max_epochs"] == plan.forecast.epochs
+    assert train["inferer"]["tta"] == ["left-right"]
+    assert 0.95 * 600 <= plan.forecast.total_s <= 600
+
+
+def test_regions_channels_and_the_ignore_label_of_nnunet_reach_the_bundle(
+    nnunet, tmp_path, no_trial
+):
+    plan = plan_dataset(nnunet, tmp_path / "glioma_segmentation", Request(600))
+    bundle = load(plan.folder, is_trusted=True)
+    assert verify(bundle) == []
+    train = bundle.config("train")
+    assert train["network_def"]["in_channels"] == 2
+    assert train["loss"]["members"] == [[1, 2], [2]]
+    assert (train["loss"]["is_exclusive"], train["loss"]["ignore_label"]) == (False, 3)
+    paint = next(t for t in bundle.config("inference")["postprocessing"]["transforms"]
+                 if t["_target_"].endswith("RegionsToLabelMapd"))  # fmt: skip
+    assert paint["values"] == [1, 2]
+    assert train["preprocessing"]["transforms"][1]["labels"] == [1, 2, 3]
+
+
+def test_axes_are_measured_in_the_patients_order_and_ignored_voxels_not_at_all(nnunet):
+    found = measure(read_dataset(nnunet))
+    assert found.cases[0].shape == (44, 40, 16)
+    assert found.cases[0].spacing_mm == (1.0, 1.0, 3.0)
+    assert found.cases[0].voxels == {1: 8 * 20 * 18 - 4 * 10 * 10, 2: 4 * 10 * 10}
+    assert found.inside(1)[1] == pytest.approx(140, abs=3)  # channel 1 in label 1
+
+
+def test_a_measured_case_is_read_again_only_when_it_changes(blobs, tmp_path, monkeypatch):
+    manifest, cache = read_dataset(blobs), tmp_path / "fingerprint.json"
+    first = measure(manifest, cache)
+    asked = []
+
+    def spy(case, manifest):
+        asked.append(case.case)
+        return next(row for row in first.cases if row.case == case.case)
+
+    monkeypatch.setattr("medvol.planning.fingerprint.measure_case", spy)
+    assert measure(manifest, cache) == first
+    assert asked == []
+    os.utime(blobs / "imagesTr" / "blob_002.nii.gz", (1, 1))
+    measure(manifest, cache)
+    assert asked == ["blob_002"]
+
+
+def test_the_tumour_challenges_labels_become_nested_regions(blobs):
+    index = json.loads((blobs / "dataset.json").read_text())
+    index["name"] = "BRATS"
+    index["labels"] = {"0": "background", "1": "edema", "2": "non-enhancing tumor",
+                       "3": "enhancing tumour"}  # fmt: skip
+    (blobs / "dataset.json").write_text(json.dumps(index))
+    manifest = read_dataset(blobs)
+    facts = find_facts(manifest, measure(manifest))
+    assert facts.regions == {
+        "whole_tumour": (1, 2, 3), "tumour_core": (2, 3), "enhancing_tumour": (3,),
+    }  # fmt: skip
+    assert facts.region_labels == (1, 2, 3)
+    assert (facts.modality, facts.body_part) == ("MR", "brain")
+
+
+def test_a_modality_that_nothing_tells_is_asked_for(blobs):
+    index = json.loads((blobs / "dataset.json").read_text())
+    index["modality"] = {"0": "scan"}
+    (blobs / "dataset.json").write_text(json.dumps(index))
+    manifest = read_dataset(blobs)
+    fingerprint = measure(manifest)
+    with pytest.raises(ConfigError, match=r"not told by channel names \(scan\); pass --modality"):
+        find_facts(manifest, fingerprint)
+    assert find_facts(manifest, fingerprint, "mri").modality == "MR"
+
+
+def test_sides_in_label_names_and_unknown_anatomy_forbid_mirrors(blobs, tmp_path, no_trial):
+    index = json.loads((blobs / "dataset.json").read_text())
+    index["labels"] = {"0": "background", "1": "left_hippocampus", "2": "right_hippocampus"}
+    (blobs / "dataset.json").write_text(json.dumps(index))
+    plan = plan_dataset(blobs, tmp_path / "sided", Request(600))
+    assert (plan.draft["body_part"], plan.draft["flip_axes"]) == ("hippocampus", [])
+
+
+def test_a_folder_that_no_plan_wrote_is_left_alone(blobs, tmp_path, no_trial):
+    (tmp_path / "mine_segmentation").mkdir()
+    (tmp_path / "mine_segmentation" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="was not planned"):
+        plan_dataset(blobs, tmp_path / "mine", Request(600))
+
+
+def test_a_bad_case_is_named_before_anything_is_planned(blobs, tmp_path, no_trial):
+    (blobs / "labelsTr" / "blob_003.nii.gz").write_bytes(b"no image")
+    with pytest.raises(InputError, match="blob_003"):
+        plan_dataset(blobs, tmp_path / "mine", Request(600))
+
+
+@pytest.mark.parametrize(
+    "network", ["residual", "segresnet", *(pytest.param(n, marks=pytest.mark.slow)
+                                           for n in ("plain", "swin_unetr"))]
+)  # fmt: skip
+def test_every_network_can_be_asked_for(blobs, tmp_path, no_trial, network):
+    plan = plan_dataset(blobs, tmp_path / "mine", Request(600, network=network))
+    assert verify(load(plan.folder, is_trusted=True)) == []
+
+
+def test_a_gpu_that_is_not_here_is_planned_by_arithmetic_that_fits_its_memory(blobs, tmp_path):
+    plan = plan_dataset(blobs, tmp_path / "mine", Request(600, device="cuda", gpu_mem_gb=4))
+    assert plan.draft["network"] == "dynunet"
+    assert 0.5e9 < plan.forecast.peak_bytes < 4e9
+    assert "not measured" in " ".join(plan.notes)
