@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,13 @@ from monailabel.datastore.utils.dicom import (  # pyright: ignore[reportMissingI
     dicom_web_upload_dcm,
 )
 
-from medvol.core.errors import InputError, MissingInputError, OutputError
-from medvol.core.files import atomic_path, safe_name
+from medvol.core.errors import InputError, MedvolError, MissingInputError, OutputError
+from medvol.core.files import safe_name
 from medvol.io import ReadOptions, read_image, read_label, read_scan, write_nifti
 from medvol.label.seg import SegWriter
 from medvol.label.workplace import SOURCES
 
+logger = logging.getLogger(__name__)
 _FINAL = "final"
 _LIST_KEPT_S = 5.0
 _PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -99,8 +101,14 @@ class OverlayDatastore(LocalDatastore):
         saved = super().save_label(image_id, label_filename, label_tag, label_info)
         if label_tag == _FINAL and (series := self._sources().get(image_id)):
             target = Path(self._datastore.label_path(_FINAL)) / f"{image_id}.dcm"
-            self._seg.write(Path(label_filename), Path(series), target, label_info)
+            try:
+                self._seg.write(Path(label_filename), Path(series), target, label_info)
+            except MedvolError as error:  # the label itself is saved
+                logger.warning("refused: %s", error)
         return saved
+
+    def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
+        return _without_scratch(super()._list_files(path, patterns))
 
     def _sources(self) -> dict[str, str]:
         path = Path(self._datastore_path) / SOURCES
@@ -199,6 +207,13 @@ class DicomWebDatastore(DICOMWebDatastore):
         self._reconcile_datastore()
         return LocalDatastore.datalist(self, full_path)
 
+    def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
+        return _without_scratch(super()._list_files(path, patterns))
+
+    def _dicom_info(self, series_id: str) -> dict[str, Any]:
+        """No name, id or date of the patient: the store's file and its answers hold none."""
+        return {"SeriesInstanceUID": series_id}
+
     def _segmentations(self) -> list[tuple[str, tuple[str, str]]]:
         """(image series, (study, SEG series)) of every SEG that refers to a listed series."""
         images, found = set(self.list_images()), []
@@ -245,8 +260,12 @@ def dicomweb_client(url: str) -> Any:
 
 def _convert(series: Path, target: Path) -> None:
     image = read_image(series)
-    with atomic_path(target) as scratch:
-        write_nifti(scratch, image.as_tensor().numpy()[0], np.asarray(image.affine))
+    write_nifti(target, image.as_tensor().numpy()[0], np.asarray(image.affine))
+
+
+def _without_scratch(found: dict[str, str]) -> dict[str, str]:
+    """Files that are being written have a dot in front."""
+    return {name: path for name, path in found.items() if not name.startswith(".")}
 
 
 def _only_file(folder: Path) -> Path:

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,8 +21,7 @@ import pytest
 import torch
 
 from medvol.bundle import load
-from medvol.label.server import ServeOptions, Server
-from medvol.label.workplace import prepare
+from medvol.label.workplace import Workplace
 from tests.label.rest import Rest, free_port, stock_server, write_geometries, write_scan
 
 pytestmark = [pytest.mark.net, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -113,14 +113,24 @@ def test_stock_app_serves_and_trains_the_bundles_unmodified(
 
 @pytest.fixture(scope="module")
 def ours(label_python, data, classifier, tmp_path_factory):
-    place = prepare(tmp_path_factory.mktemp("ours"), [load(SEGMENTER), classifier], data / "images")
-    options = ServeOptions(place, [SEGMENTER, CLASSIFIER], port=free_port(), is_scoring=False)
-    before = digests(data)
-    with Server(label_python, options) as server:
-        server.wait_ready()
-        yield server, Rest(options.url)
-        pid = server.process.pid
-    assert not psutil.pid_exists(pid)
+    """The one line that a user types, stopped as Ctrl-C would."""
+    work, port, before = tmp_path_factory.mktemp("ours"), free_port(), digests(data)
+    command = [sys.executable, "-m", "medvol", "label", "--bundles",
+               f"{SEGMENTER},{classifier.path}", "--images", str(data / "images"),
+               "--env", str(label_python.parents[1]), "-o", str(work), "--port", str(port),
+               "--no-scoring", "--trust-bundle", "--json"]  # fmt: skip
+    verb = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    line = verb.stdout.readline() if verb.stdout else ""
+    assert line, (work / "server.log").read_text(errors="replace")[-3000:]
+    told = json.loads(line)
+    assert told["url"] == f"http://127.0.0.1:{port}"
+    assert told["images"] == 3
+    servers = psutil.Process(verb.pid).children()
+    assert len(servers) == 1
+    yield Workplace(work), Rest(told["url"]), servers[0]
+    verb.send_signal(signal.SIGTERM)
+    assert verb.wait(60) == 0
+    assert not servers[0].is_running()
     assert digests(data) == before, "an image was written to"
 
 
@@ -135,7 +145,7 @@ def test_info_tells_models_trainers_and_strategies(ours):
 
 
 def test_server_is_bound_to_loopback_only(ours):
-    found = [c.laddr for c in psutil.Process(ours[0].process.pid).net_connections("inet")
+    found = [c.laddr for c in ours[2].net_connections("inet")
              if c.status == psutil.CONN_LISTEN]  # fmt: skip
     assert [address.ip for address in found] == ["127.0.0.1"]
 
@@ -189,7 +199,7 @@ def test_batch_inference_reports_progress_and_saves_drafts(ours):
     task = rest.finished("batch/infer")
     assert task["status"] == "DONE", "\n".join(task["details"])
     assert any("batch 3/3" in line for line in task["details"])
-    drafts = ours[0].options.place.studies / "labels" / "original"
+    drafts = ours[0].studies / "labels" / "original"
     assert len(list(drafts.glob("*.nii.gz"))) == 3
 
 
@@ -204,8 +214,8 @@ def test_images_are_never_removed_replaced_or_left(ours, data, tmp_path):
     assert rest.ask("DELETE", "/datastore/image?id=extra")[0] == 200
     assert rest.ask("DELETE", "/datastore/image?id=odd")[0] == 200
     assert digests(data / "images") == before
-    assert not list(ours[0].options.place.folder.parent.glob("escaped*"))
-    link = ours[0].options.place.studies / "odd.nii.gz"
+    assert not list(ours[0].folder.parent.glob("escaped*"))
+    link = ours[0].studies / "odd.nii.gz"
     link.symlink_to(data / "images" / "odd.nii.gz")
     rest.infer(SEGMENTER, "rotated", "json")
     for _ in range(50):
@@ -229,10 +239,10 @@ def test_a_label_outside_the_class_list_stops_training_before_it_starts(ours, da
 
 
 def test_one_epoch_of_training_publishes_weights_that_are_served(ours, data):
-    server, rest = ours
+    place, rest, _ = ours
     for name in ("odd", "flipped", "rotated"):
         assert rest.put_label(name, data / "labels" / f"{name}.nii.gz")[0] == 200
-    weights = server.options.place.app / "model" / SEGMENTER / "models" / "model.pt"
+    weights = place.app / "model" / SEGMENTER / "models" / "model.pt"
     before = weights.read_bytes()
     rest.json("POST", f"/train/{SEGMENTER}", {"max_epochs": 1, "val_split": 0.0})
     task = rest.finished("train")

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from medvol.bundle import list_bundles, load
-from tools.zoo_check import check, find_schema
+from tools.zoo_check import check, find_schema, main
 
 NAMES = [bundle.name for bundle in list_bundles()]
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -90,3 +90,27 @@ def test_the_schema_step_can_fail(schema, tmp_path):
     path.write_text(path.read_text().replace('"network_data_format"', '"network_format"'))
     with pytest.raises(ValueError, match="schema"):
         _schema(load(folder, is_trusted=True), schema, tmp_path)
+
+
+def test_with_a_checkout_the_zoos_own_script_judges_and_the_checkout_stays(
+    schema, tmp_path, capsys
+):
+    checkout = tmp_path / "zoo"
+    (checkout / "ci").mkdir(parents=True)
+    (checkout / "models").mkdir()
+    (checkout / "models" / "model_info.json").write_text("{}")
+    (checkout / "ci" / "verify_bundle.py").write_text(
+        "import os, sys\n"
+        "name, models = sys.argv[2], sys.argv[4]\n"
+        "assert sys.argv[1::2] == ['-b', '-p', '-m'] and sys.argv[6] == 'full'\n"
+        "assert os.path.isfile(f'{models}/{name}/eval/schema.json')\n"
+        "assert os.path.isfile(f'{models}/{name}/models/model.pt')\n"
+        "sys.exit('ValueError: no' if 'slice' in name else 0)\n"
+    )
+    before = sorted(map(str, checkout.rglob("*")))
+    names = ["hippocampus_mri_segmentation", "hippocampus_mri_slice_segmentation"]
+    assert main([str(checkout), *names]) == 1
+    out = capsys.readouterr().out
+    assert f"{names[0]}: ci/verify_bundle.py: passed" in out
+    assert f"{names[1]}: ci/verify_bundle.py: ValueError: no" in out
+    assert sorted(map(str, checkout.rglob("*"))) == before
