@@ -17,6 +17,7 @@ from monailabel.utils.others.generic import name_to_device  # pyright: ignore[re
 
 from medvol.core.errors import InputError, MissingInputError, PolicyError
 from medvol.core.files import atomic_path
+from medvol.engines import load_checkpoint
 from medvol.label.datastore import staged_pairs
 from medvol.networks import join_states, load_weights
 from medvol.transforms import policy_violations
@@ -116,8 +117,11 @@ class FineTuning(BundleTrainTask):
         )
         workflow.initialize()
         workflow.run()
-        best = out / "model.pt"
-        return load_weights(best if best.is_file() else out / "model_last.pt")
+        if (best := out / "model.pt").is_file():
+            return load_weights(best)
+        # Nothing was held back to choose an epoch by: the average over the last steps.
+        objects = load_checkpoint(out / "last.pt")["objects"]
+        return dict(objects.get("ema", objects["network"]))
 
     def _publish(
         self, states: Sequence[dict[str, Any]], run: Path, n_train: int, n_held: int
