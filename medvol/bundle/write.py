@@ -178,6 +178,7 @@ def _derived(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         "min_size": [*(int(n) // 2 for n in values["roi_size"]), 0][:3],
         "axcodes": "RAS",
         "reads_channels": values.get("in_channels", 1) > 1,
+        "cosine_epochs": "@max_epochs",
         "runs_dir": f"runs/{name}",
         "predictions_dir": f"predictions/{name}",
         "evaluation_dir": f"evaluation/{name}",
@@ -198,6 +199,7 @@ def _flatten(
         if not part.is_file():
             raise ConfigError(f"{source}: {kind}: {values.get(kind)!r} is no part of {parts.name}")
         chosen |= ConfigParser.load_config_file(str(part))
+    chosen.setdefault("train_network", chosen.get("network"))  # an ensemble's members train singly
     files = [parts / "common.yaml", *_bases(parts / f"{task}.yaml")]
     config = ConfigParser.load_config_files([str(path) for path in files])
     config.pop("extends", None)

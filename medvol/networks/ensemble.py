@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ class Ensemble(nn.Module):
     """The average of several networks' probabilities, as one network for inference.
 
     Its state dict holds the members' as ``networks.<i>.<name>``, see :func:`join_states`, so that
-    one bare ``model.pt`` carries all of them.
+    one bare ``model.pt`` carries all of them. Loading makes it as large as the weights it is
+    given: a single fold's state dict, without such names, makes an ensemble of one.
 
     Args:
         networks: Members, for example the folds of a cross-validation; or one network that is
@@ -51,6 +52,23 @@ class Ensemble(nn.Module):
         self.networks = nn.ModuleList(networks)
         self.activation: Activation = check_activation(activation)
         self.returns = returns
+
+    def fit(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Take on as many members as the state dict has; returns it under this module's names."""
+        if not any(name.startswith("networks.") for name in state):
+            state = {f"networks.0.{name}": value for name, value in state.items()}
+        count = 1 + max(int(name.split(".")[1]) for name in state)
+        while len(self.networks) < count:
+            self.networks.append(copy.deepcopy(self.networks[0]))
+        del self.networks[count:]
+        return dict(state)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        own = {
+            n.removeprefix(prefix): state_dict.pop(n) for n in [*state_dict] if n.startswith(prefix)
+        }
+        state_dict.update({prefix + n: v for n, v in (self.fit(own) if own else {}).items()})
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(self, window: Tensor) -> Tensor:
         """Predict (B, C, ...) windows."""

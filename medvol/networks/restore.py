@@ -21,7 +21,8 @@ def with_weights(
     """The network on the device, filled from a state dict unless ``path`` is None.
 
     A file that holds several members' weights (:func:`medvol.networks.join_states`) makes an
-    :class:`medvol.networks.Ensemble` of as many copies of the network.
+    :class:`medvol.networks.Ensemble` of as many copies of the network; an ensemble takes on as
+    many members as the file holds.
 
     Args:
         network: A network with fresh weights.
@@ -35,9 +36,9 @@ def with_weights(
     """
     if path is not None:
         state = load_weights(path)
-        if (count := members_in(state)) and not isinstance(network, Ensemble):
-            network = Ensemble(network, count=count)
-        apply_weights(network, state)
+        if members_in(state) and not isinstance(network, Ensemble):
+            network = Ensemble(network)
+        apply_weights(network, network.fit(state) if isinstance(network, Ensemble) else state)
     if gradient_checkpointing:
         with_gradient_checkpointing(network)
     return network.to(device)

@@ -102,3 +102,33 @@ def test_a_count_beside_a_list_is_refused():
 def test_members_of_other_shapes_cannot_be_joined():
     with pytest.raises(WeightsError, match="member 1"):
         join_states([member(0).state_dict(), torch.nn.Conv3d(1, 2, 3).state_dict()])
+
+
+@pytest.mark.parametrize(("built", "stored"), [(1, 3), (3, 1), (4, 2)])
+@pytest.mark.parametrize("loader", ["with_weights", "load_state_dict"])
+def test_an_ensemble_has_as_many_members_as_the_weights_it_is_given(
+    built, stored, loader, tmp_path
+):
+    nets, x = [member(s) for s in range(stored)], torch.randn(1, 1, 6, 6, 6)
+    state = join_states([net.state_dict() for net in nets])
+    got = Ensemble(member(9), count=built)
+    if loader == "with_weights":
+        torch.save(state, tmp_path / "model.pt")
+        got = with_weights(got, tmp_path / "model.pt")
+    else:
+        torch.nn.Sequential(got).load_state_dict({f"0.{k}": v for k, v in state.items()})
+    assert len(got.networks) == stored
+    torch.testing.assert_close(got(x), Ensemble(nets)(x))
+
+
+def test_a_single_folds_weights_make_an_ensemble_of_one(tmp_path):
+    net, x = member(3), torch.randn(1, 1, 6, 6, 6)
+    torch.save(net.state_dict(), tmp_path / "fold.pt")
+    got = with_weights(Ensemble(member(0), count=5), tmp_path / "fold.pt")
+    torch.testing.assert_close(got(x).softmax(1), net(x).softmax(1))
+
+
+def test_weights_of_another_architecture_are_refused_by_name(tmp_path):
+    torch.save(torch.nn.Conv3d(1, 2, 3).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(WeightsError, match="do not fit Ensemble"):
+        with_weights(Ensemble(member(0), count=2), tmp_path / "other.pt")
