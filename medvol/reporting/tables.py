@@ -20,6 +20,11 @@ _ACRONYMS = {
     "hd95", "assd", "masd", "asd", "nsd", "auc", "roc", "iou", "ece", "ppv", "npv", "mcc", "lr",
     "f1",
 }  # fmt: skip
+_METHODS = {
+    "bca": "BCa", "bca, clustered": "BCa by patient",
+    "percentile, clustered": "percentile by patient",
+    "delong_logit": "DeLong, logit", "newcombe": "Newcombe", "wilson": "Wilson",
+}  # fmt: skip
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -177,7 +182,7 @@ def _score_table(name: str, rows: Sequence[Any], confidence: str) -> Table:
         cells.append(
             (row.label, metric_name(row.metric), show_interval(row.value, row.lower, row.upper),
              count, row.operating_point, threshold, str(row.n_pos), str(row.n_patients),
-             row.method.replace("_", " "))
+             _METHODS.get(row.method, row.method))
         )  # fmt: skip
     caption = (
         "Each class against the rest. Thresholds were fixed on validation cases, or stand at 0.5 "
