@@ -23,7 +23,8 @@ class ImageUncertainty:
 
     Attributes:
         entropy: Entropy of the probabilities averaged over mirror images and members.
-        mutual_information: Its part that members disagree on; 0 where there is one member.
+        mutual_information: Its part that the predictions disagree on, one for each network and
+            mirror image; 0 where there is one of both.
         foreground_voxels: Voxels where foreground is at least as likely as not.
     """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shutil
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 
 from medvol.bundle import load
@@ -54,17 +56,21 @@ def orthanc(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def series(orthanc, shared_data):
-    """The hippocampus crop as DICOM, and a CT that the bundle must not be offered."""
-    folders = [shared_data / "dicom" / name for name in ("mr_hippocrop_study1", "ct_abdomen")]
-    for folder in folders:
-        files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        assert files
-        for path in files:
-            orthanc.ask("POST", "/instances", path.read_bytes(), "application/dicom")
+    """The hippocampus crop as DICOM, and an image that the bundle must not be offered."""
+    folder = shared_data / "dicom" / "mr_hippocrop_study1"
+    files = sorted(folder.rglob("*.dcm"))
+    assert files
+    other = pydicom.dcmread(files[0])
+    other.Modality, other.SeriesInstanceUID = "OT", pydicom.uid.generate_uid()
+    other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    stream = io.BytesIO()
+    other.save_as(stream)
+    for content in (*(path.read_bytes() for path in files), stream.getvalue()):
+        assert orthanc.ask("POST", "/instances", content, "application/dicom")[0] == 200
     found = {row["MainDicomTags"]["Modality"]: row["MainDicomTags"]["SeriesInstanceUID"]
              for row in orthanc.json("GET", "/series?expand")}  # fmt: skip
-    assert set(found) == {"MR", "CT"}
-    return folders[0], found["MR"]
+    assert set(found) == {"MR", "OT"}
+    return folder, found["MR"]
 
 
 @pytest.fixture(scope="module")
