@@ -20,6 +20,8 @@ VERBS: dict[str, str | dict[str, str]] = {
     "doctor": "doctor",
     "demo": "demo",
     "plan": "plan",
+    "train": "train",
+    "select": "select",
     "predict": "predict",
     "explain": "explain",
     "evaluate": "evaluate",

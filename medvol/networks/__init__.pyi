@@ -5,6 +5,8 @@ from .ensemble import member_layers as member_layers
 from .ensemble import members_in as members_in
 from .gradients import GradientClassifier as GradientClassifier
 from .gradients import OrientedGradients as OrientedGradients
+from .nnunet import NnUNet as NnUNet
+from .nnunet import nnunet_state as nnunet_state
 from .published import VisionTransformer as VisionTransformer
 from .published import medicalnet_resnet as medicalnet_resnet
 from .published import torchvision_efficientnet as torchvision_efficientnet

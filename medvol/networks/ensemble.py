@@ -30,9 +30,11 @@ class Ensemble(nn.Module):
         returns: ``logits`` whose activation gives the averaged probabilities, so that an
             ensemble takes a single network's place in a bundle, or ``probabilities``.
         count: Members that one network is copied to.
+        averages: ``probabilities``, or ``logits`` as nnU-Net does.
 
     Raises:
-        ConfigError: If there is no member, or a list of members comes with a count.
+        ConfigError: If there is no member, a list of members comes with a count, or what shall be
+            averaged is unknown.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Ensemble(nn.Module):
         activation: str = "softmax",
         returns: str = "logits",
         count: int | None = None,
+        averages: str = "probabilities",
     ) -> None:
         super().__init__()
         if isinstance(networks, nn.Module):
@@ -52,6 +55,9 @@ class Ensemble(nn.Module):
         self.networks = nn.ModuleList(networks)
         self.activation: Activation = check_activation(activation)
         self.returns = returns
+        if averages not in ("probabilities", "logits"):
+            raise ConfigError(f"averages {averages!r} is neither probabilities nor logits")
+        self.averages = averages
 
     def fit(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Take on as many members as the state dict has; returns it under this module's names."""
@@ -74,9 +80,12 @@ class Ensemble(nn.Module):
         """Predict (B, C, ...) windows."""
         total: Tensor | None = None
         for network in self.networks:
-            part = probabilities(network(window), self.activation).float()
+            part = network(window).float()
+            part = part if self.averages == "logits" else probabilities(part, self.activation)
             total = part if total is None else total + part
         mean = torch.as_tensor(total) / len(self.networks)
+        if self.averages == "logits":
+            return mean if self.returns == "logits" else probabilities(mean, self.activation)
         return logits(mean, self.activation) if self.returns == "logits" else mean
 
 

@@ -8,6 +8,7 @@ from .forecast import Costs as Costs
 from .forecast import Forecast as Forecast
 from .forecast import Size as Size
 from .forecast import fill_budget as fill_budget
+from .nnunet import import_nnunet as import_nnunet
 from .plan import Plan as Plan
 from .plan import plan_dataset as plan_dataset
 from .plan import plan_report as plan_report

@@ -11,6 +11,8 @@ from .predict import summary as summary
 from .ray_actors import run_ray as run_ray
 from .record import PredictOptions as PredictOptions
 from .record import Record as Record
+from .select import Selection as Selection
+from .select import select as select
 from .session import Session as Session
 from .slurm import run_slurm as run_slurm
 from .study import plan_study as plan_study
@@ -19,4 +21,10 @@ from .study_file import Study as Study
 from .study_file import find_study as find_study
 from .study_file import read_study as read_study
 from .torchrun import run_torchrun as run_torchrun
+from .train import FoldRun as FoldRun
+from .train import TrainOptions as TrainOptions
+from .train import line_of as line_of
+from .train import require_success as require_success
+from .train import run_training as run_training
+from .train import sweep as sweep
 from .workers import run_workers as run_workers

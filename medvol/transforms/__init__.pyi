@@ -6,6 +6,7 @@ from .clean import CleanLabelMapd as CleanLabelMapd
 from .intensity import RandIntensityd as RandIntensityd
 from .labelmap import RegionsToLabelMapd as RegionsToLabelMapd
 from .labelmap import ToLabelMapd as ToLabelMapd
+from .nnunet import NnUNetPreprocessd as NnUNetPreprocessd
 from .normalise import NormaliseIntensityd as NormaliseIntensityd
 from .picture import ToGreyImaged as ToGreyImaged
 from .policy import AugmentationPolicy as AugmentationPolicy

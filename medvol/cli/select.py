@@ -1,0 +1,45 @@
+"""`medvol select`: the folds of a training become one bundle, by what validation shows."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+
+def run(
+    bundle: Annotated[str, typer.Argument(help="Bundle whose folds were trained.")],
+    runs: Annotated[list[str], typer.Argument(help="Folders of medvol train --folds all.")],
+    data: Annotated[str, typer.Option("--data", help="Data set that they were trained on.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The new bundle's folder.")],
+    holdout: Annotated[str, typer.Option(help="Cases that nothing was trained on.")] = "",
+    single: Annotated[bool, typer.Option("--single", help="Export the best fold alone.")] = False,
+    trust_bundle: Annotated[
+        bool, typer.Option("--trust-bundle", help="Run code in a bundle that is not shipped.")
+    ] = False,
+    is_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Choose single network or ensemble, and the cleaning of masks; export one bundle."""
+    from pathlib import Path
+
+    from medvol.runners import select
+
+    found = select(
+        bundle, runs, data, out, holdout=holdout or None, single=single, is_trusted=trust_bundle,
+        say=lambda line: print(line, file=sys.stderr),
+    )  # fmt: skip
+    if is_json:
+        print(json.dumps(json.loads((Path(out) / "docs" / "selection.json").read_text("utf-8"))))
+        return
+    for row in found.networks:
+        mark = "->" if row.is_chosen else "  "
+        print(f"{mark} {row.what}: Dice {row.dice:.4f} ({row.lower:.4f} to {row.upper:.4f}), "
+              f"{row.n} cases")  # fmt: skip
+    for row in found.steps:
+        mark = "->" if row.is_chosen else "  "
+        print(f"{mark} {row.what}: {row.dice:+.4f} ({row.lower:+.4f} to {row.upper:+.4f})")
+    print(f"{found.evidence} Cleaning chosen on other folds: {found.crossfitted:.4f}.")
+    print(f"{out}: {len(found.members)} network(s) in one bundle; next: medvol predict {out} "
+          "IMAGE -o OUT --trust-bundle")  # fmt: skip

@@ -1,0 +1,89 @@
+"""`medvol train`: a bundle, a data set, weights."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medvol.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medvol.runners import FoldRun
+
+
+def run(
+    bundle: Annotated[str, typer.Argument(help="Shipped name or folder of a bundle.")],
+    data: Annotated[str, typer.Option("--data", help="Data set to train on.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="One folder per fold.")] = "",
+    folds: Annotated[str, typer.Option(help="all, or 0,2; -1 trains on every case.")] = "0",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue what was cut off, keep what ended.")
+    ] = False,
+    budget: Annotated[str, typer.Option(help="Time for all folds: 90s, 12m, 2h, 1.5d.")] = "",
+    processes: Annotated[int, typer.Option(min=1, help="Processes a fold, by torchrun.")] = 1,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Option of the bundle: max_epochs=50.")
+    ] = None,
+    runner: Annotated[str, typer.Option(help="local, ray or slurm: folds side by side.")] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Folds at a time on Ray or Slurm.")] = 2,
+    address: Annotated[str, typer.Option(help="Ray cluster; submitit's cluster.")] = "",
+    trust_bundle: Annotated[
+        bool, typer.Option("--trust-bundle", help="Run code in a bundle that is not shipped.")
+    ] = False,
+    is_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Train a bundle's folds; what is cut off is continued with --resume, bit for bit on a CPU."""
+    from medvol.planning import parse_duration
+    from medvol.runners import TrainOptions, line_of, require_success, run_training, sweep
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the training ends with us
+    name = bundle.rstrip("/").rpartition("/")[2]
+    options = TrainOptions(
+        bundle=bundle, data=data, out=out or f"runs/{name}", folds=_folds(folds),
+        is_resumed=resume, budget_s=parse_duration(budget) if budget else None,
+        processes=processes, is_trusted=trust_bundle, settings=_settings(settings or []),
+    )  # fmt: skip
+    if runner == "local":
+        runs = run_training(options, _say)
+    else:
+        runs = sweep(options, runner, workers, address, _say)
+    mean = _mean(runs)
+    if is_json:
+        print(json.dumps({"out": options.out, "folds": [r.row() for r in runs], "mean": mean}))
+    else:
+        for one in runs:
+            print(line_of(one))
+        if len(runs) > 1 and mean is not None:
+            print(f"mean over {len(runs)} folds: {mean:.4f}; choose with: medvol select {bundle} "
+                  f"{options.out} --data {data} -o NAME")  # fmt: skip
+    require_success(runs)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def _folds(text: str) -> tuple[int, ...] | None:
+    if text == "all":
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--folds {text!r} is neither all nor numbers like 0,1") from error
+
+
+def _settings(texts: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    if bad := [text for text, (_, sign, _) in zip(texts, pairs, strict=True) if not sign]:
+        raise ConfigError(f"--set {bad[0]!r} is not of the form option=value")
+    return {name: value for name, _, value in pairs}
+
+
+def _mean(runs: list[FoldRun]) -> float | None:
+    known = [one.best for one in runs if math.isfinite(one.best)]
+    return math.fsum(known) / len(known) if known else None

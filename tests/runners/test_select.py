@@ -1,0 +1,114 @@
+"""`medvol select`: the choice follows planted evidence, and the export is one sound bundle."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from medvol.bundle import fork, load
+from medvol.bundle.verify import verify
+from medvol.cli.main import main
+from medvol.core.errors import MissingInputError
+from medvol.engines import save_checkpoint
+from medvol.networks import load_weights
+from medvol.runners.evidence import CaseMaps, fold_weights
+from medvol.runners.select import choose_cleaning, mean_dice
+from tests.blobs import write_blobs
+
+LABELS = {1: "anterior", 2: "posterior"}
+
+
+def maps(index: int, has_crumb: bool) -> CaseMaps:
+    ref = np.zeros((10, 10, 10), np.uint8)
+    ref[2:6, 2:6, 2:6], ref[2:6, 6:8, 2:6] = 1, 2
+    pred = ref.copy()
+    pred[2 + index % 3, 2, 2] = 0
+    if has_crumb:
+        pred[8:10, 8:10, 8 : 9 + index % 2] = 1
+    return CaseMaps(f"case_{index}", index % 2, f"patient_{index}", 2.0, pred, ref)
+
+
+def test_largest_piece_is_taken_where_crumbs_are_and_nothing_where_none_are():
+    chosen, steps = choose_cleaning([maps(i, has_crumb=True) for i in range(8)], LABELS)
+    assert chosen["largest"] == [1]
+    assert chosen["fill_holes"] == []
+    first = steps[0]
+    assert first.what == "anterior: largest piece only"
+    assert first.is_chosen
+    assert 0 < first.lower <= first.dice <= first.upper
+    assert choose_cleaning([maps(i, has_crumb=False) for i in range(8)], LABELS)[0] == {}
+
+
+def test_gain_is_the_difference_of_mean_dice():
+    pool = [maps(i, has_crumb=True) for i in range(8)]
+    gained = [mean_dice(m, LABELS, {"largest": [1]}) - mean_dice(m, LABELS) for m in pool]
+    assert choose_cleaning(pool, LABELS)[1][0].dice == pytest.approx(np.mean(gained))
+
+
+def test_missing_fold_is_named(tmp_path):
+    with pytest.raises(MissingInputError, match="fold_0"):
+        fold_weights(tmp_path, 2)
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A small bundle of two folds, each with weights of its own."""
+    folder = fork("hippocampus_mri_segmentation", tmp_path / "small_segmentation")
+    for task in ("train", "evaluate", "inference", "multi_gpu_train"):
+        path = folder / "configs" / f"{task}.json"
+        config = json.loads(path.read_text())
+        config["network_def"] |= {"channels": [4, 8], "strides": [2], "num_res_units": 0}
+        config["folds"] = 2
+        path.write_text(json.dumps(config))
+    bundle = load(folder, is_trusted=True)
+    for fold in range(2):
+        torch.manual_seed(fold)
+        network = bundle.parser("train").get_parsed_content("network_def")
+        save_checkpoint(tmp_path / "runs" / f"fold_{fold}" / "model.pt", network.state_dict())
+    return folder, tmp_path / "runs", write_blobs(tmp_path / "data", n=4)
+
+
+def test_exported_bundle_averages_its_folds_and_says_what_it_rests_on(trained, tmp_path, capsys):
+    folder, runs, data = trained
+    out = tmp_path / "chosen_segmentation"
+    words = ["select", str(folder), str(runs), "--data", str(data), "-o", str(out),
+             "--trust-bundle", "--json"]  # fmt: skip
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["members"]) == 2
+    assert found["networks"][0]["n"] == 4
+    assert "not measured" in found["evidence"]
+    bundle = load(out, is_trusted=True)
+    assert verify(bundle) == []
+    ensemble, x = bundle.network(), torch.randn(1, 1, 16, 16, 16)
+    single = load(folder, is_trusted=True).parser("inference")
+    want = []
+    for fold in range(2):
+        network = single.get_parsed_content("network_def", instantiate=True)
+        network.load_state_dict(load_weights(runs / f"fold_{fold}" / "model.pt"))
+        with torch.no_grad():
+            want.append(network.eval()(x).softmax(1))
+        single = load(folder, is_trusted=True).parser("inference")
+    with torch.no_grad():
+        torch.testing.assert_close(ensemble(x).softmax(1), sum(want) / 2, rtol=0, atol=1e-6)
+    assert "## Selection" in (out / "docs" / "README.md").read_text()
+    assert main(words) == 2
+    assert "exists" in capsys.readouterr().err
+
+
+def test_hold_out_set_decides_between_one_fold_and_all(trained, tmp_path, capsys):
+    folder, runs, data = trained
+    held = write_blobs(tmp_path / "held", n=3, first_seed=50)
+    words = ["select", str(folder), str(runs), "--data", str(data), "-o",
+             str(tmp_path / "held_segmentation"), "--holdout", str(held), "--trust-bundle",
+             "--json"]  # fmt: skip
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    one, all_folds = found["networks"][-2:]
+    assert (one["what"], all_folds["what"]) == ("hold-out set: best fold alone",
+                                                "hold-out set: all folds")  # fmt: skip
+    assert one["n"] == 3
+    assert len(found["members"]) == (1 if one["dice"] >= all_folds["dice"] else 2)
