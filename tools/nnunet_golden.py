@@ -37,10 +37,11 @@ def main() -> None:
         plan_experiments,
     )
 
-    extract_fingerprints([7], num_processes=1)
-    plan_experiments([7])
-    os.environ |= {"nnUNet_n_proc_DA": "0"}  # the planner wants at least one, training none
     pre = WORK / "pre" / "Dataset007_Blobs"
+    if not (pre / "nnUNetPlans.json").is_file():
+        extract_fingerprints([7], num_processes=1)
+        plan_experiments([7])
+    os.environ |= {"nnUNet_n_proc_DA": "0"}  # the planner wants at least one, training none
     plans = json.loads((pre / "nnUNetPlans.json").read_text())
     names = [f"blob_{i:03d}" for i in range(6)]
     (pre / "splits_final.json").write_text(json.dumps([{"train": names[:5], "val": names[5:]}]))
@@ -111,7 +112,8 @@ def train(plans: dict, kind: str, raw: Path) -> None:
     np.random.seed(0)  # noqa: NPY002 - nnU-Net draws from it
     DefaultPreprocessor(verbose=False).run(7, "3d_fullres", "nnUNetPlans", num_processes=1)
     facts = json.loads((raw / "dataset.json").read_text())
-    trainer = nnUNetTrainer(plans, "3d_fullres", 0, facts, torch.device("cpu"))
+    given = {**plans, "continue_training": False}
+    trainer = nnUNetTrainer(given, "3d_fullres", 0, facts, torch.device("cpu"))
     trainer.num_epochs, trainer.num_iterations_per_epoch = 2, 2
     trainer.num_val_iterations_per_epoch = 1
     trainer.run_training()

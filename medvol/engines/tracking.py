@@ -46,13 +46,12 @@ class Tracker:
             raise ConfigError(f"tracker {kind!r} is unknown; choose from {', '.join(_KINDS)}")
         self.kind, self.folder, self.table, self.name = kind, Path(output_dir), table, name
         self.sink: Any = None
-        if kind is not None and process_rank() == 0:
-            self.sink = _TensorBoard if kind == "tensorboard" else _MLflow
+        if kind is not None:
             _require(kind)
 
     def attach(self, engine: Engine) -> None:
         """Log when an epoch has ended."""
-        if self.sink is None:
+        if self.kind is None or process_rank() != 0:
             return
         engine.add_event_handler(Events.STARTED, self._open)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
@@ -60,7 +59,8 @@ class Tracker:
 
     def _open(self, engine: Engine) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.sink = self.sink(self.folder, self.name)
+        sink = _TensorBoard if self.kind == "tensorboard" else _MLflow
+        self.sink = sink(self.folder, self.name)
 
     def _log(self, engine: Engine) -> None:
         row = self.table.rows[-1]
@@ -68,7 +68,8 @@ class Tracker:
         self.sink.log(numbers, engine.state.epoch)
 
     def _close(self, engine: Engine, *error: BaseException) -> None:
-        self.sink.close(is_failed=bool(error))
+        if self.sink is not None:
+            self.sink.close(is_failed=bool(error))
         if error:
             raise error[0]
 

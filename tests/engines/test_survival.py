@@ -346,6 +346,7 @@ def test_tensorboard_holds_the_table(tmp_path):
     assert losses == pytest.approx(dict(enumerate(want, 1)), rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore")  # of the store below MLflow
 def test_mlflow_holds_the_table_and_a_resumed_run_goes_on_in_it(tmp_path):
     mlflow = pytest.importorskip("mlflow")
     tracked(tmp_path, "mlflow", epochs=1)
