@@ -52,16 +52,16 @@ def fold_weights(runs: Path, count: int) -> list[Path]:
     return paths
 
 
-def ensemble_config(bundle: Bundle, count: int, task: str = "inference") -> dict[str, Any]:
-    """The network definition of ``count`` members of a bundle's network, averaged."""
-    config = bundle.config(task)
+def ensemble_config(bundle: Bundle, count: int) -> dict[str, Any]:
+    """The network definition of ``count`` members of what a bundle trains, averaged."""
+    member = bundle.config("train")["network_def"]
     if count == 1:
-        return config["network_def"]
-    steps = config["postprocessing"]["transforms"]
+        return member
+    steps = bundle.config("inference")["postprocessing"]["transforms"]
     is_sigmoid = any(step.get("sigmoid") is True for step in steps if isinstance(step, dict))
     return {
         "_target_": "medvol.networks.Ensemble",
-        "networks": config["network_def"],
+        "networks": member,
         "activation": "sigmoid" if is_sigmoid else "softmax",
         "count": count,
     }
@@ -90,7 +90,7 @@ def predict_cases(
     parser = bundle.parser(
         "evaluate", dataset_dir=data, fold=fold, output_dir=str(cache / "scores"),
         checkpoint=str(_joined(members, cache)),
-        network_def=ensemble_config(bundle, len(members), "evaluate"), **{"handlers": []},
+        network_def=ensemble_config(bundle, len(members)), **{"handlers": []},
     )  # fmt: skip
     patients = {case.case: case.group for case in read_dataset(data).cases}
     names = [str(row["case"]) for row in parser.get_parsed_content("cases")]

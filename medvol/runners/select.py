@@ -203,7 +203,7 @@ def export(source: Bundle, members: Sequence[Path], chosen: Selection, output: P
         if not path.is_file():
             continue
         config = json.loads(path.read_text("utf-8"))
-        config["network_def"] = ensemble_config(source, len(members), task)
+        config["network_def"] = ensemble_config(source, len(members))
         if chosen.cleaning:
             _insert_cleaning(config["postprocessing"]["transforms"], chosen.cleaning)
         write_text(path, json.dumps(config, indent=4, ensure_ascii=False) + "\n")

@@ -19,6 +19,8 @@ from medvol.runners.select import choose_cleaning, mean_dice
 from tests.blobs import write_blobs
 
 LABELS = {1: "anterior", 2: "posterior"}
+SMALL = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3,
+         "channels": [4, 8], "strides": [2]}  # fmt: skip
 
 
 def maps(index: int, has_crumb: bool) -> CaseMaps:
@@ -60,7 +62,7 @@ def trained(tmp_path):
     for task in ("train", "evaluate", "inference", "multi_gpu_train"):
         path = folder / "configs" / f"{task}.json"
         config = json.loads(path.read_text())
-        config["network_def"] |= {"channels": [4, 8], "strides": [2], "num_res_units": 0}
+        config["network_def"] = SMALL
         config["folds"] = 2
         path.write_text(json.dumps(config))
     bundle = load(folder, is_trusted=True)
@@ -84,14 +86,14 @@ def test_exported_bundle_averages_its_folds_and_says_what_it_rests_on(trained, t
     bundle = load(out, is_trusted=True)
     assert verify(bundle) == []
     ensemble, x = bundle.network(), torch.randn(1, 1, 16, 16, 16)
-    single = load(folder, is_trusted=True).parser("inference")
+    single = load(folder, is_trusted=True).parser("train")
     want = []
     for fold in range(2):
         network = single.get_parsed_content("network_def", instantiate=True)
         network.load_state_dict(load_weights(runs / f"fold_{fold}" / "model.pt"))
         with torch.no_grad():
             want.append(network.eval()(x).softmax(1))
-        single = load(folder, is_trusted=True).parser("inference")
+        single = load(folder, is_trusted=True).parser("train")
     with torch.no_grad():
         torch.testing.assert_close(ensemble(x).softmax(1), sum(want) / 2, rtol=0, atol=1e-6)
     assert "## Selection" in (out / "docs" / "README.md").read_text()

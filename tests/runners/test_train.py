@@ -19,8 +19,8 @@ from medvol.runners import TrainOptions
 from medvol.runners.train import check_training, command, fold_dir, run_fold, why
 from tests.blobs import write_blobs
 
-SMALL = ["--set", "network_def#channels=[4,8]", "--set", "network_def#strides=[2]", "--set",
-         "folds=3", "--set", "val_interval=1"]  # fmt: skip
+SMALL = ["--set", "network_def#channels=[4,6,8]", "--set", "folds=3", "--set",
+         "val_interval=1"]  # fmt: skip
 BUNDLE = "hippocampus_mri_segmentation"
 ROOT = Path(__file__).parents[2]
 
