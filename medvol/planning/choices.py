@@ -49,6 +49,7 @@ def draft_values(
               if design.part == "folded" else "AdamW with warm-up and cosine")  # fmt: skip
     draft.set("weight_decay", 0.01)
     draft.set("max_epochs", 1)
+    draft.set("cosine_epochs", 2)
     draft.set("val_interval", 1)
     draft.set("patience", 1)
     draft.set("ema_decay", 0.9)

@@ -185,6 +185,8 @@ def _schedule(draft: Draft, forecast: Forecast, size: Size, request: Request) ->
     steps = forecast.epochs * size.steps
     why = f"{steps} steps: what {request.budget_s / 60:g} minutes hold, see the forecast"
     draft.set("max_epochs", forecast.epochs, why)
+    why = "stops half way down: better on hippocampus folds than annealing to zero"
+    draft.set("cosine_epochs", 2 * forecast.epochs, why)
     draft.set("val_interval", forecast.interval, f"{forecast.validations} validations")
     draft.set("patience", forecast.epochs, "the schedule is as long as the budget: no early end")
     decay = min(0.998, round(1 - 1 / max(10.0, 0.05 * steps), 4))

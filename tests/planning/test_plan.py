@@ -1,8 +1,10 @@
 import json
 import os
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from medvol.bundle import load, verify
 from medvol.core import ConfigError, InputError, OutputError
@@ -98,6 +100,27 @@ def test_sides_in_label_names_and_unknown_anatomy_forbid_mirrors(blobs, tmp_path
     (blobs / "dataset.json").write_text(json.dumps(index))
     plan = plan_dataset(blobs, tmp_path / "sided", Request(600))
     assert (plan.draft["body_part"], plan.draft["flip_axes"]) == ("hippocampus", [])
+
+
+def test_pictures_of_a_csv_are_planned_in_two_dimensions_and_load(tmp_path, no_trial):
+    lines = ["image,label,patient_id"]
+    for number in range(5):
+        label = np.zeros((40, 48), np.uint8)
+        label[10:24, 8 + number : 30] = 7
+        for part, array in (("image", 100 + 20 * label), ("mask", label)):
+            Image.fromarray(array).save(tmp_path / f"{part}_{number}.png")
+        lines.append(f"image_{number}.png,mask_{number}.png,p{number}")
+    (tmp_path / "datalist.csv").write_text("\n".join(lines))
+    plan = plan_dataset(tmp_path / "datalist.csv", tmp_path / "flat", Request(600), modality="XR")
+    bundle = load(plan.folder, is_trusted=True)
+    assert verify(bundle) == []
+    assert bundle.labels == {7: "label_7"}
+    train = bundle.parser("train", dataset_dir=str(tmp_path / "datalist.csv"))
+    sample = train.get_parsed_content("train#dataset")[0]
+    assert tuple(sample["image"].shape[1:]) == tuple(plan.draft["roi_size"])
+    logits = train.get_parsed_content("network")(sample["image"].as_tensor()[None])
+    loss = train.get_parsed_content("loss")(logits, sample["label"].as_tensor()[None])
+    assert bool(loss.isfinite())
 
 
 def test_a_folder_that_no_plan_wrote_is_left_alone(blobs, tmp_path, no_trial):
