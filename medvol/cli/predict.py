@@ -62,7 +62,7 @@ def run(
     from medvol.inferers import WORTH_PASSES, parse_bytes
     from medvol.runners import PredictOptions, find_cases, is_classification
 
-    cases = find_cases(inputs)
+    cases = find_cases(inputs, out)
     options = PredictOptions(
         bundle=bundle, out=out, formats=tuple(f for f in formats.split(",") if f), device=device,
         tta=tta, uncertainty=uncertainty, is_trusted=trust_bundle, threads=threads, engine=engine,
@@ -75,6 +75,7 @@ def run(
     if dry_run:
         _dry_run(cases, options, is_json)
         return
+    _require_writable(out)
     chosen = _classify if is_classification(options) else _runner(runner)
     records = chosen(cases, options, workers, address, _Progress(len(cases)))
     if not records:
@@ -169,6 +170,21 @@ def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool)
         raise typer.Exit(1)
 
 
+def _require_writable(out: str) -> None:
+    """Refuse before the work and not after it."""
+    import tempfile
+    from pathlib import Path
+
+    from medvol.core.errors import OutputError
+
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
+
+
 def _refuse_if_all_are(records: list[Record], out: str) -> None:
     """Where no input was usable there is no run to record: nothing stays, exit code 2."""
     import shutil
@@ -179,7 +195,7 @@ def _refuse_if_all_are(records: list[Record], out: str) -> None:
     if not records or any(record.status != "refused" for record in records):
         return
     for record in records:
-        shutil.rmtree(Path(out) / record.case)
+        shutil.rmtree(Path(out) / record.case, ignore_errors=True)
     if not any(Path(out).iterdir()):
         Path(out).rmdir()
     more = f" (and {len(records) - 1} more inputs refused)" if len(records) > 1 else ""

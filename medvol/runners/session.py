@@ -71,7 +71,7 @@ class Session:
         self.bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
         self.config_path = self.bundle.config_path("inference")
         self.config = self.bundle.config("inference")
-        self.device = torch.device(options.device or _best_device())
+        self.device = _device(options.device)
         self.parser = self.bundle.parser(
             "inference", device=str(self.device), **_reader_overrides(self.config, options.reader)
         )
@@ -272,8 +272,15 @@ def _decision(name: str, item: Mapping[str, Any], activation: Activation | None)
     return None
 
 
-def _best_device() -> str:
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
+def _device(asked: str) -> torch.device:
+    """The device that was asked for, or a GPU if there is one."""
+    try:
+        device = torch.device(asked or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError(f"device {asked!r} is unknown; write cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device {asked!r}: PyTorch finds no such CUDA device here")
+    return device
 
 
 def _reader_overrides(config: dict[str, Any], reader: dict[str, Any]) -> dict[str, Any]:

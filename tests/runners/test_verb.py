@@ -13,7 +13,7 @@ from medvol.cli.main import main
 def predict(toy_bundle, tmp_path):
     def run(*arguments: str) -> int:
         common = ["-o", str(tmp_path / "out"), "--trust-bundle", "--device", "cpu"]
-        return main(["predict", str(toy_bundle), *arguments, *common])
+        return main(["predict", str(toy_bundle), *common, *arguments])
 
     return run
 
@@ -60,7 +60,14 @@ def test_a_dry_run_over_the_ceiling_exits_1(predict, images, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["/nowhere.nii.gz"], ["--max-ram", "lots"], ["--runner", "abacus"], ["--format", "bmp"]],
+    [
+        ["/nowhere.nii.gz"],
+        ["--device", "cuda:99"],
+        ["--device", "abacus"],
+        ["--max-ram", "lots"],
+        ["--runner", "abacus"],
+        ["--format", "bmp"],
+    ],
 )
 def test_wrong_usage_exits_2_with_one_line(predict, images, arguments, capsys):
     given = arguments if arguments[0].startswith("/") else [str(images), *arguments]
@@ -103,3 +110,32 @@ def test_tensorrt_without_a_gpu_is_refused_in_one_line(toy_bundle, tmp_path, cap
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "CUDA" in line
     assert not (tmp_path / "m").exists()
+
+
+def test_results_inside_the_input_folder_are_no_inputs(toy_bundle, make_image, tmp_path, capsys):
+    make_image(tmp_path / "a.nii.gz", 0)
+    for _ in range(2):
+        common = ["-o", str(tmp_path / "out"), "--trust-bundle", "--device", "cpu", "--json"]
+        assert main(["predict", str(toy_bundle), str(tmp_path), *common]) == 0
+        (case,) = json.loads(capsys.readouterr().out)["cases"]
+        assert case["case"] == "a"
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    toy_bundle, images, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("no folder")
+    for place in ("file", "file/below"):
+        common = ["-o", str(tmp_path / place), "--trust-bundle", "--device", "cpu"]
+        assert main(["predict", str(toy_bundle), str(images), *common]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert "cannot be written" in line
+
+
+def test_links_to_nowhere_are_refused_and_the_rest_go_on(predict, make_image, tmp_path):
+    make_image(tmp_path / "in" / "a.nii.gz", 0)
+    (tmp_path / "in" / "b.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
+    assert predict(str(tmp_path / "in")) == 1
+    record = json.loads((tmp_path / "out" / "b" / "prediction.json").read_text())
+    assert record["status"] == "refused"
+    assert "link to nowhere" in record["reason"]

@@ -1,7 +1,9 @@
 """Cost against number and size of cases: ``python -m tools.bench.scale [--cases 10 100 1000]``.
 
-Cases are smooth phantoms labelled by the bundle that is named; sizes go up to 512x512x600 with
-14 classes, where the predicted peak of memory is printed beside the measured one.
+Many cases are tiny volumes, labelled by a tiny network unless a bundle is named, so that what is
+left is the cost of a case: reading, planning, writing, recording. Sizes go up to 512x512x600 with
+14 classes, where the predicted peak of memory is printed beside the measured one; ``--whole`` does
+one size through ``medvol predict --max-ram 6GB`` and its dry run, phantom CT and bundle included.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from tools.bench.bundles import bench_bundle, phantom_ct
+
 SIZES = ((64, 64, 64), (128, 128, 128), (256, 256, 160), (512, 512, 600))
 CLASSES = 14
 
@@ -26,16 +30,20 @@ CLASSES = 14
 def main() -> None:
     """Measure both curves, or one size in this process when called by itself."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", default="hippocampus_mri_segmentation")
+    parser.add_argument("--bundle", default="", help="default: a tiny network")
     parser.add_argument("--cases", type=int, nargs="*", default=[10, 100, 1000])
     parser.add_argument("--sizes", type=int, default=len(SIZES), help="how many of the sizes")
     parser.add_argument("--one", type=int, nargs=3, help="one size, in this process")
+    parser.add_argument("--whole", type=int, nargs=3, help="one size through medvol predict")
     parser.add_argument("--small", action="store_true", help="a narrow network for --one")
     parser.add_argument("--overlap", type=float, default=0.5, help="for --one")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     if options.one:
         print(json.dumps(one_size(tuple(options.one), options.small, options.overlap)))
+        return
+    if options.whole:
+        print(json.dumps(whole(tuple(options.whole), options.small, options.overlap)))
         return
     rows = [many_cases(options.bundle, count) for count in options.cases]
     for size in SIZES[: options.sizes]:
@@ -53,9 +61,14 @@ def many_cases(bundle: str, count: int) -> dict[str, Any]:
     draw = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         for index in range(count):
-            values = draw.normal(size=(36, 50, 34)).astype(np.float32)
+            values = draw.normal(size=(32, 32, 32)).astype(np.float32)
             write_nifti(Path(folder, "in", f"c{index:05}.nii"), values, np.eye(4))
-        options = PredictOptions(bundle, str(Path(folder, "out")), device="cpu", threads=1)
+        chosen = bundle or str(
+            bench_bundle(Path(folder), channels=(4, 8), residual_units=0, roi_size=(32, 32, 32))
+        )
+        options = PredictOptions(
+            chosen, str(Path(folder, "out")), device="cpu", threads=1, is_trusted=not bundle
+        )
         cases = find_cases([Path(folder, "in")])
         wall, cpu = time.perf_counter(), time.process_time()
         records = run_local(cases, options)
@@ -67,6 +80,31 @@ def many_cases(bundle: str, count: int) -> dict[str, Any]:
             "cpu_s_per_case": (time.process_time() - cpu) / count,
             "peak_bytes": peak(),
         }
+
+
+def whole(size: tuple[int, ...], is_small: bool, overlap: float) -> dict[str, Any]:
+    """Foretell and run ``medvol predict`` on a phantom CT under a ceiling of 6 GB."""
+    widths = {"channels": (4, 8), "residual_units": 0} if is_small else {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        bundle = bench_bundle(root, overlap=overlap, **widths)  # pyright: ignore[reportArgumentType]
+        image = phantom_ct(root / "in" / "ct.nii.gz", size, (0.8, 0.8, 1.0))
+        command = [
+            sys.executable, "-W", "ignore", "-m", "medvol", "predict", str(bundle), str(image),
+            "-o", str(root / "out"), "--trust-bundle", "--max-ram", "6GB", "--json",
+        ]  # fmt: skip
+        told = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=True)
+        subprocess.run(command, capture_output=True, text=True, check=True)
+        record = json.loads((root / "out" / "ct" / "prediction.json").read_text("utf-8"))
+    plan = json.loads(told.stdout)["cases"][0]["plan"]
+    return {
+        "size": list(size),
+        "windows": plan["windows"],
+        "predicted_bytes": plan["ram_bytes"],
+        "peak_bytes": record["peak_ram_bytes"],
+        "predicted / peak": plan["ram_bytes"] / record["peak_ram_bytes"],
+        "seconds": record["seconds"],
+    }
 
 
 def one_size(size: tuple[int, ...], is_small: bool, overlap: float) -> dict[str, Any]:
