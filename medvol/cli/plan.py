@@ -10,8 +10,13 @@ import typer
 
 
 def run(
-    dataset: Annotated[Path, typer.Argument(help="MSD, nnU-Net raw, BIDS, or a datalist.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's folder.")],
+    dataset: Annotated[
+        Path | None, typer.Argument(help="MSD, nnU-Net raw, BIDS, or a datalist.")
+    ] = None,
+    from_nnunet: Annotated[
+        Path | None, typer.Option(help="Instead of a data set: a folder that nnU-Net v2 trained.")
+    ] = None,
     budget: Annotated[str, typer.Option(help="Time of one training run: 90s, 12m, 2h.")] = "2h",
     device: Annotated[str, typer.Option(help="Where it trains: auto, cpu or cuda.")] = "auto",
     gpu_mem: Annotated[float, typer.Option(help="Memory of the GPU in GB.")] = 12.0,
@@ -27,6 +32,9 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a data set and this machine, and write a bundle that fills the budget."""
+    if from_nnunet is not None or dataset is None:
+        _import(from_nnunet, dataset, output, body_part, as_json)
+        return
     from medvol.cli._progress import Bars
     from medvol.planning import Request, parse_duration, plan_dataset, plan_report
 
@@ -43,6 +51,26 @@ def run(
     for note in plan.notes:
         print(f"  {note}")
     print(f"next: medvol train {plan.folder} --data {dataset} --fold 0 --trust-bundle")
+
+
+def _import(
+    source: Path | None, dataset: Path | None, output: Path, body_part: str | None, as_json: bool
+) -> None:
+    from medvol.core.errors import ConfigError
+    from medvol.planning import import_nnunet
+
+    if source is None or dataset is not None:
+        raise ConfigError("give either a data set or --from-nnunet FOLDER")
+    if body_part is None:
+        raise ConfigError("--from-nnunet needs --body-part, to know which mirrors are legal")
+    found = import_nnunet(source, output, body_part)
+    if as_json:
+        print(json.dumps({"folder": str(found.folder), "folds": found.folds, "notes": found.notes}))
+        return
+    print(f"{found.folder}: imported from nnU-Net, folds {', '.join(found.folds)}")
+    for note in found.notes:
+        print(f"  {note}")
+    print(f"next: medvol predict {found.folder} IMAGE -o OUT --trust-bundle")
 
 
 def _device(asked: str) -> str:

@@ -15,7 +15,7 @@ from medvol.core.files import write_text
 from medvol.planning.nnunet_files import Model, read_model
 
 #: Patient axis that our array axes follow in files stored as RAS or LPS, as nearly all are.
-_NOMINAL = ("left-right", "anterior-posterior", "inferior-superior")
+_NOMINAL = ("left-right", "anterior-posterior", "superior-inferior")
 _NORMS = ("InstanceNorm2d", "InstanceNorm3d")
 
 

@@ -202,8 +202,8 @@ def _along(array: NDArray[np.float64], axis: int, size: int, order: int) -> NDAr
 
     if array.shape[axis] == size:
         return array
-    grid = np.meshgrid(*(np.arange(size if a == axis else n, dtype=float)
-                         for a, n in enumerate(array.shape)), indexing="ij")  # fmt: skip
+    grid = list(np.meshgrid(*(np.arange(size if a == axis else n, dtype=float)
+                         for a, n in enumerate(array.shape)), indexing="ij"))  # fmt: skip
     grid[axis] = (array.shape[axis] / size) * (grid[axis] + 0.5) - 0.5
     return map_coordinates(array, grid, order=order, mode="nearest")
 
