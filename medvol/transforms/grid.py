@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -46,20 +46,21 @@ class Warp:
         """Number of spatial axes."""
         return len(self.in_shape)
 
-    @property
+    @cached_property
     def whole_voxels(self) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
         """(first input voxel, mirrored axes) when voxels are only cropped and mirrored."""
         n = self.ndim
-        signs, shift = np.diag(self.matrix)[:n], self.matrix[:n, n]
-        if (
-            self.control is not None
-            or not np.array_equal(np.abs(self.matrix[:n, :n]), np.eye(n))
-            or not np.array_equal(shift, np.round(shift))
-        ):
+        if self.control is not None:
             return None
-        last = np.asarray(self.out_shape) - 1
-        start = np.where(signs > 0, shift, shift - last)
-        return tuple(int(v) for v in start), tuple(int(a) for a in np.flatnonzero(signs < 0))
+        start, mirrored = [], []
+        for axis, row in enumerate(self.matrix[:n].tolist()):  # plain numbers: this runs per sample
+            sign, shift = row[axis], row[n]
+            if abs(sign) != 1 or sum(map(abs, row[:n])) != 1 or shift != round(shift):
+                return None
+            start.append(int(shift) if sign > 0 else int(shift) - self.out_shape[axis] + 1)
+            if sign < 0:
+                mirrored.append(axis)
+        return tuple(start), tuple(mirrored)
 
 
 def control_shape(out_shape: Sequence[int], step: Sequence[float]) -> tuple[int, ...]:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 from monai.config.type_definitions import KeysCollection
+from monai.data.meta_obj import get_track_meta
 from monai.data.meta_tensor import MetaTensor
 from monai.data.utils import to_affine_nd
 from monai.transforms.inverse import InvertibleTransform
 from monai.transforms.transform import LazyTransform, MapTransform, RandomizableTransform
-from monai.utils.enums import LazyAttr, TraceKeys
+from monai.utils.enums import LazyAttr, MetaKeys, TraceKeys
 from numpy.typing import NDArray
 
 from medvol.core import (
@@ -24,7 +25,7 @@ from medvol.core import (
     check_mirror,
     check_rotation,
 )
-from medvol.transforms.draw import Range, SpatialRanges, about
+from medvol.transforms.draw import Range, SpatialRanges
 from medvol.transforms.grid import Warp, folding_share, inverse_grid
 from medvol.transforms.sample import Resampler, check_mode, restore_lost, sample
 
@@ -173,7 +174,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
             if is_sampled and moved.device.type == "cpu" and len(moved) == 1:
                 restore_lost(image.array, moved, whole)
             swaps = self.swap_labels if mirrored and key in self.label_keys else ()
-            out[key] = self._record(image.meta, swap_labels(moved, swaps), warp, (*how, swaps))
+            out[key] = self._record(image, swap_labels(moved, swaps), warp, (*how, swaps))
         return out
 
     def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
@@ -187,7 +188,9 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         out_shape = output_size(self.spatial_size, image.shape)
         start = self._draw_start(image, out_shape, data)
         if not self._do_transform:
-            return Warp(about(np.eye(image.ndim), start, out_shape), image.shape, out_shape), False
+            matrix = np.eye(image.ndim + 1)
+            matrix[:-1, -1] = start
+            return Warp(matrix, image.shape, out_shape), False
         return self.ranges.draw(self.R, start, image.shape, out_shape, image.affine)
 
     def _draw_start(
@@ -231,19 +234,28 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         return mode, "zeros" if padding == "min" and mode in ("nearest", "onehot") else padding
 
     def _record(
-        self, source: MetaTensor, out: torch.Tensor, warp: Warp, how: tuple[str, str, Any]
+        self, image: _Pending, out: torch.Tensor, warp: Warp, how: tuple[str, str, Any]
     ) -> torch.Tensor:
+        """What ``track_transform_meta`` writes, without its conversions between array types."""
+        moved = out.as_subclass(MetaTensor).copy_meta_from(image.meta)
+        matrix = warp.matrix
+        if len(matrix) != len(image.affine):
+            matrix = to_affine_nd(len(image.affine) - 1, matrix)
+        moved.meta[MetaKeys.AFFINE] = torch.from_numpy(image.affine @ np.asarray(matrix))
+        if MetaKeys.PIXDIM in moved.meta:
+            spacing = np.linalg.norm(np.asarray(moved.meta[MetaKeys.AFFINE])[:-1, :-1], axis=0)
+            moved.meta[MetaKeys.PIXDIM][1 : 1 + len(spacing)] = spacing
+        info = {**self.get_transform_info(), TraceKeys.DO_TRANSFORM: True}
+        if not (get_track_meta() and info[TraceKeys.TRACING]):
+            return moved
         record = {
             "mode": how[0], "padding_mode": how[1], "swaps": [list(pair) for pair in how[2]],
             "matrix": warp.matrix.tolist(), "control": warp.control,
             "step": list(warp.step), "out_shape": list(warp.out_shape),
         }  # fmt: skip
-        transform_info = {**self.get_transform_info(), TraceKeys.DO_TRANSFORM: True}
-        meta = self.track_transform_meta(
-            source, affine=torch.from_numpy(warp.matrix), extra_info=record,
-            orig_size=warp.in_shape, transform_info=transform_info,
-        )  # fmt: skip
-        return MetaTensor(out).copy_meta_from(meta)
+        info |= {TraceKeys.ORIG_SIZE: warp.in_shape, TraceKeys.LAZY: False}
+        moved.push_applied_operation({**info, TraceKeys.EXTRA_INFO: record})
+        return moved
 
     def _invert(self, image: torch.Tensor, info: dict[str, Any]) -> torch.Tensor:
         record = info[TraceKeys.EXTRA_INFO]
@@ -277,15 +289,17 @@ class _Pending:
 
     def __init__(self, image: torch.Tensor) -> None:
         self.array = _plain(image)
-        self.meta = MetaTensor(self.array)
+        self.meta = image if isinstance(image, MetaTensor) else MetaTensor(self.array)
         self.ndim = self.array.ndim - 1
         self.matrix = np.eye(self.ndim + 1)
         self.shape = tuple(int(v) for v in self.array.shape[1:])
-        if isinstance(image, MetaTensor):
-            self.meta.copy_meta_from(image)
-            if image.pending_operations:
-                self._promise(image)
-        self.affine = np.asarray(self.meta.affine, np.float64)
+        self.is_promised = isinstance(image, MetaTensor) and bool(image.pending_operations)
+        if self.is_promised and isinstance(image, MetaTensor):
+            self.meta = MetaTensor(self.array).copy_meta_from(image)
+            self._promise(image)
+        # the property makes a default on every access, whether it is needed or not
+        affine = self.meta.meta.get(MetaKeys.AFFINE)
+        self.affine = np.asarray(self.meta.affine if affine is None else affine, np.float64)
 
     def _promise(self, image: MetaTensor) -> None:
         for step in image.pending_operations:
@@ -298,7 +312,7 @@ class _Pending:
 
     def after(self, warp: Warp) -> Warp:
         """The map from the present voxels: the promised steps, then ``warp``."""
-        if np.array_equal(self.matrix, np.eye(self.ndim + 1)):
+        if not self.is_promised:
             return warp
         matrix = self.matrix @ warp.matrix
         present = tuple(int(v) for v in self.array.shape[1:])

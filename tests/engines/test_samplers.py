@@ -100,3 +100,24 @@ def test_repeats_change_nothing_where_no_label_is_rare():
     plain = PrevalenceSampler(labelled(9, 9), [1, 2], batch_size=2)
     assert len(plain) == 10
     assert sorted(token % 9 for token in list(plain)[:9]) == list(range(9))
+
+
+def test_reseeding_in_place_gives_the_states_of_monai():
+    import monai.transforms as mt
+
+    from medvol.engines.data import _own_random
+
+    def steps():
+        inner = mt.OneOf([mt.RandGaussianNoised("x", 1.0), mt.RandShiftIntensityd("x", 0.5, 1.0)])
+        return mt.Compose([mt.RandScaleIntensityd("x", 0.5, 1.0), mt.Compose([inner]), inner])
+
+    ours, theirs = steps(), steps()
+    for seed in (3, 2**32 - 1):
+        theirs.set_random_state(seed=seed)
+        before = torch.random.get_rng_state()
+        with _own_random(ours, seed):
+            drawn = torch.rand(3)
+            image = {"x": torch.ones(1, 4, 4, 4)}
+            assert torch.equal(ours(dict(image))["x"], theirs(dict(image))["x"])
+        assert torch.equal(torch.random.get_rng_state(), before)
+        assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(seed)))
