@@ -4,8 +4,8 @@
 
 ``docs/label_page.png`` is the start page of a running `medvol label` server over the images given
 (only their names and scores are seen); ``docs/report.png`` is the report of an evaluation of
-procedural phantoms whose "predictions" are their references moved by one to three voxels, so that no
-patient's image is published. Needs Debian's ``chromium``.
+procedural phantoms whose "predictions" are their references moved by one to three voxels, so that
+no patient's image is published. Needs Debian's ``chromium``.
 """
 
 from __future__ import annotations
