@@ -166,7 +166,7 @@ def _own_random(transform: Callable[..., Any], seed: int) -> Iterator[None]:
         torch.default_generator.set_state(before)
 
 
-def _reseed(transform: Callable[..., Any], seed: int) -> None:
+def _reseed(transform: Any, seed: int) -> None:
     """``set_random_state`` of a MONAI transform, to the same states at a fraction of the time.
 
     A ``RandomState`` that is already there is seeded anew; making one asks the system for entropy.
