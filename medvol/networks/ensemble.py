@@ -78,15 +78,21 @@ class Ensemble(nn.Module):
 
     def forward(self, window: Tensor) -> Tensor:
         """Predict (B, C, ...) windows."""
-        total: Tensor | None = None
-        for network in self.networks:
+        total = window
+        for index, network in enumerate(self.networks):
             part = network(window).float()
-            part = part if self.averages == "logits" else probabilities(part, self.activation)
-            total = part if total is None else total + part
-        mean = torch.as_tensor(total) / len(self.networks)
+            if self.averages != "logits":
+                part = part.softmax(1) if self.activation == "softmax" else part.sigmoid()
+            total = part if index == 0 else total + part
+        mean = total / len(self.networks)
+        if (self.averages == "logits") == (self.returns == "logits"):
+            return mean
         if self.averages == "logits":
-            return mean if self.returns == "logits" else probabilities(mean, self.activation)
-        return logits(mean, self.activation) if self.returns == "logits" else mean
+            return mean.softmax(1) if self.activation == "softmax" else mean.sigmoid()
+        # As in `logits`, written out: TorchScript knows neither finfo nor a Literal.
+        if self.activation == "softmax":
+            return mean.clamp_min(1.1754943508222875e-38).log()
+        return mean.logit(eps=1e-7)
 
 
 def join_states(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from monai.networks.nets import DynUNet
-from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import Tensor, nn
 
 
@@ -55,5 +54,36 @@ class SubpixelUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, ...) to (B, out_channels, ...) on the same grid."""
-        folded = pixelunshuffle(x, self.spatial_dims, self.factor)
-        return pixelshuffle(self.network(folded), self.spatial_dims, self.factor)
+        return unfold_blocks(self.network(fold_blocks(x, self.factor)), self.factor)
+
+
+def fold_blocks(x: Tensor, factor: int) -> Tensor:
+    """Blocks of ``factor`` voxels an axis become channels: MONAI's ``pixelunshuffle``.
+
+    MONAI's own builds its shapes in a way that TorchScript refuses.
+
+    Raises:
+        ValueError: If an axis is no multiple of ``factor``.
+    """
+    f = factor
+    b, c, h, w = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+    if h % f != 0 or w % f != 0 or x.shape[-1] % f != 0:
+        raise ValueError("every spatial size must be divisible by the folding factor")
+    if x.dim() == 4:
+        x = x.reshape(b, c, h // f, f, w // f, f).permute(0, 1, 3, 5, 2, 4)
+        return x.reshape(b, c * f * f, h // f, w // f)
+    d = x.shape[4]
+    x = x.reshape(b, c, h // f, f, w // f, f, d // f, f).permute(0, 1, 3, 5, 7, 2, 4, 6)
+    return x.reshape(b, c * f * f * f, h // f, w // f, d // f)
+
+
+def unfold_blocks(x: Tensor, factor: int) -> Tensor:
+    """The inverse of :func:`fold_blocks`: MONAI's ``pixelshuffle``."""
+    f = factor
+    b, c, h, w = x.shape[0], x.shape[1], x.shape[2], x.shape[3]
+    if x.dim() == 4:
+        x = x.reshape(b, c // (f * f), f, f, h, w).permute(0, 1, 4, 2, 5, 3)
+        return x.reshape(b, c // (f * f), h * f, w * f)
+    d = x.shape[4]
+    x = x.reshape(b, c // (f * f * f), f, f, f, h, w, d).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return x.reshape(b, c // (f * f * f), h * f, w * f, d * f)

@@ -120,7 +120,8 @@ def ours(label_python, data, classifier, tmp_path_factory):
                "--env", str(label_python.parents[1]), "-o", str(work), "--port", str(port),
                "--no-scoring", "--trust-bundle", "--json"]  # fmt: skip
     verb = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    line = verb.stdout.readline() if verb.stdout else ""
+    assert verb.stdout
+    line = verb.stdout.readline()
     assert line, (work / "server.log").read_text(errors="replace")[-3000:]
     told = json.loads(line)
     assert told["url"] == f"http://127.0.0.1:{port}"
@@ -130,6 +131,7 @@ def ours(label_python, data, classifier, tmp_path_factory):
     yield Workplace(work), Rest(told["url"]), servers[0]
     verb.send_signal(signal.SIGTERM)
     assert verb.wait(60) == 0
+    verb.stdout.close()
     assert not servers[0].is_running()
     assert digests(data) == before, "an image was written to"
 

@@ -132,3 +132,13 @@ def test_weights_of_another_architecture_are_refused_by_name(tmp_path):
     torch.save(torch.nn.Conv3d(1, 2, 3).state_dict(), tmp_path / "other.pt")
     with pytest.raises(WeightsError, match="do not fit Ensemble"):
         with_weights(Ensemble(member(0), count=2), tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("averages", ["logits", "probabilities"])
+@pytest.mark.parametrize("returns", ["logits", "probabilities"])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_an_ensemble_compiles_to_torchscript(averages, returns, activation):
+    member = torch.nn.Conv3d(1, 3, 1)
+    net = Ensemble(member, activation, returns, count=2, averages=averages).eval()
+    x = torch.randn(1, 1, 4, 4, 4)
+    assert torch.equal(torch.jit.script(net)(x), net(x))

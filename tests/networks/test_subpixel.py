@@ -1,8 +1,10 @@
 import pytest
 import torch
+from monai.networks.utils import pixelshuffle, pixelunshuffle
 from torch import nn
 
 from medvol.networks import SubpixelUNet
+from medvol.networks.subpixel import fold_blocks, unfold_blocks
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -27,3 +29,17 @@ def test_every_voxel_of_a_block_reaches_its_own_output():
     for place in [(3, 3, 3), (2, 3, 4), (5, 4, 3)]:
         (slope,) = torch.autograd.grad(net(x)[(0, 0, *place)], x)
         assert slope[(0, 0, *place)] != 0
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_folding_is_monais_and_compiles_to_torchscript(dims):
+    x = torch.arange(2 * 3 * 4 * 8 * 6 ** (dims - 2) * 1.0).reshape(2, 3, 4, 8, *[6] * (dims - 2))
+    folded = torch.jit.script(fold_blocks)(x, 2)
+    assert torch.equal(folded, pixelunshuffle(x, dims, 2))
+    assert torch.equal(torch.jit.script(unfold_blocks)(folded, 2), pixelshuffle(folded, dims, 2))
+    assert torch.equal(unfold_blocks(folded, 2), x)
+
+
+def test_an_axis_that_cannot_be_folded_is_refused():
+    with pytest.raises(ValueError, match="divisible"):
+        fold_blocks(torch.zeros(1, 1, 4, 5, 4), 2)
