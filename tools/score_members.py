@@ -127,9 +127,9 @@ def _decisions(held: Held) -> list[dict[str, Any]]:
     for name, chosen, right in (("sensitivity", held.truth == 1, says),
                                 ("specificity", held.truth == 0, ~says)):  # fmt: skip
         k, n = int(right[chosen].sum()), int(chosen.sum())
-        low, high = wilson(k, n)
-        rows.append(_row(f"{name} at the other folds' 95%-sensitivity point", k / n, low, high,
-                         f"{k} of {n}"))  # fmt: skip
+        found = wilson(k, n)
+        rows.append(_row(f"{name} at the other folds' 95%-sensitivity point", k / n, found.lower,
+                         found.upper, f"{k} of {n}"))  # fmt: skip
     return rows
 
 

@@ -28,7 +28,7 @@ from medvol.bundle import load
 from medvol.core import atomic_path, write_text
 from medvol.engines.data import CaseDataset
 from medvol.metrics import auc_roc
-from medvol.networks import join_states
+from medvol.networks import apply_weights, join_states, load_weights
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Plan:
         seeds: Members per fold.
         pool: Augmented copies per case.
         folds: Folds to hold out in turn.
+        start: An earlier ``model.pt`` of all folds and as many seeds, whose members train on.
     """
 
     bundle: str
@@ -52,6 +53,7 @@ class Plan:
     seeds: int
     pool: int
     folds: tuple[int, ...]
+    start: Path | None = None
 
 
 @dataclass
@@ -73,10 +75,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pool", type=int, default=12)
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--start", type=Path, help="model.pt whose members train on")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     train(Plan(given.bundle, given.data, given.output, given.epochs, given.seeds, given.pool,
-               tuple(given.folds)))  # fmt: skip
+               tuple(given.folds), given.start))  # fmt: skip
     return 0
 
 
@@ -137,6 +140,11 @@ def train_member(plan: Plan, pool: Pool, fold: int, seed: int) -> nn.Module:
     parser = _parser(plan, fold)
     cases = parser.get_parsed_content("cases")["train"]
     network, loss_of = (parser.get_parsed_content(i) for i in ("network_def", "loss"))
+    if plan.start is not None:
+        prefix = f"networks.{seed * int(parser['folds']) + fold}."
+        state = load_weights(plan.start)
+        apply_weights(network, {name.removeprefix(prefix): value for name, value in state.items()
+                                if name.startswith(prefix)})  # fmt: skip
     size = int(parser["batch_size"])
     steps = plan.epochs * (len(cases) // size)
     optimizer = torch.optim.AdamW(network.parameters(), lr=parser["learning_rate"],

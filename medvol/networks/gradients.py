@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from medvol.core import ConfigError
 
-#: Contrast below which a cell's orientations fade, for images of mean 0 and deviation 1.
+#: Contrast below which a cell's orientations fade, in deviations of the image.
 _FAINT = 0.01
 
 
 class OrientedGradients(nn.Module):
     """Gradient directions of every cell of a picture, without a parameter to learn.
 
-    Each pixel's gradient votes, with its length, for the two nearest of ``bins`` directions (light
+    The picture is brought to mean 0 and deviation 1. Each pixel's gradient votes, with its length, for the two nearest of ``bins`` directions (light
     to dark and dark to light are one). A cell holds the mean votes divided by their root sum of
     squares, which exposure cannot change; the logarithm of the mean votes, which keeps the
     contrast; and the mean grey value: ``2 * bins + 1`` channels.
@@ -39,6 +39,8 @@ class OrientedGradients(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Channels (B, 2 * bins + 1, X / cell, Y / cell) of one grey plane (B, 1, X, Y)."""
+        centred = x - x.mean((1, 2, 3), keepdim=True)
+        x = centred / (centred.square().mean((1, 2, 3), keepdim=True).sqrt() + 1e-5)
         wide = F.pad(x, (1, 1, 1, 1), mode="replicate")
         across = (wide[..., 2:, 1:-1] - wide[..., :-2, 1:-1]) / 2
         along = (wide[..., 1:-1, 2:] - wide[..., 1:-1, :-2]) / 2
