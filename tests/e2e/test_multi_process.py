@@ -35,7 +35,7 @@ def launch(tmp_path, prefix, task, out, *options) -> None:
 
 def curve(out: Path, column: str) -> list[float]:
     with (out / "epochs.csv").open(newline="") as handle:
-        return [float(row[column]) for row in csv.DictReader(handle)]
+        return [float(row[column]) for row in csv.DictReader(handle) if row[column]]
 
 
 @pytest.mark.slow
