@@ -18,10 +18,11 @@ _FAINT = 0.01
 class OrientedGradients(nn.Module):
     """Gradient directions of every cell of a picture, without a parameter to learn.
 
-    The picture is brought to mean 0 and deviation 1. Each pixel's gradient votes, with its length, for the two nearest of ``bins`` directions (light
-    to dark and dark to light are one). A cell holds the mean votes divided by their root sum of
-    squares, which exposure cannot change; the logarithm of the mean votes, which keeps the
-    contrast; and the mean grey value: ``2 * bins + 1`` channels.
+    The picture is brought to mean 0 and deviation 1. Each pixel's gradient votes, with its length,
+    for the two nearest of ``bins`` directions (light to dark and dark to light are one). A cell
+    holds the mean votes divided by their root sum of squares, which exposure cannot change; the
+    logarithm of the mean votes, which keeps the contrast; and the mean grey value:
+    ``2 * bins + 1`` channels.
 
     Args:
         cell: Edge of a cell in pixels.
