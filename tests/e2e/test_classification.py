@@ -97,7 +97,16 @@ def test_classifiers_score_every_class_from_their_own_input_size(name):
 @pytest.mark.parametrize(("name", "classifier"), MAPS.items())
 def test_map_bundles_share_every_value_with_their_classifier(name, classifier):
     own, other = (read_values(configs_dir() / "bundles" / f"{n}.yaml") for n in (name, classifier))
-    described = {"name", "tasks", "meta", "augmentation", "loss", "sampler", "target"}
+    described = {
+        "name",
+        "tasks",
+        "meta",
+        "augmentation",
+        "loss",
+        "sampler",
+        "target",
+        "supervision",
+    }
     described |= {key for key in own if key.endswith("_dir")}
     shared = (own.keys() & other.keys()) - described
     assert len(shared) >= 15
