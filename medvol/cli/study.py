@@ -89,6 +89,8 @@ def _tables(output: Path) -> str:
 
 
 def _line(row: dict[str, str], show: Any, show_interval: Any) -> str:
+    from medvol.evaluation.summary import SMALL_GROUP
+
     where = f"  {row['data']}  {row['arm']:16}  {row['label']:16}  {row['metric']:30}"
     bounds = float(row["lower"]), float(row["upper"])
     if "p_holm" in row:
@@ -98,4 +100,5 @@ def _line(row: dict[str, str], show: Any, show_interval: Any) -> str:
     text = show_interval(float(row["value"]), *bounds)
     low, high = (show(float(row[f"seed_{end}"])) for end in ("lowest", "highest"))
     spread = f"  {row['seeds']} seeds {low} to {high}" if int(row["seeds"]) > 1 else ""
-    return f"{where} {row['statistic']:6} {text}  n={row['n']}{spread}"
+    few = "  few patients" if int(row["n_patients"]) < SMALL_GROUP else ""
+    return f"{where} {row['statistic']:6} {text}  n={row['n']}{spread}{few}"
