@@ -110,7 +110,7 @@ class Checkpoint:
                 "iteration": engine.state.iteration,
                 "objects": objects,
                 "extras": {name: _plain(obj.state_dict()) for name, obj in self.extras.items()},
-                "scaler": _plain(engine.scaler.state_dict()) if _scales(engine) else {},
+                "scaler": _plain(engine.scaler.state_dict()) if _scales(engine) else {},  # pyright: ignore[reportAttributeAccessIssue]
                 "best": best,
                 "random": _random_state(),
             },

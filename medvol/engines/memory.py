@@ -78,19 +78,19 @@ def _in_parts(engine: Any, batch: Any, parts: int) -> dict[str, Any]:
     engine.network.train()
     engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
     total, preds = torch.zeros((), device=image.device), []
-    uses_scaler = engine.amp and engine.scaler is not None
+    scaler = engine.scaler if engine.amp else None
     for x, y in zip(image.chunk(parts), label.chunk(parts), strict=True):
-        with torch.autocast(image.device.type, enabled=uses_scaler, **engine.amp_kwargs):
+        with torch.autocast(image.device.type, enabled=scaler is not None, **engine.amp_kwargs):
             pred = engine.inferer(x, engine.network)
             loss = engine.loss_function(pred, y).mean() * (len(x) / len(image))
-        (engine.scaler.scale(loss) if uses_scaler else loss).backward()
+        (loss if scaler is None else scaler.scale(loss)).backward()
         total += loss.detach()
         preds.append(pred.detach())
-    if uses_scaler:
-        engine.scaler.step(engine.optimizer)
-        engine.scaler.update()
-    else:
+    if scaler is None:
         engine.optimizer.step()
+    else:
+        scaler.step(engine.optimizer)
+        scaler.update()
     pred: Tensor = torch.cat(preds)
     engine.state.output = {"image": image, "label": label, "pred": pred, "loss": total}
     return engine.state.output

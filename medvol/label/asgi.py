@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 def _refusal(_request: Any, error: Exception) -> JSONResponse:
     """One line that says what is wrong, where MONAI Label answers a bare 500."""
     if isinstance(error, MONAILabelException):
-        return JSONResponse({"detail": error.msg}, status_code=400)
+        return JSONResponse({"detail": str(getattr(error, "msg", error))}, status_code=400)
     line = refusal_in(error)
     if line is None:
         logger.exception("the request failed", exc_info=error)

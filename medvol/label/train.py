@@ -103,6 +103,10 @@ class FineTuning(BundleTrainTask):
         start: Path | None,
     ) -> dict[str, Any]:
         epochs = int(request.get("max_epochs", _DEFAULT_EPOCHS))
+        data: dict[str, Any] = {
+            "train#dataset#data": list(train),
+            "validate#dataset#data": list(held),
+        }
         workflow = ConfigWorkflow(
             config_file=str(self.bundle / "configs" / "train.json"),
             meta_file=str(self.bundle / "configs" / "metadata.json"),
@@ -113,7 +117,7 @@ class FineTuning(BundleTrainTask):
             max_epochs=epochs,
             val_interval=max(1, epochs // 5) if held else epochs + 1,
             weights=str(start) if start else None,
-            **{"train#dataset#data": list(train), "validate#dataset#data": list(held)},
+            **data,
         )
         workflow.initialize()
         workflow.run()

@@ -69,7 +69,7 @@ class Ensemble(nn.Module):
         del self.networks[count:]
         return dict(state)
 
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         own = {
             n.removeprefix(prefix): state_dict.pop(n) for n in [*state_dict] if n.startswith(prefix)
         }

@@ -124,7 +124,7 @@ def check_training(options: TrainOptions) -> list[int]:
         raise ConfigError(f"{bundle.name}: has no {task}.json, so that it cannot be trained")
     if not Path(options.data).exists():
         raise InputError(f"{options.data}: no such data set")
-    count = int(options.settings.get("folds", bundle.config(task).get("folds", 1)))
+    count = int(options.settings.get("folds") or bundle.config(task).get("folds", 1))
     folds = list(range(count)) if options.folds is None else list(options.folds)
     if bad := [fold for fold in folds if not ALL_CASES <= fold < count]:
         raise ConfigError(f"fold {bad[0]} does not exist: {bundle.name} has folds 0 to {count - 1},"

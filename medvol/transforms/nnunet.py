@@ -167,7 +167,7 @@ def resampled(
             inner[axis] = channel.shape[axis]
         factors = [new / old for new, old in zip(inner, channel.shape, strict=True)]
         # One slice at a time is the same spline with factor 1 along the axis.
-        out = zoom(channel, factors, order=order, mode="nearest", grid_mode=True)
+        out = np.asarray(zoom(channel, factors, order=order, mode="nearest", grid_mode=True))
         if axis is None:
             out = np.clip(out, channel.min(), channel.max())
         else:
