@@ -150,7 +150,7 @@ def train_member(plan: Plan, pool: Pool, fold: int, seed: int) -> nn.Module:
     optimizer = torch.optim.AdamW(network.parameters(), lr=parser["learning_rate"],
                                   weight_decay=parser["optimizer"]["weight_decay"])  # fmt: skip
     schedule = WarmupCosineSchedule(optimizer, max(1, steps // 10), steps)
-    average = copy.deepcopy(network)
+    average, order = copy.deepcopy(network), list(range(len(cases)))
     network.train()
     for step in range(steps):
         if step % (len(cases) // size) == 0:
