@@ -132,6 +132,13 @@ def _weights(bundle: Bundle) -> Iterator[str]:
         return
     if digest != sha256_file(bundle.weights):
         yield "models/model.pt does not have the sha256 that metadata.json records"
+    from medvol.networks import compare_keys, load_weights
+
+    task = "inference" if "inference" in bundle.tasks else bundle.tasks[0]
+    bare = bundle.parser(task).get_parsed_content("network_def")
+    report = compare_keys(bare, load_weights(bundle.weights))
+    if report.missing or report.unexpected or report.mismatched:
+        yield f"models/model.pt does not fit network_def as it stands: {report}"
     bundle.network()
 
 

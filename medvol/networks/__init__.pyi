@@ -27,4 +27,5 @@ from .volume import VolumeClassifier as VolumeClassifier
 from .weights import KeyReport as KeyReport
 from .weights import apply_weights as apply_weights
 from .weights import check_state as check_state
+from .weights import compare_keys as compare_keys
 from .weights import load_weights as load_weights

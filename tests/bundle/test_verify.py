@@ -43,7 +43,11 @@ def test_there_are_bundles_to_verify():
         ("train", lambda c: c["train"].pop("inferer"), "train::inferer"),
         ("inference", lambda c: c.pop("device"), "lacks the required property device"),
         ("inference", lambda c: c["inferer"].update(_target_="NoSuchInferer"), "does not exist"),
-        ("inference", lambda c: c["network_def"].update(out_channels=5), "gives 5 channels"),
+        (
+            "inference",
+            lambda c: c["network_def"]["networks"].update(out_channels=5),
+            "gives 5 channels",
+        ),
         (
             "inference",
             lambda c: c["preprocessing"]["transforms"][3].update(pixdim=[2, 2, 2]),
@@ -72,6 +76,14 @@ def test_changed_weights_are_noticed(copy):
     state[first] = state[first] + 1
     torch.save(state, copy / "models" / "model.pt")
     assert "sha256" in faults(copy)
+
+
+def test_weights_that_only_our_own_loader_would_take_are_noticed(copy):
+    # MONAI Label and the model zoo load model.pt into network_def as it stands.
+    state = torch.load(copy / "models" / "model.pt", weights_only=True)
+    single = {k.removeprefix("networks.0."): v for k, v in state.items() if ".0." in k[:11]}
+    torch.save(single, copy / "models" / "model.pt")
+    assert "does not fit network_def" in faults(copy)
 
 
 def test_nan_weights_are_noticed(copy):
