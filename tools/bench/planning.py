@@ -81,7 +81,8 @@ def best_scores(table: Path) -> dict[str, float]:
         rows = [row for row in csv.DictReader(handle) if row["val_mean_dice"]]
     best = max(rows, key=lambda row: float(row["val_mean_dice"]))
     names = [name for name in best if name.startswith("val_mean_dice") and best[name]]
-    return {name.removeprefix("val_mean_") or "mean": round(float(best[name]), 3) for name in names}
+    short = {name: name.removeprefix("val_mean_dice").lstrip("_") or "mean" for name in names}
+    return {short[name]: round(float(best[name]), 3) for name in names}
 
 
 def thick(folder: Path) -> Path:
