@@ -109,7 +109,15 @@ def test_volume_much_smaller_than_the_patch_is_refused(tmp_path, data):
 
 def test_non_finite_loss_stops_in_its_step_and_names_cases(tmp_path, data):
     code, last = run_bundle(
-        "train", tmp_path, "--dataset_dir", str(data), *short(tmp_path), "--learning_rate", "1e30"
+        "train",
+        tmp_path,
+        "--dataset_dir",
+        str(data),
+        *short(tmp_path),
+        "--learning_rate",
+        "1e30",
+        "--cosine_epochs",
+        "1",
     )
     assert code != 0
     assert "the loss is" in last

@@ -50,8 +50,9 @@ def study(tmp_path: Path, write_csv) -> Path:
             pred[pred == 2] = 0
         save(tmp_path / "ref" / f"c{k}.nii.gz", ref)
         save(tmp_path / "pred" / f"c{k}.nii.gz", pred)
-        path = f"ref/c{k}.nii.gz"
-        rows.append((f"c{k}", path, path, f"secret{k // 2}", "AB"[k % 2], "FM"[k // 5], 30 + 6 * k))
+        save(tmp_path / "image" / f"c{k}.nii.gz", ref)
+        paths = (f"image/c{k}.nii.gz", f"ref/c{k}.nii.gz")
+        rows.append((f"c{k}", *paths, f"secret{k // 2}", "AB"[k % 2], "FM"[k // 5], 30 + 6 * k))
     header = ("case", "image", "label", "patient_id", "site", "sex", "age")
     write_csv(tmp_path / "data.csv", header, rows)
     return tmp_path

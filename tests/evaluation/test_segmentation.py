@@ -175,7 +175,7 @@ def test_case_names_come_from_files_or_their_folders(tmp_path):
 
 
 def test_manifests_may_name_both_sides(study, write_csv):
-    rows = [(f"c{k}", f"pred/c{k}.nii.gz", f"pred/c{k}.nii.gz") for k in range(10)]
+    rows = [(f"c{k}", f"image/c{k}.nii.gz", f"pred/c{k}.nii.gz") for k in range(10)]
     pred = write_csv(study / "pred.csv", ("case", "image", "label"), rows)
     by_file = evaluate(study, pred=pred, ref=study / "data.csv")
     assert by_file.table == evaluate(study, data=study / "data.csv").table
