@@ -1,10 +1,13 @@
 """nnU-Net v2 and a bundle, same fold, time and device: ``python -m tools.bench.vs_nnunet``.
 
-Both train at the same time, one thread each, so that whatever else the machine does slows both;
-CPU seconds of each are reported. nnU-Net runs from an environment of its own (``--nnunet``, with
-``nnunetv2`` installed) with its own plan; its trainer is subclassed only to end by the clock, with
-its polynomial learning rate run down over that time. The bundle trains with ``medvol train
---budget``. Both are scored by medvol's Dice on the cases of the fold that neither has seen.
+The sides train at the same time, one thread each, so that whatever else the machine does slows
+all; CPU seconds of each are reported. nnU-Net runs from an environment of its own (``--nnunet``,
+with ``nnunetv2`` installed) with its own plan; its trainer is subclassed only to end by the clock,
+looked at after every step, with its polynomial learning rate run down over that time. A third
+side, ``nnunet_batch2``, is the same with batches of two: its plan's batch is made for a GPU and
+leaves few steps in minutes on a CPU. The bundle trains with ``medvol train --budget``. All are
+scored by medvol's Dice on the cases of the fold that none has seen. ``--step train`` and ``--step
+score`` split the work in two calls.
 """
 
 from __future__ import annotations
@@ -33,8 +36,11 @@ class nnUNetTrainerClock(nnUNetTrainer):
     def __init__(self, plans: dict, configuration: str, fold: int, dataset_json: dict,
                  device: torch.device = torch.device("cuda")):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 25, 1
+        self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = 50, 1
         self.num_epochs, self.save_every = 1000, 10**6
+
+    def perform_actual_validation(self, save_probabilities=False):
+        """Left out: the bench scores both sides alike, outside the budget."""
 
     def run_training(self):
         end = float(os.environ["CLOCK_BEGAN"]) + float(os.environ["CLOCK_SECONDS"])
@@ -59,11 +65,20 @@ class nnUNetTrainerClock(nnUNetTrainer):
             self.on_epoch_end()
         self.on_train_end()
         print("STEPS", steps, flush=True)
+
+
+class nnUNetTrainerClock2(nnUNetTrainerClock):
+    def _set_batch_size_and_oversample(self):
+        super()._set_batch_size_and_oversample()
+        self.batch_size = 2
 '''
+#: Side to its trainer; the bundle has none.
+TRAINERS = {"nnunet": "nnUNetTrainerClock", "nnunet_batch2": "nnUNetTrainerClock2"}
 PREDICT = """
-import sys, torch
+import os, sys, torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 model, out, *files = sys.argv[1:]
+os.makedirs(out, exist_ok=True)
 torch.set_num_threads(1)
 cpu = {"device": torch.device("cpu"), "perform_everything_on_device": False}
 p = nnUNetPredictor(**cpu, allow_tqdm=False)
@@ -73,7 +88,7 @@ p.predict_from_files_sequential([[f] for f in files], out, save_probabilities=Fa
 
 
 def main() -> None:
-    """Prepare what is missing below ``--work``, train both, score both, print one JSON object."""
+    """Prepare what is missing below ``--work``, train, score, print one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", type=Path, required=True, help="MSD folder, one channel")
     parser.add_argument("--work", type=Path, required=True, help="kept between calls")
@@ -81,13 +96,21 @@ def main() -> None:
     parser.add_argument("--bundle", default="hippocampus_mri_segmentation")
     parser.add_argument("--fold", type=int, default=0)
     parser.add_argument("--budget", type=float, default=720.0, help="seconds for each side")
+    parser.add_argument("--sides", default="medvol,nnunet", help="also nnunet_batch2")
+    parser.add_argument("--step", choices=["train", "score", "both"], default="both")
     options = parser.parse_args()
-    options.work = options.work.resolve()
+    options.work, options.sides = options.work.resolve(), options.sides.split(",")
+    if "medvol" not in options.sides or not {"medvol", *TRAINERS}.issuperset(options.sides):
+        raise SystemExit(f"--sides: medvol and any of {', '.join(TRAINERS)}")
     cases, labels = fold_cases(options)
-    prepare(options, cases, labels)
-    facts = train_both(options)
-    scores = {"nnunet": score_nnunet(options, cases, labels), "medvol": score_bundle(options)}
-    print(json.dumps({**facts, "rows": compared(options, scores)}, indent=2))
+    if options.step != "score":
+        prepare(options, cases, labels)
+        write_json(options.work / "facts.json", train_sides(options))
+    if options.step != "train":
+        facts = json.loads((options.work / "facts.json").read_text())
+        print(
+            json.dumps({**facts, "rows": compared(score_sides(options, cases, labels))}, indent=2)
+        )
 
 
 def fold_cases(options: argparse.Namespace) -> tuple[dict[str, list[Any]], dict[int, str]]:
@@ -133,39 +156,61 @@ def prepare(options: argparse.Namespace, cases: Any, labels: dict[int, str]) -> 
     write_text(Path(where.strip()) / "nnUNetTrainerClock.py", TRAINER)
 
 
-def train_both(options: argparse.Namespace) -> dict[str, Any]:
-    """Both trainings side by side; how long each took and how much work that was."""
+def train_sides(options: argparse.Namespace) -> dict[str, Any]:
+    """All trainings side by side; how long each took and how much work that was."""
     for folder in ("results", "medvol"):
         shutil.rmtree(options.work / folder, ignore_errors=True)
     began = time.time()
-    env = {**environment(options), "CLOCK_BEGAN": str(began), "CLOCK_SECONDS": str(options.budget)}
-    train = ("import sys, torch; torch.set_num_threads(1); "
-             "from nnunetv2.run.run_training import run_training; "
-             f"run_training('{NAME}', '3d_fullres', 0, 'nnUNetTrainerClock', "
-             "device=torch.device('cpu'))")  # fmt: skip
-    ours = [sys.executable, "-m", "medvol", "train", options.bundle, "--data",
-            str(options.dataset.resolve()), "-o", str(options.work / "medvol"), "--folds",
-            str(options.fold), "--budget", f"{options.budget:.0f}s"]  # fmt: skip
+    env = {**environment(options), "CLOCK_BEGAN": str(began), "nnUNet_n_proc_DA": "0",
+           "CLOCK_SECONDS": str(options.budget)}  # fmt: skip
     jobs = {}
-    for name, words in (("nnunet", [python(options), "-c", train]), ("medvol", ours)):
-        log = (options.work / f"{name}.log").open("w")
-        jobs[name] = (subprocess.Popen(words, env=env, stdout=log, stderr=log), log)
+    for side in options.sides:
+        with (options.work / f"{side}.log").open("w") as log:
+            jobs[side] = subprocess.Popen(
+                training_command(options, side), env=env, stdout=log, stderr=log
+            )
     facts: dict[str, Any] = {"budget_s": options.budget, "fold": options.fold}
-    waiting = dict(jobs)
-    while waiting:
-        for name, (job, log) in list(waiting.items()):
+    while jobs:
+        for side, job in list(jobs.items()):
             before = cpu_s()
             if job.poll() is None:
                 continue
-            del waiting[name]
-            log.close()
+            del jobs[side]
             if job.returncode:
-                for other, _ in waiting.values():
+                for other in jobs.values():
                     other.terminate()
-                raise SystemExit(f"{name} failed: see {options.work / f'{name}.log'}")
-            facts[name] = {"wall_s": time.time() - began, "cpu_s": cpu_s() - before}
+                raise SystemExit(f"{side} failed: see {options.work / f'{side}.log'}")
+            facts[side] = {
+                "wall_s": round(time.time() - began, 1),
+                "cpu_s": round(cpu_s() - before, 1),
+                "steps": steps(options, side),
+            }
         time.sleep(0.5)
     return facts
+
+
+def training_command(options: argparse.Namespace, side: str) -> list[str]:
+    """One side's process."""
+    if side == "medvol":
+        words = [options.bundle, "--data", options.dataset.resolve(), "--trust-bundle",
+                 "-o", options.work / "medvol", "--folds", options.fold,
+                 "--budget", f"{options.budget:.0f}s"]  # fmt: skip
+        return [sys.executable, "-m", "medvol", "train", *map(str, words)]
+    code = ("import torch; torch.set_num_threads(1); "
+            "from nnunetv2.run.run_training import run_training; "
+            f"run_training('{NAME}', '3d_fullres', 0, '{TRAINERS[side]}', "
+            "device=torch.device('cpu'))")  # fmt: skip
+    return [python(options), "-c", code]
+
+
+def steps(options: argparse.Namespace, side: str) -> int:
+    """Optimizer steps of a side that has ended."""
+    if side == "medvol":
+        from medvol.engines import load_checkpoint
+
+        return int(load_checkpoint(bundle_run(options) / "last.pt")["iteration"])
+    lines = (options.work / f"{side}.log").read_text().splitlines()
+    return int(next(line for line in reversed(lines) if line.startswith("STEPS")).split()[1])
 
 
 def cpu_s() -> float:
@@ -174,15 +219,27 @@ def cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def score_nnunet(options: argparse.Namespace, cases: Any, labels: dict[int, str]) -> Path:
+def score_sides(options: argparse.Namespace, cases: Any, labels: dict[int, str]) -> dict[str, Path]:
+    """Folder of every side's scores.csv."""
+    return {
+        side: score_bundle(options)
+        if side == "medvol"
+        else score_nnunet(options, side, cases, labels)
+        for side in options.sides
+    }
+
+
+def score_nnunet(
+    options: argparse.Namespace, side: str, cases: Any, labels: dict[int, str]
+) -> Path:
     """Its masks of the held-out cases, by its own predictor, and their scores.csv."""
     import numpy as np
 
     from medvol.io import read_image
     from medvol.metrics import MetricPlan, score_case, scores_to_csv
 
-    model = next((options.work / "results").rglob("fold_0")).parent
-    masks = options.work / "nnunet_masks"
+    model = next((options.work / "results").rglob(f"{TRAINERS[side]}__*"))
+    masks, out = options.work / f"{side}_masks", options.work / "scores" / side
     files = [str(options.work / "raw" / NAME / "imagesTr" / f"{stem(r['image'])}_0000.nii.gz")
              for r in cases["validate"]]  # fmt: skip
     subprocess.run([python(options), "-c", PREDICT, str(model), str(masks), *files],
@@ -194,8 +251,8 @@ def score_nnunet(options: argparse.Namespace, cases: Any, labels: dict[int, str]
         spacing = tuple(float(v) for v in ref.pixdim[:3])
         maps = [np.asarray(one[0]).astype("uint16") for one in (pred, ref)]
         rows += score_case(name, *maps, spacing, labels=labels, plan=MetricPlan(("dice",), ()))
-    write_text(options.work / "scores" / "nnunet" / "scores.csv", scores_to_csv(rows))
-    return options.work / "scores" / "nnunet"
+    write_text(out / "scores.csv", scores_to_csv(rows))
+    return out
 
 
 def score_bundle(options: argparse.Namespace) -> Path:
@@ -203,19 +260,23 @@ def score_bundle(options: argparse.Namespace) -> Path:
     from medvol.bundle import load
 
     out = options.work / "scores" / "medvol"
-    run = options.work / "medvol" / f"fold_{options.fold}"
     subprocess.run(
         [sys.executable, "-m", "monai.bundle", "run", "--config_file",
          str(load(options.bundle).config_path("evaluate")), "--dataset_dir",
          str(options.dataset.resolve()), "--output_dir", str(out), "--fold", str(options.fold),
-         "--checkpoint", str(run / "model.pt")],
+         "--checkpoint", str(bundle_run(options) / "model.pt")],
         env=environment(options), check=True, capture_output=True,
     )  # fmt: skip
     return out
 
 
-def compared(options: argparse.Namespace, scores: dict[str, Path]) -> list[dict[str, Any]]:
-    """Mean Dice of both and of the difference with intervals, subjects resampled whole."""
+def bundle_run(options: argparse.Namespace) -> Path:
+    """The bundle's run."""
+    return options.work / "medvol" / f"fold_{options.fold}"
+
+
+def compared(scores: dict[str, Path]) -> list[dict[str, Any]]:
+    """Mean Dice of each side and of the differences with intervals, subjects resampled whole."""
     import csv
 
     from medvol.metrics import bootstrap_ci, weighted_mean
@@ -226,15 +287,16 @@ def compared(options: argparse.Namespace, scores: dict[str, Path]) -> list[dict[
             dice = [row for row in csv.DictReader(handle) if row["metric"] == "dice"]
         tables[side] = {(row["case"], row["label"]): float(row["value"]) for row in dice}
     names = sorted({case for case, _ in tables["medvol"]})
-    if names != sorted({case for case, _ in tables["nnunet"]}):
-        raise SystemExit("the two sides did not score the same cases")
+    if any(names != sorted({case for case, _ in table}) for table in tables.values()):
+        raise SystemExit("the sides did not score the same cases")
     found = []
     for label in [*sorted({label for _, label in tables["medvol"]}), "mean"]:
         values = {side: [value_of(table, case, label) for case in names]
                   for side, table in tables.items()}  # fmt: skip
-        values["difference"] = [
-            a - b for a, b in zip(values["medvol"], values["nnunet"], strict=True)
-        ]
+        for side in [side for side in tables if side != "medvol"]:
+            values[f"medvol - {side}"] = [
+                a - b for a, b in zip(values["medvol"], values[side], strict=True)
+            ]
         row: dict[str, Any] = {"label": label, "n": len(names)}
         for side, column in values.items():
             ci = bootstrap_ci(weighted_mean(column), len(names), groups=subjects(names))
@@ -270,7 +332,7 @@ def python(options: argparse.Namespace) -> str:
 def environment(options: argparse.Namespace) -> dict[str, str]:
     """One thread each; nnU-Net's three folders; no compilation, no worker processes."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "nnUNet_raw": str(options.work / "raw"),
-            "nnUNet_preprocessed": str(options.work / "pre"), "nnUNet_n_proc_DA": "0",
+            "nnUNet_preprocessed": str(options.work / "pre"), "nnUNet_n_proc_DA": "1",
             "nnUNet_results": str(options.work / "results"), "nnUNet_compile": "f"}  # fmt: skip
 
 
