@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import subprocess
@@ -58,9 +59,10 @@ def run_probe(asked: dict[str, Any]) -> Costs:
     from monai.bundle import ConfigWorkflow
 
     entries = asked["cases"]
-    epochs = max(1, -(-_STEPS // max(1, len(entries["train"]))))
+    config = Path(asked["bundle"]) / "configs" / "train.json"
+    epochs = _epochs(len(entries["train"]), json.loads(config.read_text("utf-8"))["batch_size"])
     workflow = ConfigWorkflow(
-        config_file=str(Path(asked["bundle"]) / "configs" / "train.json"),
+        config_file=str(config),
         logging_file=False,
         dataset_dir=asked["scratch"],
         output_dir=str(Path(asked["scratch"]) / "run"),
@@ -96,6 +98,15 @@ def run_probe(asked: dict[str, Any]) -> Costs:
         case_bytes=bytes_ // held,
         cached=held,
     )
+
+
+def _epochs(cases: int, batch_size: int) -> int:
+    """Epochs that hold the steps to measure and those before, in which the machine warms up.
+
+    >>> _epochs(6, 2), _epochs(6, 16)
+    (4, 10)
+    """
+    return max(1, math.ceil((_WARM + _STEPS) / math.ceil(cases / batch_size)))
 
 
 class _Clock:
