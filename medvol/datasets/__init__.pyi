@@ -13,6 +13,7 @@ from .manifest import Case as Case
 from .manifest import Manifest as Manifest
 from .manifest import write_manifest as write_manifest
 from .reading import read_dataset as read_dataset
+from .results import ResultLayout as ResultLayout
 from .split import Split as Split
 from .split import read_split as read_split
 from .split import require_disjoint_patients as require_disjoint_patients

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from medvol.core.errors import ConfigError, InputError, LabelError, MissingInputError
-from medvol.datasets.listing import list_images
+from medvol.datasets.listing import list_images, stem
 from medvol.datasets.manifest import Case, Manifest
 from medvol.datasets.reading import read_dataset
 from medvol.datasets.split import require_disjoint_patients, split_patients
@@ -134,7 +134,10 @@ def class_evaluation_cases(
 
 def class_inference_cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Every readable image below a folder (or one file), with its own path as ``source``."""
-    return [{"image": str(path), "source": str(path)} for path in list_images(dataset_dir)]
+    return [
+        {"image": str(path), "source": str(path), "case": stem(path)}
+        for path in list_images(dataset_dir)
+    ]
 
 
 def _usable(

@@ -81,7 +81,7 @@ class PredictionTable:
 
     def _add(self, item, case, logits, decision: Decision, device: str, seconds: float) -> None:
         path = Path(str(case["source"]))
-        name = self._name(str(case.get("case") or path.name.partition(".")[0]))
+        name = self._name(str(case.get("case") or path.stem))
         row = {"case": name, "image": self._relative(path)}
         row |= {key: f"{value:.6f}" for key, value in decision.probabilities.items()}
         row |= decision_columns(decision)
