@@ -38,19 +38,8 @@ def chest_phantom(
     """
     rng = np.random.default_rng(seed)
     ill = seed % 2 == 0 if opacity is None else opacity
-    x, y = (
-        np.arange(n)[axis] + 0.5
-        for n, axis in zip(shape, (np.s_[:, None], np.s_[None, :]), strict=True)
-    )
-    unit = min(shape)
-    u = (x - shape[0] / 2) / unit + 0 * y  # -0.5 to 0.5 across the chest
-    v = (y - shape[1] / 2) / unit + 0 * x
-    wobble = rng.uniform(-0.012, 0.012, 8)
-    ellipses = {
-        "right_lung": ((-0.19 + wobble[0], -0.02 + wobble[1]), (0.13, 0.30)),
-        "left_lung": ((0.20 + wobble[2], -0.03 + wobble[3]), (0.11, 0.29)),
-        "heart": ((0.065 + wobble[4], 0.13 + wobble[5]), (0.13, 0.115)),
-    }
+    u, v, unit = _axes(shape)
+    ellipses = _anatomy(rng)
     image, label = _draw(u, v, unit, ellipses)
     areas = {n: math.pi * a * b * unit**2 for n, (_, (a, b)) in ellipses.items()}
     spot = _opacity(rng, ellipses)
@@ -63,16 +52,25 @@ def chest_phantom(
     image = np.clip(image, 0, 255)
     planted = marker.plant(image) if marker else None
     labels = {value: name for value, name in CHEST_LABELS.items() if value < 4 or ill}
-    return Phantom(
-        image.astype(np.float32),
-        label,
-        np.eye(4),
-        labels,
-        {},
-        planted,
-        "opacity" if ill else "clear",
-        areas,
-    )
+    category = "opacity" if ill else "clear"
+    return Phantom(image.astype(np.float32), label, np.eye(4), labels, {}, planted, category, areas)
+
+
+def _axes(shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
+    """Across and down the chest, -0.5 to 0.5 of the shorter side, and that side in pixels."""
+    unit = min(shape)
+    x, y = np.meshgrid(*(np.arange(n) + 0.5 for n in shape), indexing="ij")
+    return (x - shape[0] / 2) / unit, (y - shape[1] / 2) / unit, unit
+
+
+def _anatomy(rng: np.random.Generator) -> dict[str, tuple]:
+    """Centre and half-axes of the ellipses, a little different in every patient."""
+    wobble = rng.uniform(-0.012, 0.012, 8)
+    return {
+        "right_lung": ((-0.19 + wobble[0], -0.02 + wobble[1]), (0.13, 0.30)),
+        "left_lung": ((0.20 + wobble[2], -0.03 + wobble[3]), (0.11, 0.29)),
+        "heart": ((0.065 + wobble[4], 0.13 + wobble[5]), (0.13, 0.115)),
+    }
 
 
 def _draw(

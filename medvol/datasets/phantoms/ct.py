@@ -92,21 +92,38 @@ def ct_phantom(
         for name, found in _anatomy(rng, lesions, nodules).items()
     }
     means = {name: rng.normal(mean, spread) for name, (mean, spread) in _HU.items()}
-    image = _body(grid, factor)
-    label = np.zeros(shape, np.uint8)
     numbers = {name: value for value, name in enumerate(labels, start=1)}
-    for name in CT_LABELS.values():
-        for solid in solids[name]:
-            _paint(grid.occupancy(solid), image, means[name], label, numbers.get(name))
-    soft = image > -700.0
-    image += smooth_noise(rng, shape, 6.0) * 4.0 * soft  # slow texture of tissue
-    image += smooth_noise(rng, shape, 0.6) * noise_hu
-    np.clip(image, -1024.0, 3071.0, out=image)
-    image = np.round(image)
+    image, label = _drawn(grid, factor, solids, means, numbers)
+    image = _noisy(rng, image, noise_hu)
     planted = marker.plant(image) if marker else None
     named = {value: name for name, value in numbers.items()}
     volumes = _volumes_ml(solids, labels)
     return Phantom(image.astype(np.float32), label, grid.affine, named, volumes, planted)
+
+
+def _drawn(
+    grid: Grid,
+    factor: float,
+    solids: dict[str, list[Shape]],
+    means: dict[str, float],
+    numbers: dict[str, int],
+) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
+    """Body and organs without noise, and the label map."""
+    image, label = _body(grid, factor), np.zeros(grid.shape, np.uint8)
+    for name in CT_LABELS.values():
+        for solid in solids[name]:
+            _paint(grid.occupancy(solid), image, means[name], label, numbers.get(name))
+    return image, label
+
+
+def _noisy(
+    rng: np.random.Generator, image: NDArray[np.float64], noise_hu: float
+) -> NDArray[np.float64]:
+    """Slow texture in tissue and reconstruction noise everywhere, in whole HU of 12 bits."""
+    soft = image > -700.0
+    image += smooth_noise(rng, image.shape, 6.0) * 4.0 * soft
+    image += smooth_noise(rng, image.shape, 0.6) * noise_hu
+    return np.round(np.clip(image, -1024.0, 3071.0))
 
 
 def _anatomy(

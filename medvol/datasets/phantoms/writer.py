@@ -73,22 +73,26 @@ def write_phantom_dataset(
     assert phantom is not None
     channels = MR_CHANNELS if kind == "mr" else ("CT",)
     write_text(folder / "volumes.csv", _csv(("case", "label", "volume_ml"), volumes))
-    write_json(
-        folder / "dataset.json",
-        {
-            "name": f"{kind.upper()} phantom",
-            "description": "procedural phantoms with closed-form volumes",
-            "licence": "CC0",
-            "tensorImageSize": "4D" if kind == "mr" else "3D",
-            "modality": {str(index): name for index, name in enumerate(channels)},
-            "labels": {"0": "background"} | {str(v): name for v, name in phantom.labels.items()},
-            "numTraining": n,
-            "numTest": 0,
-            "training": training,
-            "test": [],
-        },
-    )
+    described = _description(channels, phantom.labels, training)
+    write_json(folder / "dataset.json", {"name": f"{kind.upper()} phantom", **described})
     return folder
+
+
+def _description(
+    channels: Sequence[str], labels: dict[int, str], training: list[dict[str, str]]
+) -> dict[str, Any]:
+    """What ``dataset.json`` of the Medical Segmentation Decathlon says."""
+    return {
+        "description": "procedural phantoms with closed-form volumes",
+        "licence": "CC0",
+        "tensorImageSize": "4D" if len(channels) > 1 else "3D",
+        "modality": {str(index): name for index, name in enumerate(channels)},
+        "labels": {"0": "background"} | {str(value): name for value, name in labels.items()},
+        "numTraining": len(training),
+        "numTest": 0,
+        "training": training,
+        "test": [],
+    }
 
 
 def write_phantom_classes(
