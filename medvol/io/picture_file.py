@@ -141,14 +141,16 @@ def read_wide_colour(path: Path, picture: Any, turn: int) -> NDArray[Any]:
 
     is_apart = getattr(picture, "tag_v2", {}).get(_PLANAR, 1) != 1
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    unreadable = InputError(
+        f"{shown(path)}: 16-bit grey with an alpha channel, 16-bit colours in separate planes or "
+        "turned by a tag cannot be read without loss; save it as plain 16-bit grey or colour"
+    )
+    if turn != 1 or is_apart:
+        raise unreadable
     try:
-        if turn == 1 and not is_apart:
-            return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    except RuntimeError:  # what it says names neither file nor fault
-        pass
-    raise InputError(f"{shown(path)}: 16-bit grey with an alpha channel, 16-bit colours in "
-                     "separate planes or turned by a tag cannot be read without loss; save it "
-                     "as plain 16-bit grey or colour")  # fmt: skip
+        return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError as error:  # what it says names neither file nor fault
+        raise unreadable from error
 
 
 def untwisted_tiff(path: Path) -> tuple[Path | io.BytesIO, int]:

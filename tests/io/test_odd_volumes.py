@@ -53,6 +53,16 @@ def test_an_odd_nifti_means_one_affine(tmp_path, what, suffix):
     assert np.array_equal(scan.array[0], VOXELS)
 
 
+def fault_of(path, fault):
+    """The refusal of a file: one printable line that names the file and the fault."""
+    with pytest.raises(InputError, match=fault) as refusal:
+        read_scan(path)
+    text = str(refusal.value)
+    assert path.name in text
+    assert text.isprintable()
+    return text
+
+
 NIFTI_REFUSED = {
     "NaN in an unused qform corner": ({"qform_code": 1, "qoffset": (NAN, 0, 0)}, "qform"),
     "infinite quaternion": ({**QUARTER, "quatern": (float("inf"), 0, 0)}, "qform|non-finite"),
@@ -83,11 +93,7 @@ NIFTI_REFUSED = {
 @pytest.mark.parametrize("what", NIFTI_REFUSED)
 def test_an_odd_nifti_is_refused_in_one_line(tmp_path, what):
     fields, fault = NIFTI_REFUSED[what]
-    path = nifti(tmp_path / "odd.nii.gz", **fields)
-    with pytest.raises(InputError, match=fault) as refusal:
-        read_scan(path)
-    assert "odd.nii.gz" in str(refusal.value)
-    assert str(refusal.value).isprintable()
+    assert fault_of(nifti(tmp_path / "odd.nii.gz", **fields), fault)
 
 
 def nifti_2(order="<", **fields):
@@ -182,15 +188,6 @@ NRRD_MEANS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", NRRD_MEANS)
-def test_an_odd_nrrd_means_one_affine(tmp_path, what):
-    fields, diagonal = NRRD_MEANS[what]
-    (tmp_path / "o.nrrd").write_bytes(nrrd_text(**fields))
-    scan = read_scan(tmp_path / "o.nrrd")
-    assert np.allclose(np.diag(scan.affine)[:3], diagonal)
-    assert (scan.array == 1).all()
-
-
 @pytest.mark.parametrize(("order", "value"), [("little", 1), ("big", 256)])
 def test_nrrd_bytes_follow_endian_and_line_ends_do_not_matter(tmp_path, order, value):
     (tmp_path / "b.nrrd").write_bytes(nrrd_text(endian=order).replace(b"\n", b"\r\n"))
@@ -212,9 +209,7 @@ def test_nrrd_bytes_follow_endian_and_line_ends_do_not_matter(tmp_path, order, v
 ])  # fmt: skip
 def test_an_odd_nrrd_is_refused(tmp_path, fields, fault):
     (tmp_path / "b.nrrd").write_bytes(nrrd_text(**fields))
-    with pytest.raises(InputError, match=fault) as refusal:
-        read_scan(tmp_path / "b.nrrd")
-    assert "b.nrrd" in str(refusal.value)
+    assert fault_of(tmp_path / "b.nrrd", fault)
 
 
 def test_a_cut_or_overlong_nrrd_is_refused(tmp_path):
@@ -237,11 +232,14 @@ META_MEANS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("what", META_MEANS)
-def test_an_odd_metaimage_means_one_affine(tmp_path, what):
-    fields, diagonal = META_MEANS[what]
-    (tmp_path / "o.mha").write_bytes(meta_text(**fields))
-    scan = read_scan(tmp_path / "o.mha")
+@pytest.mark.parametrize(("text", "fields", "diagonal"), [
+    *(pytest.param(nrrd_text, *means, id=f"nrrd, {what}") for what, means in NRRD_MEANS.items()),
+    *(pytest.param(meta_text, *means, id=f"mha, {what}") for what, means in META_MEANS.items()),
+])  # fmt: skip
+def test_an_odd_header_means_one_affine(tmp_path, text, fields, diagonal):
+    path = tmp_path / ("o.nrrd" if text is nrrd_text else "o.mha")
+    path.write_bytes(text(**fields))
+    scan = read_scan(path)
     assert np.allclose(np.diag(scan.affine)[:3], diagonal)
     assert (scan.array == 1).all()
 
@@ -258,9 +256,7 @@ def test_an_odd_metaimage_means_one_affine(tmp_path, what):
 ])  # fmt: skip
 def test_an_odd_metaimage_is_refused(tmp_path, fields, fault):
     (tmp_path / "b.mha").write_bytes(meta_text(**fields))
-    with pytest.raises(InputError, match=fault) as refusal:
-        read_scan(tmp_path / "b.mha")
-    assert "b.mha" in str(refusal.value)
+    assert fault_of(tmp_path / "b.mha", fault)
 
 
 def test_a_data_file_that_is_a_link_outside_is_refused(tmp_path):
