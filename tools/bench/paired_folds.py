@@ -23,8 +23,6 @@ from medvol.evaluation import BootstrapPlan, compare
 
 BUNDLE = "hippocampus_mri_segmentation"
 KEYS, MODES = ["image", "label"], ["bilinear", "nearest"]
-AFFINE = {"keys": KEYS, "prob": 1.0, "rotate_range": [0.3] * 3, "scale_range": [0.2] * 3,
-          "translate_range": [3.0] * 3, "mode": MODES, "padding_mode": "zeros"}  # fmt: skip
 ARMS = ("medvol", "monai")
 
 
@@ -69,7 +67,7 @@ def train(arm: str, fold: int, options: argparse.Namespace) -> None:
         config_file=str(load(BUNDLE).config_path("train")), logging_file=False,
         dataset_dir=str(options.dataset), output_dir=str(folder), fold=fold, seed=options.seed,
         resume=True, **schedule(options.epochs, folder),
-        **(monai_layer() if arm == "monai" else {}),
+        **(monai_layer(load(BUNDLE).config("train")) if arm == "monai" else {}),
     )  # fmt: skip
     workflow.initialize()
     workflow.run()
@@ -81,21 +79,27 @@ def train(arm: str, fold: int, options: argparse.Namespace) -> None:
 def schedule(epochs: int, folder: Path) -> dict[str, Any]:
     """What both arms share and the bundle does otherwise: a small network, briefly."""
     return {
-        "network_def#channels": [16, 32, 64], "network_def#strides": [2, 2],
+        "network_def#channels": [16, 32, 64],
         "max_epochs": epochs, "val_interval": epochs, "patience": epochs, "ema#decay": 0.99,
         "inferer#tta": None, "validate#key_metric#val_mean_dice#output_dir": str(folder),
     }  # fmt: skip
 
 
-def monai_layer() -> dict[str, Any]:
-    """The same recipe in MONAI's own transforms: 10% unmoved, 45% affine, 45% with elastic."""
-    size = [40, 56, 40]
-    elastic = {**AFFINE, "sigma_range": [5, 8], "magnitude_range": [50, 150]}
+def monai_layer(config: dict[str, Any]) -> dict[str, Any]:
+    """The same recipe in MONAI's own transforms, over the ranges of the bundle's config."""
+    ours = config["train"]["augmentation"]["transforms"][0]
+    size, moved, bent = ours["spatial_size"], ours["prob"], ours["prob"] * ours["elastic_prob"]
+    affine = {
+        "keys": KEYS, "prob": 1.0, "rotate_range": [ours["rotate_range"]] * 3,
+        "scale_range": ours["scale_range"], "translate_range": [ours["translate_range_mm"]] * 3,
+        "mode": MODES, "padding_mode": ours["padding_mode"],
+    }  # fmt: skip
+    elastic = {**affine, "sigma_range": [5, 8], "magnitude_range": [50, 150]}
     moves = {
         "_target_": "OneOf",
-        "weights": [0.1, 0.45, 0.45],
+        "weights": [1 - moved, moved - bent, bent],
         "transforms": [{"_target_": "Identityd", "keys": KEYS},
-                       {"_target_": "RandAffined", **AFFINE},
+                       {"_target_": "RandAffined", **affine},
                        {"_target_": "Rand3DElasticd", **elastic}],
     }  # fmt: skip
     steps = [
