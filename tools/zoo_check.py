@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from medvol.bundle import Bundle, list_bundles, load
+from medvol.bundle.publish import ZOO_LIMIT_BYTES
 from medvol.core.errors import MedvolError, MissingInputError
 from medvol.core.files import sha256_file
 
@@ -31,13 +32,16 @@ _FILES = ("LICENSE", "configs/inference.json", "configs/logging.conf", "docs/REA
 _WITH_WEIGHTS = ("models/model.pt", "large_files.yml")
 
 
-def check(bundle: Bundle, schema: Path | None, work: Path) -> Iterator[tuple[str, str]]:
+def check(
+    bundle: Bundle, schema: Path | None, work: Path, only: Sequence[str] = ()
+) -> Iterator[tuple[str, str]]:
     """(step, fault) of every step of the gate; the fault is empty where it passes.
 
     Args:
         bundle: What is judged; without weights it is not exported.
         schema: The metadata schema; None skips that step.
         work: Folder for exports.
+        only: Names of the steps to take; all when empty.
     """
     steps: dict[str, Callable[[], None]] = {
         "files": lambda: _files(bundle),
@@ -50,7 +54,8 @@ def check(bundle: Bundle, schema: Path | None, work: Path) -> Iterator[tuple[str
     if bundle.has_weights:
         steps["torchscript"] = lambda: _torchscript(bundle, work)
         steps["onnx"] = lambda: _onnx(bundle, work)
-    for name, step in steps.items():
+    for name in only or steps:
+        step = steps[name]
         try:
             with contextlib.redirect_stdout(io.StringIO()):
                 step()
@@ -89,9 +94,19 @@ def _files(bundle: Bundle) -> None:
 
 
 def _large_files(bundle: Bundle) -> None:
+    """Entries are published and true, and no file above the zoo's limit lacks one."""
     from monai.bundle import ConfigParser
 
-    for entry in ConfigParser.load_config_file(str(bundle.path / "large_files.yml"))["large_files"]:
+    entries = ConfigParser.load_config_file(str(bundle.path / "large_files.yml"))["large_files"]
+    listed = {entry["path"] for entry in entries}
+    for path in sorted(bundle.path.rglob("*")):
+        inside = path.relative_to(bundle.path).as_posix()
+        if path.is_file() and path.stat().st_size > ZOO_LIMIT_BYTES and inside not in listed:
+            raise ValueError(f"{inside} is over the zoo's 25 MB a file and not in large_files.yml")
+    for entry in entries:
+        if not str(entry["url"]).startswith("https://"):
+            raise ValueError(f"large_files.yml: {entry['path']} has no https address; publish it "
+                             "and name the address as weights_url in the values' meta")  # fmt: skip
         digest = hashlib.new(entry["hash_type"], (bundle.path / entry["path"]).read_bytes())
         if digest.hexdigest() != entry["hash_val"]:
             raise ValueError(f"large_files.yml: {entry['path']} has another {entry['hash_type']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 #: Main sections of the zoo's README template, and the words that open a card's section of it.
@@ -23,19 +24,29 @@ _MINE = """Its configs, code and weights are licensed under the Apache License, 
 the file LICENSE. Licences of the data: data_license.txt."""
 
 
-def publishing_files(card: str, metadata: Mapping[str, Any]) -> dict[str, str]:
+#: The zoo takes single files up to this size into a pull request; larger ones must be published
+#: elsewhere and listed in ``large_files.yml``.
+ZOO_LIMIT_BYTES = 25_000_000
+
+
+def publishing_files(
+    card: str, metadata: Mapping[str, Any], weights: Path | None = None
+) -> dict[str, str]:
     """Path inside the bundle -> text.
 
     Args:
         card: The model card, Markdown with one title and sections of its own.
-        metadata: The content of ``metadata.json``.
+        metadata: The content of ``metadata.json``; ``weights_url`` in it says where the weights
+            are published.
+        weights: The file that ``weights_sha256`` in it is of.
     """
     files = {
         "docs/README.md": zoo_readme(card, metadata),
         "docs/data_license.txt": _data_licence(metadata),
     }
     if digest := metadata["medvol"]["weights_sha256"]:
-        files["large_files.yml"] = _large_files(digest)
+        size = weights.stat().st_size if weights and weights.is_file() else 0
+        files["large_files.yml"] = _large_files(digest, size, metadata.get("weights_url", ""))
     return files
 
 
@@ -127,12 +138,23 @@ def _data_licence(metadata: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _large_files(digest: str) -> str:
+def _large_files(digest: str, size: int, url: str) -> str:
+    """What has to be downloaded: nothing, while the weights are small and nowhere else.
+
+    Source:
+        github.com/Project-MONAI/model-zoo, CONTRIBUTING.md, "Model storage" and "large files".
+    """
+    if not url and size <= ZOO_LIMIT_BYTES:
+        return (
+            f"# models/model.pt has {size / 1e6:.1f} MB, below the model zoo's limit of 25 MB a "
+            "file:\n# it travels inside the bundle, and nothing is downloaded. Its sha256 is in\n"
+            "# configs/metadata.json.\n"
+            "large_files: []\n"
+        )
     return (
-        "# Fill in the URL where models/model.pt is published; the digest is checked either way.\n"
         "large_files:\n"
         '  - path: "models/model.pt"\n'
-        '    url: ""\n'
+        f'    url: "{url}"\n'
         f'    hash_val: "{digest}"\n'
         '    hash_type: "sha256"\n'
     )

@@ -85,13 +85,14 @@ def render(
     derived = set(_derived(name, values))
     if unused := sorted(set(values) - used - derived - _DESCRIPTION):
         raise ConfigError(f"{source}: no part uses the value {unused[0]!r}; is it misspelt?")
-    metadata = metadata_of(name, values, folder / "models" / "model.pt")
+    weights = folder / "models" / "model.pt"
+    metadata = metadata_of(name, values, weights)
     files["configs/metadata.json"] = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"
     files["configs/logging.conf"] = (configs / "parts" / "logging.conf").read_text("utf-8")
     card = source.with_suffix(".md")
     if not card.is_file():
         raise MissingInputError(f"{card}: the bundle has no model card")
-    files |= publishing_files(card.read_text("utf-8"), metadata)
+    files |= publishing_files(card.read_text("utf-8"), metadata, weights)
     files["LICENSE"] = _licence().read_text("utf-8")
     return files
 

@@ -1,8 +1,11 @@
 """The zoo's README from a card: everything stays, in the template's order."""
 
+import pytest
+import yaml
+
 from medvol.bundle import list_bundles
 from medvol.bundle.places import configs_dir
-from medvol.bundle.publish import zoo_readme
+from medvol.bundle.publish import ZOO_LIMIT_BYTES, publishing_files, zoo_readme
 
 METADATA = {
     "name": "Title", "authors": "A. Author", "description": "Described.", "data_source": "Source",
@@ -51,3 +54,23 @@ def test_no_line_of_any_shipped_card_is_lost():
         readme = (bundle.path / "docs" / "README.md").read_text("utf-8").splitlines()
         lines = [line for line in card.splitlines() if line and not line.startswith("#")]
         assert not [line for line in lines if line not in readme]
+
+
+@pytest.mark.parametrize(
+    ("size", "url", "listed"),
+    [
+        (ZOO_LIMIT_BYTES, "", []),
+        (ZOO_LIMIT_BYTES + 1, "", [""]),
+        (1000, "https://example.org/model.pt", ["https://example.org/model.pt"]),
+    ],
+)
+def test_large_files_lists_what_the_zoo_has_to_download(tmp_path, size, url, listed):
+    weights = tmp_path / "model.pt"
+    with weights.open("wb") as file:
+        file.truncate(size)
+    facts = {**METADATA["medvol"], "weights_sha256": "ab" * 32}
+    metadata = {**METADATA, "medvol": facts, **({"weights_url": url} if url else {})}
+    files = publishing_files("# T\n", metadata, weights)
+    entries = yaml.safe_load(files["large_files.yml"])["large_files"]
+    assert [entry["url"] for entry in entries] == listed
+    assert all(entry["hash_val"] == "ab" * 32 for entry in entries)

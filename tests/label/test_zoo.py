@@ -9,6 +9,7 @@ import pytest
 from medvol.bundle import list_bundles, load
 from tools.zoo_check import check, find_schema, main
 
+PUBLISHED = "path: models/model.pt, url: https://example.org/model.pt"
 NAMES = [bundle.name for bundle in list_bundles()]
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -24,10 +25,14 @@ def test_all_bundles_are_judged():
     assert len(NAMES) >= 10
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_files_version_properties_and_network_pass(name, tmp_path, monkeypatch):
+@pytest.fixture
+def no_export(monkeypatch):
     for step in ("_torchscript", "_onnx"):
         monkeypatch.setattr(f"tools.zoo_check.{step}", lambda *_: None)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_version_properties_and_network_pass(name, tmp_path, no_export):
     found = dict(check(load(name), None, tmp_path))
     assert {"files", "version", "properties", "net in/out"} <= set(found)
     assert not any(found.values()), found
@@ -35,9 +40,7 @@ def test_files_version_properties_and_network_pass(name, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_metadata_follows_the_schema(name, schema, tmp_path):
-    from tools.zoo_check import _schema
-
-    _schema(load(name), schema, tmp_path)
+    assert fault_of("schema", load(name), schema, tmp_path) == ""
 
 
 @pytest.mark.slow
@@ -47,6 +50,11 @@ def test_weights_export_to_torchscript_and_onnx(name, tmp_path):
     found = dict(check(load(name), None, tmp_path))
     assert found["torchscript"] == ""
     assert found["onnx"] == ""
+
+
+def fault_of(step, bundle, schema, tmp_path):
+    """What one step of the gate says; empty where it passes."""
+    return dict(check(bundle, schema, tmp_path, only=(step,)))[step]
 
 
 def broken(tmp_path, change):
@@ -60,15 +68,14 @@ def broken(tmp_path, change):
     ("step", "file", "old", "new"),
     [
         ("files", "docs/README.md", "## **Performance**", "## Accuracy"),
-        ("files", "large_files.yml", 'hash_val: "', 'hash_val: "0'),
+        ("files", "large_files.yml", "[]", '[{path: models/model.pt, url: ""}]'),
+        ("files", "large_files.yml", "[]", f"[{{{PUBLISHED}, hash_val: '0', hash_type: sha256}}]"),
         ("version", "configs/metadata.json", '"version": "', '"version": "9'),
         ("net in/out", "configs/metadata.json", '"num_channels": 3', '"num_channels": 4'),
         ("properties", "configs/inference.json", '"inferer":', '"infererr":'),
     ],
 )
-def test_each_step_can_fail(step, file, old, new, tmp_path, monkeypatch):
-    for name in ("_torchscript", "_onnx"):
-        monkeypatch.setattr(f"tools.zoo_check.{name}", lambda *_: None)
+def test_each_step_can_fail(step, file, old, new, tmp_path, no_export):
     (tmp_path / "work").mkdir()
 
     def change(folder):
@@ -82,14 +89,11 @@ def test_each_step_can_fail(step, file, old, new, tmp_path, monkeypatch):
 
 
 def test_the_schema_step_can_fail(schema, tmp_path):
-    from tools.zoo_check import _schema
-
     folder = tmp_path / "x_segmentation"
     shutil.copytree(load("phantom_ct_segmentation").path, folder)
     path = folder / "configs" / "metadata.json"
     path.write_text(path.read_text().replace('"network_data_format"', '"network_format"'))
-    with pytest.raises(ValueError, match="schema"):
-        _schema(load(folder, is_trusted=True), schema, tmp_path)
+    assert "schema" in fault_of("schema", load(folder, is_trusted=True), schema, tmp_path)
 
 
 def test_with_a_checkout_the_zoos_own_script_judges_and_the_checkout_stays(
@@ -114,3 +118,13 @@ def test_with_a_checkout_the_zoos_own_script_judges_and_the_checkout_stays(
     assert f"{names[0]}: ci/verify_bundle.py: passed" in out
     assert f"{names[1]}: ci/verify_bundle.py: ValueError: no" in out
     assert sorted(map(str, checkout.rglob("*"))) == before
+
+
+def test_a_file_above_the_zoos_limit_must_be_listed(tmp_path, no_export):
+    (tmp_path / "work").mkdir()
+
+    def change(folder):
+        with (folder / "models" / "more.pt").open("wb") as file:
+            file.truncate(26_000_000)
+
+    assert "models/more.pt is over" in broken(tmp_path, change)["files"]
