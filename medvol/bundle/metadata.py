@@ -10,6 +10,7 @@ from typing import Any
 
 from medvol import __version__
 from medvol.bundle.places import shipped_root
+from medvol.core.errors import MissingPackageError
 from medvol.core.files import sha256_file
 
 SCHEMA_URL = (
@@ -107,10 +108,17 @@ def network_data_format(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def package_version(package: str) -> str:
-    """The version that this project is tested with: its lock's, else the installed one's."""
+    """The version that this project is tested with: its lock's, else the installed one's.
+
+    Raises:
+        MissingPackageError: If it is neither locked nor installed.
+    """
     lock = shipped_root() / "tools" / "constraints.txt"
     if lock.is_file():
         found = re.search(rf"(?im)^{re.escape(package)}==([\w.]+)", lock.read_text("utf-8"))
         if found:
             return found.group(1)
-    return importlib.metadata.version(package).split("+")[0]
+    try:
+        return importlib.metadata.version(package).split("+")[0]
+    except importlib.metadata.PackageNotFoundError as error:
+        raise MissingPackageError(f"{package} is not installed; pip install {package}") from error

@@ -152,8 +152,13 @@ def _changed(name: str, values: dict[str, Any], changes: Mapping[str, Any]) -> d
 
 def _licence() -> Path:
     root = shipped_root()
-    found = [root / "LICENSE", root / "configs" / "LICENSE"]
-    return next(path for path in found if path.is_file())
+    for path in (root / "LICENSE", root / "configs" / "LICENSE"):
+        if path.is_file():
+            return path
+    raise MissingInputError(
+        f"{root / 'LICENSE'}: is missing, and every bundle carries it; install medvol, or put "
+        "the file back"
+    )
 
 
 def _tasks(values: Mapping[str, Any]) -> dict[str, str]:

@@ -95,8 +95,12 @@ def split_patients(
     for case in manifest.cases:
         groups[case.group].append(case)
     fixed = _fixed_places(groups, locked)
-    if len(groups) - list(fixed.values()).count(TEST) < folds:
-        raise ConfigError(f"{manifest.root}: {len(groups)} patients cannot fill {folds} folds")
+    patients = len(groups) - list(fixed.values()).count(TEST)
+    if patients < folds:
+        most = f"ask for {patients} folds at most, or add" if patients > 1 else "add"
+        raise ConfigError(
+            f"{manifest.root}: {patients} patient(s) cannot fill {folds} folds; {most} patients"
+        )
     stratum = _stratum_by_group(groups, fields, strata or {})
     quota = {TEST: test_fraction} | dict.fromkeys(range(folds), (1.0 - test_fraction) / folds)
     places = _deal(stratum, fixed, quota, seed)

@@ -208,10 +208,11 @@ def _patient_axes(
 
 
 def _whole(manifest: Manifest, found: list[CasePrint]) -> Fingerprint:
-    for attribute in ("channels", "dims"):
-        kinds = {row.channels if attribute == "channels" else len(row.shape) for row in found}
+    for what in ("channels", "dimensions"):
+        kinds = {row.channels if what == "channels" else len(row.shape): row.case for row in found}
         if len(kinds) > 1:
-            raise InputError(f"{manifest.root}: cases differ in {attribute}: {sorted(kinds)}")
+            named = ", ".join(f"{count} in {case!r}" for count, case in sorted(kinds.items()))
+            raise InputError(f"{manifest.root}: cases differ in {what}: {named}; leave some out")
     present = sorted({value for row in found for value in row.voxels})
     if not present:
         raise MissingInputError(f"{manifest.root}: no label map holds a structure")

@@ -12,6 +12,9 @@ from medvol.planning.fingerprint import Fingerprint
 
 #: Ratio of voxel edges from which slices are thick (nnU-Net's threshold).
 THICK = 3.0
+#: Share of a case below which structures are searched for, not just outlined.
+TINY = 0.01
+_TINY_PATCH = 0.3
 _COVER = 0.5
 _WHOLE_AT = 2.0
 _LEAST_VOXELS = 500
@@ -63,8 +66,12 @@ def fit_patch(
     """The largest patch within the cases that is as even in millimetres as they allow.
 
     An edge length in millimetres is found by bisection; no axis is longer than in 90% of cases.
-    A whole case may cost up to twice as much: nothing then depends on where a patch lies.
+    A whole case may cost up to twice as much: nothing then depends on where a patch lies. Not so
+    where structures are tiny: more steps of patches that lie on them teach more.
     """
+    whole_at = _WHOLE_AT
+    if fingerprint.foreground_share < TINY:
+        most_voxels, whole_at = _TINY_PATCH * most_voxels, 1.0
     limit = np.ceil(fingerprint.shape(spacing_mm, 90) - 1e-6)
     spacing = np.asarray(spacing_mm)
 
@@ -72,7 +79,7 @@ def fit_patch(
         return np.maximum(1, np.minimum(limit, np.round(edge_mm / spacing)))
 
     low, high = 0.0, float((limit * spacing).max())
-    if patch(high).prod() > _WHOLE_AT * most_voxels:
+    if patch(high).prod() > whole_at * most_voxels:
         for _ in range(40):
             middle = (low + high) / 2
             low, high = (middle, high) if patch(middle).prod() <= most_voxels else (low, middle)

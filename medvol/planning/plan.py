@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medvol.bundle import write
 from medvol.bundle.write import PLAN
-from medvol.core.errors import OutputError
+from medvol.core.errors import ConfigError, OutputError
 from medvol.core.files import write_json, write_text
 from medvol.datasets import Manifest, read_dataset, training_cases
 from medvol.engines.samplers import repeats
@@ -33,6 +35,8 @@ _PROBED = 6
 _VALIDATED = 2
 _RAM_SHARE = 0.5
 _UNCOVERED = 0.25
+#: Spread of a voxel edge over its median from which the user is told.
+_MIXED = 0.25
 Progress = Callable[[str, int, int], None]
 
 
@@ -83,6 +87,7 @@ def plan_dataset(
     folder = bundle_folder(output)
     manifest = read_dataset(dataset)
     cache = folder / PLAN / "fingerprint.json"
+    _require_folds(manifest, request.folds)
     fingerprint = measure(manifest, cache, lambda done, total: show("fingerprint", done, total))
     facts = find_facts(manifest, fingerprint, modality, body_part)
     sampling, design = _shape(fingerprint, facts, request)
@@ -100,6 +105,7 @@ def plan_dataset(
     forecast = fill_budget(costs, size, request.budget_s)
     _schedule(draft, forecast, size, request)
     notes = _notes(fingerprint, sampling, request, forecast, costs)
+    notes += _doubts(manifest, fingerprint)
     _write(values, draft, meta, notes, manifest.name)
     write_json(folder / PLAN / "forecast.json", {"costs": asdict(costs), **asdict(forecast)})
     return Plan(folder, values, draft, forecast, costs, notes)
@@ -120,6 +126,18 @@ def bundle_folder(output: str | os.PathLike[str]) -> Path:
     if path.is_dir() and any(path.iterdir()) and not (path / PLAN).is_dir():
         raise OutputError(f"{path}: exists and was not planned; choose another folder")
     return path
+
+
+def _require_folds(manifest: Manifest, folds: int) -> None:
+    """Refuse before hours of measuring what the split would refuse after them."""
+    labelled = [case for case in manifest.training if case.label is not None]
+    patients = len({case.group for case in labelled})
+    if 0 < patients < folds and not all(case.fold is not None for case in labelled):
+        more = f"pass --folds {patients}, or add" if patients > 1 else "add"
+        raise ConfigError(
+            f"{manifest.root}: {patients} patient(s) with labels cannot fill {folds} folds; "
+            f"{more} patients"
+        )
 
 
 def _shape(fingerprint: Fingerprint, facts: Facts, request: Request) -> tuple[Sampling, Design]:
@@ -219,6 +237,27 @@ def _notes(
             "(--network folded, or a shorter budget), and choose by folds."
         )
     return notes
+
+
+def _doubts(manifest: Manifest, fingerprint: Fingerprint) -> list[str]:
+    """What the user may not know of the data set."""
+    found = []
+    if bare := [case.case for case in manifest.training if case.label is None]:
+        found.append(f"{len(bare)} case(s) without a label map are left out: {bare[0]} ...")
+    absent = [
+        name for value, name in fingerprint.labels.items() if not fingerprint.prevalence(value)
+    ]
+    if absent:
+        found.append(f"No case holds {', '.join(absent)}: that cannot be learned or scored.")
+    shares = (
+        np.ptp([row.spacing_mm for row in fingerprint.cases], axis=0) / fingerprint.spacing_mm()
+    )
+    if shares.max() > _MIXED:
+        low, high = fingerprint.spacing_mm(0), fingerprint.spacing_mm(100)
+        found.append(
+            f"Spacings are mixed, {_plain(low)} to {_plain(high)} mm: every case is resampled."
+        )
+    return found
 
 
 def _meta(manifest: Manifest, facts: Facts, draft: Draft) -> dict[str, Any]:
