@@ -10,12 +10,14 @@ import numpy as np
 
 from medvol.core.errors import ConfigError, InputError, LabelError, MissingInputError
 from medvol.datasets.listing import list_images
-from medvol.datasets.manifest import Manifest
+from medvol.datasets.manifest import Case, Manifest
 from medvol.datasets.reading import read_dataset
 from medvol.datasets.split import require_disjoint_patients, split_patients
 
 #: Fold number that means: train on every case and validate on a fifth of the same ones.
 ALL = -1
+#: Share of cases below which the cases that hold a label are spread over the folds.
+_RARE = 0.2
 
 
 def training_cases(
@@ -28,8 +30,8 @@ def training_cases(
 ) -> dict[str, list[dict[str, Any]]]:
     """Cases of one fold as lists for ``train`` and ``validate``.
 
-    Patients never cross; folds are stratified by quartile of the labelled volume. A ``fold``
-    column of the data set is honoured instead of dealing anew.
+    Patients never cross; folds are stratified by labels that few cases hold, then by quartile of
+    the labelled volume. A ``fold`` column of the data set is honoured instead of dealing anew.
 
     Args:
         dataset_dir: Anything that :func:`read_dataset` reads.
@@ -52,7 +54,7 @@ def training_cases(
     if fold == ALL:
         held = split_patients(manifest, folds=max(2, folds), seed=seed).validation(0)
         return {"train": manifest.datalist(names), "validate": manifest.datalist(held)}
-    train, validate = _fold_names(manifest, fold, folds, seed)
+    train, validate = _fold_names(manifest, labels, fold, folds, seed)
     return {"train": manifest.datalist(train), "validate": manifest.datalist(validate)}
 
 
@@ -67,7 +69,7 @@ def evaluation_cases(
     manifest = _labelled(dataset_dir, labels)
     if fold is None:
         return manifest.datalist()
-    return manifest.datalist(_fold_names(manifest, int(fold), folds, seed)[1])
+    return manifest.datalist(_fold_names(manifest, labels, int(fold), folds, seed)[1])
 
 
 def inference_cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -88,7 +90,7 @@ def _labelled(dataset_dir: str | os.PathLike[str], labels: Mapping[Any, str]) ->
 
 
 def _fold_names(
-    manifest: Manifest, fold: int, folds: int, seed: int
+    manifest: Manifest, labels: Mapping[Any, str], fold: int, folds: int, seed: int
 ) -> tuple[list[str], list[str]]:
     without = [case.case for case in manifest.cases if case.fold is None]
     if 0 < len(without) < len(manifest.cases):
@@ -99,14 +101,25 @@ def _fold_names(
         if not held:
             raise ConfigError(f"{manifest.root}: no case is in fold {fold}")
         return [case.case for case in manifest.cases if case.fold != fold], held
-    split = split_patients(manifest, folds=folds, seed=seed, strata=_volume_quartiles(manifest))
+    split = split_patients(manifest, folds=folds, seed=seed, strata=_strata(manifest, labels))
     return split.training(fold), split.validation(fold)
 
 
-def _volume_quartiles(manifest: Manifest) -> dict[str, str]:
+def _strata(manifest: Manifest, labels: Mapping[Any, str]) -> dict[str, str]:
+    """A case's rarest label where few cases hold it, else the quartile of its labelled volume."""
+    counts = [_voxels(case, labels) for case in manifest.cases]
+    sizes = [sum(row.values()) for row in counts]
+    ranks = np.searchsorted(np.quantile(sizes, (0.25, 0.5, 0.75)), sizes)
+    shares = {int(value): np.mean([row[int(value)] > 0 for row in counts]) for value in labels}
+    found = {}
+    for case, row, rank in zip(manifest.cases, counts, ranks, strict=True):
+        rare = [value for value, share in shares.items() if share < _RARE and row[value]]
+        found[case.case] = f"+{min(rare, key=shares.__getitem__)}" if rare else str(rank)
+    return found
+
+
+def _voxels(case: Case, labels: Mapping[Any, str]) -> dict[int, int]:
     from medvol.io import read_image
 
-    voxels = [float((read_image(case.label) > 0).sum()) for case in manifest.cases if case.label]
-    edges = np.quantile(voxels, (0.25, 0.5, 0.75))
-    ranks = np.searchsorted(edges, voxels)
-    return {case.case: str(rank) for case, rank in zip(manifest.cases, ranks, strict=True)}
+    array = read_image(str(case.label)).numpy()
+    return {int(value): int((array == int(value)).sum()) for value in labels}

@@ -41,6 +41,21 @@ def test_folds_cover_all_cases_once_and_keep_patients_whole(labelled):
     assert sorted(held) == [f"x{n:02d}" for n in range(12)]
 
 
+def test_the_few_cases_that_hold_a_label_are_spread_over_the_folds(labelled):
+    folder = labelled()
+    for n in (4, 10):  # two patients of six, with volumes far apart
+        mask = np.zeros((4, 4, 4), np.uint8)
+        mask.ravel()[:n] = 1
+        mask.ravel()[-1] = 2
+        write_nifti(folder / f"m/x{n:02d}_m.nii.gz", mask, np.eye(4))
+    for seed in range(8):
+        holding = []
+        for fold in range(3):
+            held = training_cases(folder, {1: "organ", 2: "lesion"}, fold, 3, seed)["validate"]
+            holding.append(len({"x04", "x10"} & {row["case"] for row in held}))
+        assert max(holding) == 1
+
+
 def test_a_fold_column_that_tears_patients_is_refused_unless_forced(labelled):
     folder = labelled(lambda n: n % 2)
     with pytest.raises(InputError, match="both sides of the split"):
