@@ -16,20 +16,21 @@ def run(
     out: Annotated[str, typer.Option("--out", "-o", help="The new bundle's folder.")],
     holdout: Annotated[str, typer.Option(help="Cases that nothing was trained on.")] = "",
     single: Annotated[bool, typer.Option("--single", help="Export the best fold alone.")] = False,
+    thresholds: Annotated[
+        bool, typer.Option("--thresholds", help="Also search each structure's threshold.")
+    ] = False,
     trust_bundle: Annotated[
         bool, typer.Option("--trust-bundle", help="Run code in a bundle that is not shipped.")
     ] = False,
     is_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Choose single network or ensemble, and the cleaning of masks; export one bundle."""
+    """Choose single network or ensemble, thresholds and cleaning; export one bundle."""
     from pathlib import Path
 
-    from medvol.runners import select
+    from medvol.runners import SelectOptions, select
 
-    found = select(
-        bundle, runs, data, out, holdout=holdout or None, single=single, is_trusted=trust_bundle,
-        say=lambda line: print(line, file=sys.stderr),
-    )  # fmt: skip
+    options = SelectOptions(holdout or None, single, thresholds, trust_bundle)
+    found = select(bundle, runs, data, out, options, say=lambda line: print(line, file=sys.stderr))
     if is_json:
         print(json.dumps(json.loads((Path(out) / "docs" / "selection.json").read_text("utf-8"))))
         return
@@ -40,6 +41,6 @@ def run(
     for row in found.steps:
         mark = "->" if row.is_chosen else "  "
         print(f"{mark} {row.what}: {row.dice:+.4f} ({row.lower:+.4f} to {row.upper:+.4f})")
-    print(f"{found.evidence} Cleaning chosen on other folds: {found.crossfitted:.4f}.")
+    print(f"{found.evidence} With what the other folds chose: {found.crossfitted:.4f}.")
     print(f"{out}: {len(found.members)} network(s) in one bundle; next: medvol predict {out} "
           "IMAGE -o OUT --trust-bundle")  # fmt: skip

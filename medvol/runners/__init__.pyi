@@ -12,6 +12,7 @@ from .ray_actors import run_ray as run_ray
 from .record import PredictOptions as PredictOptions
 from .record import Record as Record
 from .select import Selection as Selection
+from .select import SelectOptions as SelectOptions
 from .select import select as select
 from .session import Session as Session
 from .slurm import run_slurm as run_slurm

@@ -51,6 +51,36 @@ class ToLabelMapd(MapTransform):
         return case
 
 
+class ScaleChannelsd(MapTransform):
+    """Multiply each channel of probabilities by a number, before the decision.
+
+    So a decision made for one threshold follows another for each channel.
+
+    Args:
+        keys: Keys of probabilities, shape (C, X, Y[, Z]).
+        factors: One per channel, above 0.
+
+    Raises:
+        ConfigError: If a factor is not above 0.
+    """
+
+    def __init__(self, keys: KeysCollection, factors: Sequence[float]) -> None:
+        super().__init__(keys)
+        self.factors = tuple(float(factor) for factor in factors)
+        if not all(factor > 0 for factor in self.factors):
+            raise ConfigError(f"factors of channels must be above 0: {list(factors)}")
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        case = dict(data)
+        for key in self.key_iterator(case):
+            probs = case[key]
+            if len(probs) != len(self.factors):
+                raise ConfigError(f"{len(self.factors)} factors for {len(probs)} channels")
+            factors = torch.tensor(self.factors, device=probs.device, dtype=probs.dtype)
+            case[key] = probs * factors.reshape(-1, *[1] * (probs.ndim - 1))
+        return case
+
+
 class RegionsToLabelMapd(MapTransform):
     """Paint overlapping regions one after another, each over those before it.
 

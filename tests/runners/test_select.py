@@ -14,8 +14,9 @@ from medvol.cli.main import main
 from medvol.core.errors import MissingInputError
 from medvol.engines import save_checkpoint
 from medvol.networks import load_weights
+from medvol.runners.cleaning import choose_cleaning, mean_dice
 from medvol.runners.evidence import CaseMaps, fold_weights
-from medvol.runners.select import choose_cleaning, mean_dice
+from medvol.runners.thresholds import Decision, choose_thresholds, redrawn
 from tests.blobs import write_blobs
 
 LABELS = {1: "anterior", 2: "posterior"}
@@ -50,6 +51,51 @@ def test_gain_is_the_difference_of_mean_dice():
     assert choose_cleaning(pool, LABELS)[1][0].dice == pytest.approx(np.mean(gained))
 
 
+ARGMAX = {"_target_": "medvol.transforms.ToLabelMapd", "keys": "pred", "values": [0, 1, 2],
+          "threshold": 0.0}  # fmt: skip
+REGIONS = {"_target_": "medvol.transforms.RegionsToLabelMapd", "keys": "pred", "values": [1, 2]}
+
+
+def probable(folder, index: int, anterior: float) -> CaseMaps:
+    """A case whose anterior voxels have that probability, as two in the background have 0.25."""
+    found = maps(index, has_crumb=False)
+    probs = np.zeros((3, 10, 10, 10))
+    probs[1], probs[2] = anterior * (found.ref == 1), 0.9 * (found.ref == 2)
+    probs[1, 9, 9, 8:], probs[1, 2 + index % 3, 2, 2] = 0.25, 0.6
+    probs[0] = 1 - probs[1] - probs[2]
+    path = folder / f"{index}.npz"
+    np.savez_compressed(path, probs=np.round(255 * probs).astype(np.uint8))
+    return CaseMaps(found.case, found.fold, found.patient, 2.0, found.ref, found.ref, path)
+
+
+def test_a_structure_that_is_always_doubted_gets_the_threshold_that_draws_it(tmp_path):
+    pool = [probable(tmp_path, index, anterior=0.35) for index in range(8)]
+    decision = Decision(ARGMAX, {1: "anterior", 2: "posterior"}, is_exclusive=True)
+    chosen, steps = choose_thresholds(pool, LABELS, decision)
+    assert chosen == {1: 0.3}
+    assert [row.what for row in steps if row.is_chosen] == ["anterior: threshold 0.3"]
+    for maps_ in redrawn(pool, chosen, decision):
+        assert np.array_equal(maps_.pred, maps_.ref)
+
+
+def test_no_threshold_moves_where_none_helps(tmp_path):
+    pool = [probable(tmp_path, index, anterior=0.9) for index in range(8)]
+    decision = Decision(ARGMAX, {1: "anterior", 2: "posterior"}, is_exclusive=True)
+    assert choose_thresholds(pool, LABELS, decision)[0] == {}
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.4, 0.7])
+def test_a_regions_threshold_is_the_probability_from_which_it_is_painted(tmp_path, threshold):
+    probs = np.zeros((2, 1, 1, 256), np.uint8)
+    probs[0] = np.arange(256)
+    np.savez_compressed(tmp_path / "a.npz", probs=probs)
+    empty = np.zeros((1, 1, 256), np.uint8)
+    case = CaseMaps("a", 0, "a", 1.0, empty, empty, tmp_path / "a.npz")
+    decision = Decision(REGIONS, {0: "whole", 1: "core"}, is_exclusive=False)
+    drawn = decision.draw(case, {0: threshold})[0, 0]
+    assert np.array_equal(drawn > 0, np.arange(256) >= np.ceil(255 * threshold - 1e-3))
+
+
 def test_missing_fold_is_named(tmp_path):
     with pytest.raises(MissingInputError, match="fold_0"):
         fold_weights(tmp_path, 2)
@@ -77,10 +123,12 @@ def test_exported_bundle_averages_its_folds_and_says_what_it_rests_on(trained, t
     folder, runs, data = trained
     out = tmp_path / "chosen_segmentation"
     words = ["select", str(folder), str(runs), "--data", str(data), "-o", str(out),
-             "--trust-bundle", "--json"]  # fmt: skip
+             "--trust-bundle", "--thresholds", "--json"]  # fmt: skip
     assert main(words) == 0
     found = json.loads(capsys.readouterr().out)
     assert len(found["members"]) == 2
+    tried = [row["what"] for row in found["steps"] if "threshold" in row["what"]]
+    assert len(tried) == 12
     assert found["networks"][0]["n"] == 4
     assert "not measured" in found["evidence"]
     bundle = load(out, is_trusted=True)
