@@ -10,8 +10,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +37,13 @@ from medvol.metrics import (
     permutation_paired,
     weighted_ratio,
 )
+from medvol.metrics.bootstrap import BootstrapInterval, WeightedStatistic
 from medvol.metrics.result import Fields
 
 #: Rule of the threshold 0.5, which needs no validation cases.
 FIXED = "fixed"
+_Given = TypeVar("_Given")
+_Row = TypeVar("_Row")
 
 
 @dataclass(frozen=True)
@@ -110,31 +114,32 @@ class ClassArm:
 
 def classifier_rows(arm: ClassArm, rules: Sequence[str], plan: BootstrapPlan) -> list[ArmRow]:
     """Ranking and decisions of an arm at every rule, each with the range over its seeds."""
-    quick = replace(plan, resamples=1)
-    singles = [_class_rows(seed, rules, quick) for seed in arm.seeds]
-    found = []
-    for k, row in enumerate(_class_rows(arm.average, rules, plan)):
-        spread = [rows[k].value for rows in singles]
-        found.append(
-            ArmRow(
-                row.label, _column(row), "", row.value, row.lower, row.upper, row.n,
-                row.n_patients, 0, 0, len(spread), min(spread), max(spread), row.method,
-            )
-        )  # fmt: skip
-    return found
+
+    def score(seed: Seed, plan: BootstrapPlan) -> list[ClassRow]:
+        return _class_rows(seed, rules, plan)
+
+    return [
+        ArmRow(
+            row.label, _column(row), "", row.value, row.lower, row.upper, row.n, row.n_patients,
+            0, 0, *_spread([one.value for one in singles]), row.method,
+        )
+        for row, singles in _beside_seeds(score, arm.average, arm.seeds, plan)
+    ]  # fmt: skip
 
 
 def segmenter_rows(
     seeds: Sequence[Sequence[Score]], cases: Mapping[str, CaseInfo], plan: BootstrapPlan
 ) -> list[ArmRow]:
     """Mean and median of an arm's scores, each with the range over its seeds."""
-    quick = replace(plan, resamples=1)
-    singles = [summarise(rows, cases, plan=quick) for rows in seeds]
-    found = []
-    for k, row in enumerate(summarise(mean_scores(seeds), cases, plan=plan)):
-        for statistic, method in (("mean", "bca"), ("median", "percentile")):
-            found.append(_score_row(row, [rows[k] for rows in singles], statistic, method))
-    return found
+
+    def score(rows: Sequence[Score], plan: BootstrapPlan) -> list[SummaryRow]:
+        return summarise(rows, cases, plan=plan)
+
+    return [
+        _score_row(row, singles, statistic, method)
+        for row, singles in _beside_seeds(score, mean_scores(seeds), seeds, plan)
+        for statistic, method in (("mean", "bca"), ("median", "percentile"))
+    ]
 
 
 def mean_scores(seeds: Sequence[Sequence[Score]]) -> list[Score]:
@@ -194,6 +199,32 @@ def rows_to_csv(rows: Sequence[Mapping[str, object]]) -> str:
         writer.writeheader()
         writer.writerows(rows)
     return sink.getvalue()
+
+
+def _beside_seeds(
+    score: Callable[[_Given, BootstrapPlan], Sequence[_Row]],
+    average: _Given,
+    seeds: Sequence[_Given],
+    plan: BootstrapPlan,
+) -> Iterator[tuple[_Row, list[_Row]]]:
+    """Each row of the average over seeds, with the same row of every seed."""
+    quick = replace(plan, resamples=1)
+    singles = [score(seed, quick) for seed in seeds]
+    for k, row in enumerate(score(average, plan)):
+        yield row, [rows[k] for rows in singles]
+
+
+def _spread(values: Sequence[float]) -> tuple[int, float, float]:
+    return len(values), min(values), max(values)
+
+
+def _gap(
+    difference: WeightedStatistic, patients: NDArray[np.str_], plan: BootstrapPlan
+) -> BootstrapInterval:
+    """A difference with its interval, patients resampled whole."""
+    return bootstrap_ci(
+        difference, len(patients), groups=patients, method="percentile", **asdict(plan)
+    )
 
 
 def _class_rows(seed: Seed, rules: Sequence[str], plan: BootstrapPlan) -> list[ClassRow]:
@@ -260,10 +291,7 @@ def _proportion_test(
         p = permutation_paired(a, b, groups=patients, resamples=plan.resamples, seed=plan.seed).p
     else:
         p = mcnemar_exact(*only).p
-    difference = weighted_ratio(a.astype(float) - b, np.ones(len(a)))
-    found = bootstrap_ci(
-        difference, len(a), groups=patients, method="percentile", **asdict(plan)
-    )  # fmt: skip
+    found = _gap(weighted_ratio(a.astype(float) - b, np.ones(len(a))), patients, plan)
     test = "sign flips by patient" if is_clustered else "mcnemar"
     means = (float(a.mean()), float(b.mean())) if len(a) else (math.nan, math.nan)
     return Comparison(
@@ -281,10 +309,7 @@ def _f1_test(
 ) -> Comparison:
     """F1 is twice the true positives over called plus truly positive: a ratio of sums."""
     ratios = [weighted_ratio(2.0 * (one & y), one.astype(float) + y) for one in called]
-    found = bootstrap_ci(
-        lambda w: ratios[0](w) - ratios[1](w), len(y), groups=patients, method="percentile",
-        **asdict(plan),
-    )  # fmt: skip
+    found = _gap(lambda w: ratios[0](w) - ratios[1](w), patients, plan)
     values = [float(ratio(np.ones((1, len(y))))[0]) for ratio in ratios]
     p = _swap_p(y, called, patients, abs(found.estimate), plan)
     return Comparison(
@@ -343,9 +368,8 @@ def _column(row: ClassRow) -> str:
 def _score_row(
     row: SummaryRow, singles: Sequence[SummaryRow], statistic: str, method: str
 ) -> ArmRow:
-    spread = [one[statistic] for one in singles]
     return ArmRow(
         row.label, row.metric, statistic, row[statistic], row[f"{statistic}_lower"],
         row[f"{statistic}_upper"], row.n, row.n_patients, row.n_undefined, row.n_infinite,
-        len(spread), min(spread), max(spread), method,
+        *_spread([one[statistic] for one in singles]), method,
     )  # fmt: skip
