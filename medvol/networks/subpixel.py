@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 
@@ -23,6 +24,8 @@ class SubpixelUNet(nn.Module):
         is_residual: Residual instead of plain blocks.
         factor: Edge of a block in voxels. Inputs must be multiples of
             ``factor * 2 ** (levels - 1)`` along every axis.
+        phases: Ways to cut the image into blocks whose outputs are averaged outside of training:
+            a voxel's place in its block changes what the network makes of it. ``factor`` at most.
 
     Source:
         Shi et al. 2016, CVPR, doi:10.1109/CVPR.2016.207 (the unfolding).
@@ -36,9 +39,11 @@ class SubpixelUNet(nn.Module):
         channels: Sequence[int],
         is_residual: bool = True,
         factor: int = 2,
+        phases: int = 1,
     ) -> None:
         super().__init__()
-        self.spatial_dims, self.factor = spatial_dims, factor
+        self.spatial_dims, self.factor, self.phases = spatial_dims, factor, phases
+        self.axes = [*range(2, 2 + spatial_dims)]
         block, below = factor**spatial_dims, len(channels) - 1
         self.network = DynUNet(
             spatial_dims,
@@ -54,6 +59,16 @@ class SubpixelUNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, ...) to (B, out_channels, ...) on the same grid."""
+        total = self._predict(x)
+        if self.training or self.phases == 1:
+            return total
+        for phase in range(1, self.phases):
+            ahead, back = [phase] * self.spatial_dims, [-phase] * self.spatial_dims
+            shifted = self._predict(torch.roll(x, ahead, self.axes))
+            total = total + torch.roll(shifted, back, self.axes)
+        return total / self.phases
+
+    def _predict(self, x: Tensor) -> Tensor:
         return unfold_blocks(self.network(fold_blocks(x, self.factor)), self.factor)
 
 

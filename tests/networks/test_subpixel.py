@@ -43,3 +43,17 @@ def test_folding_is_monais_and_compiles_to_torchscript(dims):
 def test_an_axis_that_cannot_be_folded_is_refused():
     with pytest.raises(ValueError, match="divisible"):
         fold_blocks(torch.zeros(1, 1, 4, 5, 4), 2)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_phases_average_the_ways_to_cut_blocks_outside_of_training(dims):
+    net = SubpixelUNet(dims, 1, 2, (8, 16, 16), phases=2)
+    image, axes = torch.randn(2, 1, *[16, 24, 32][:dims]), [*range(2, 2 + dims)]
+    with torch.no_grad():
+        in_training, average = net(image), net.eval()(image)
+        net.phases = 1
+        plain = net(image)
+        moved = net(image.roll([1] * dims, axes)).roll([-1] * dims, axes)
+    assert torch.equal(in_training, plain)
+    assert not torch.allclose(moved, plain, atol=1e-2)
+    assert torch.allclose(average, (plain + moved) / 2, atol=1e-6)
