@@ -346,7 +346,8 @@ def test_tensorboard_holds_the_table(tmp_path):
     assert losses == pytest.approx(dict(enumerate(want, 1)), rel=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore")  # of the store below MLflow
+@pytest.mark.slow  # MLflow takes seconds to import and to make its store
+@pytest.mark.filterwarnings("ignore")
 def test_mlflow_holds_the_table_and_a_resumed_run_goes_on_in_it(tmp_path):
     mlflow = pytest.importorskip("mlflow")
     tracked(tmp_path, "mlflow", epochs=1)
