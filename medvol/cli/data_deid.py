@@ -20,6 +20,9 @@ def run(
         Path | None,
         typer.Option(help="Secret key for pseudonyms; created if missing. Keep it to yourself."),
     ] = None,
+    faces: Annotated[
+        bool, typer.Option("--faces/--no-faces", help="Look for faces in CT and MR voxels.")
+    ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """De-identify DICOM files by PS3.15; exit 1 if something was left out."""
@@ -35,8 +38,9 @@ def run(
             print(f"\r{done} of {total} files", end="" if done < total else "\n", file=sys.stderr)
 
     report = deidentify_folder(
-        source, out, chosen, Pseudonyms(key), key_origin=origin, on_file=progress
-    )
+        source, out, chosen, Pseudonyms(key), key_origin=origin, is_judging_faces=faces,
+        on_file=progress,
+    )  # fmt: skip
     if as_json:
         print(json.dumps({**asdict(report), "is_clean": report.is_clean}))
     else:

@@ -28,6 +28,8 @@ _COMMON = frozenset({"HOSPITAL", "CLINIC", "UNIVERSITY", "INSTITUTE", "MEDICAL",
                      "ORIGINAL", "PRIMARY", "AXIAL", "HEAD", "BRAIN", "CHEST",
                      "ABDOMEN"})  # fmt: skip
 _FACES = re.compile(r"HEAD|BRAIN|FACE|NECK|SKULL|ORBIT|SINUS|CEREB|TEMPOR|HIPPOC|CRAN|IAC", re.I)
+#: Why a series is flagged whose tags speak of a head; its voxels may say otherwise.
+FACE_BY_TAG = "a head scan may be rendered as a recognisable face"
 _BURNED_IN_MODALITIES = frozenset({"US", "ES", "XC", "OT", "SC", "RF", "XA", "OP", "GM"})
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
@@ -109,7 +111,7 @@ def _faces(dataset: Dataset) -> Iterator[Residual]:
         return
     part = str(dataset.get("BodyPartExamined", ""))
     if _FACES.search(part):
-        yield Residual("face", "PixelData", "a head scan may be rendered as a recognisable face")
+        yield Residual("face", "PixelData", FACE_BY_TAG)
     elif not part.strip():
         yield Residual("face", "PixelData", "BodyPartExamined is empty; if this is a head scan it "
                        "may show a recognisable face")  # fmt: skip

@@ -28,6 +28,7 @@ from medvol.core.files import atomic_path, output_path, write_json
 from medvol.io.dicom import walk_files
 from medvol.io.door import shown
 from medvol.privacy.audit import Residual, audit_dataset, identity_words
+from medvol.privacy.faces import FACE_MODALITIES, judged
 from medvol.privacy.profile import Profile
 from medvol.privacy.pseudonym import Pseudonyms
 from medvol.privacy.rules import Rules, deidentify
@@ -66,6 +67,7 @@ def deidentify_folder(
     pseudonyms: Pseudonyms,
     *,
     key_origin: str = "",
+    is_judging_faces: bool = True,
     on_file: Callable[[int, int], None] | None = None,
 ) -> DeidReport:
     """Write de-identified copies of every DICOM object below ``source``.
@@ -79,6 +81,7 @@ def deidentify_folder(
         profile: What to keep and remove.
         pseudonyms: Keyed hash for patients and UIDs.
         key_origin: Where the key came from, for the report.
+        is_judging_faces: Decode CT and MR series and look for a face; else their tags decide.
         on_file: Called with (done, total) after each file.
 
     Raises:
@@ -87,11 +90,9 @@ def deidentify_folder(
     """
     source, target = Path(source), Path(target)
     _require_apart(source, target)
-    rules = Rules.load(profile)
     files = [source] if source.is_file() else walk_files(source)
     report = DeidReport(profile.name, key_origin)
-    folders = _Folders(target)
-    residuals: dict[tuple[str, str, str, str], None] = {}
+    cleaner = _Cleaner(Rules.load(profile), pseudonyms, _Folders(target), report)
     n_dicom = 0
     for index, path in enumerate(files, 1):
         try:
@@ -99,25 +100,50 @@ def deidentify_folder(
         except InputError:
             continue  # a readme beside the slices is no DICOM object and is not copied
         n_dicom += 1
-        try:
-            place, found = _one_file(dataset, rules, pseudonyms, folders)
-        except OutputError:
-            raise
-        except MedvolError as error:
-            report.left_out.append({"file": str(n_dicom), "why": str(error)})
-        else:
-            report.written += 1
-            series = str(place.parent.relative_to(target))
-            residuals.update(dict.fromkeys((series, r.kind, r.where, r.why) for r in found))
+        cleaner.copy(dataset, n_dicom)
         if on_file is not None:
             on_file(index, len(files))
     if not n_dicom:
         raise MissingInputError(f"{shown(source)}: holds no DICOM object")
-    keys = ("series", "kind", "where", "why")
-    report.residuals = [dict(zip(keys, row, strict=True)) for row in residuals]
+    for series, modality in cleaner.scans.items() if is_judging_faces else ():
+        rows = judged(cleaner.residuals[series], target / series, modality)
+        cleaner.residuals[series] = dict.fromkeys(rows)
+    report.residuals = [
+        {"series": series, **asdict(row)}
+        for series, rows in cleaner.residuals.items()
+        for row in rows
+    ]
     write_json(output_path(target, "deid_report.json"),
                {"medvol": __version__, **asdict(report)})  # fmt: skip
     return report
+
+
+@dataclass
+class _Cleaner:
+    """What copying a data set needs and leaves: a copy, its residuals, or why there is none."""
+
+    rules: Rules
+    pseudonyms: Pseudonyms
+    folders: _Folders
+    report: DeidReport
+    residuals: dict[str, dict[Residual, None]] = field(default_factory=dict)
+    scans: dict[str, str] = field(default_factory=dict)
+
+    def copy(self, dataset: Dataset, number: int) -> None:
+        """Write one de-identified copy; ``number`` names it where it must be left out."""
+        modality = str(dataset.get("Modality", ""))
+        try:
+            place, found = _one_file(dataset, self.rules, self.pseudonyms, self.folders)
+        except OutputError:
+            raise
+        except MedvolError as error:
+            self.report.left_out.append({"file": str(number), "why": str(error)})
+            return
+        self.report.written += 1
+        series = str(place.parent.relative_to(self.folders.target))
+        self.residuals.setdefault(series, {}).update(dict.fromkeys(found))
+        if modality in FACE_MODALITIES:
+            self.scans[series] = modality
 
 
 @dataclass
