@@ -20,7 +20,7 @@ _MASKED = 0.25
 _RARE = 0.2
 _WHOLE = 0.9
 _USUAL_ROTATION = 0.3
-_SHORT_RUN = 100
+_SHORT_RUN = 60
 #: Voxels of a batch below which gradients of pictures get noisy.
 _BATCH_PIXELS = 150_000
 
@@ -158,7 +158,7 @@ def _augmentation(draft: Draft, fingerprint: Fingerprint, facts: Facts, sampling
     draft.set("elastic_spacing_mm", control_mm, "two to four control points across the patch")
     draft.set("elastic_prob", 0.5)
     draft.set("foreground_prob", *_foreground(fingerprint, sampling))
-    draft.set("intensity_prob", 1.0)
+    draft.set("intensity_prob", 0.5)
 
 
 def _rotation(facts: Facts, spacing_mm: Sequence[float]) -> Any:
@@ -199,4 +199,3 @@ def soften(draft: Draft, epochs: int) -> None:
     draft.set("rotate_range", softer, f"radians; {why}")
     draft.set("scale_range", [0.12] * dims, why)
     draft.set("elastic_prob", 0.3, why)
-    draft.set("intensity_prob", 0.5, why)
