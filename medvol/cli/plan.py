@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +51,8 @@ def run(
     print(f"{plan.folder}: planned; every choice is explained in {plan.values}")
     for note in plan.notes:
         print(f"  {note}")
-    print(f"next: medvol train {plan.folder} --data {dataset} --fold 0 --trust-bundle")
+    told = shlex.join([str(plan.folder), "--data", str(dataset)])
+    print(f"next: medvol train {told} --folds all --trust-bundle")
 
 
 def _import(
@@ -70,7 +72,7 @@ def _import(
     print(f"{found.folder}: imported from nnU-Net, folds {', '.join(found.folds)}")
     for note in found.notes:
         print(f"  {note}")
-    print(f"next: medvol predict {found.folder} IMAGE -o OUT --trust-bundle")
+    print(f"next: medvol predict {shlex.quote(str(found.folder))} IMAGE -o OUT --trust-bundle")
 
 
 def _device(asked: str) -> str:

@@ -65,7 +65,7 @@ in its values file.
 
 ```bash
 medvol bundle verify {name}
-medvol train {name} --data DATASET --fold 0
+medvol train {name} --data DATASET --folds all
 ```
 
 Measured accuracy: none yet; nothing is known about patients, scanners or sites other than those
