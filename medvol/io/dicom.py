@@ -250,7 +250,8 @@ def _decode_stack(where: Path, stack: Stack, options: DicomOptions) -> NDArray[n
                 continue
             if stored.dtype.itemsize > 2:
                 to_float32(image.path, stored)  # refuses what float32 would merge
-            scale(stored, image.frames[index], factor, voxels[z])
+            with np.errstate(over="ignore", invalid="ignore"):  # refused below, by its file
+                scale(stored, image.frames[index], factor, voxels[z])
             if bounds:
                 mask = (stored >= bounds[0]) & (stored <= bounds[1])
                 if mask.any():

@@ -22,6 +22,7 @@ from medvol.core.errors import InputError, MissingPackageError
 from medvol.io.dicom_header import DicomImage
 from medvol.io.dicom_parse import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from medvol.io.door import shown
+from medvol.io.jpeg_stream import ends_in_filler, require_whole_jpeg
 
 _NATIVE = frozenset({IMPLICIT_LE, EXPLICIT_LE, DEFLATED_LE, EXPLICIT_BE})
 _JPEG = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"})
@@ -37,6 +38,8 @@ SYNTAX_NAMES = {
     **dict.fromkeys(_JPEG_LOSSLESS, "JPEG lossless"), **dict.fromkeys(_JPEG_LS, "JPEG-LS"),
     **dict.fromkeys(_JPEG_2000, "JPEG 2000"), _RLE: "RLE", DEFLATED_LE: "deflate",
 }  # fmt: skip
+#: First bytes of a JPEG or JPEG-LS, a JPEG 2000 codestream and a JP2 file.
+_FRAME_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
 
 Pixels = NDArray[Any]
@@ -151,6 +154,10 @@ def _encapsulated(image: DicomImage, content: bytes) -> Iterator[bytes]:
     name = shown(image.path)
     fragments, table = _fragments(name, content)
     if image.n_frames == 1:
+        starts = [f.startswith(_FRAME_STARTS) for f in fragments[1:]]
+        if any(starts) or (starts and image.parsed.syntax == _RLE):
+            raise InputError(f"{name}: its compressed pixel data holds several frames, the header "
+                             "claims one")  # fmt: skip
         yield b"".join(fragments)
         return
     if len(fragments) == image.n_frames:
@@ -241,7 +248,10 @@ def _pillow(image: DicomImage, stream: bytes) -> Pixels:
     with Image.open(io.BytesIO(stream), formats=("JPEG", "JPEG2000")) as picture:
         if picture.size != (image.columns, image.rows):
             raise ValueError("another size than the header")
-        return np.asarray(picture.convert("L" if image.samples == 1 else "RGB"))
+        pixels = np.asarray(picture.convert("L" if image.samples == 1 else "RGB"))
+    if ends_in_filler(pixels):
+        require_whole_jpeg(image.path, stream)
+    return pixels
 
 
 def _gdcm(image: DicomImage, stream: bytes) -> Pixels:
@@ -334,6 +344,7 @@ _Decoder = Callable[[DicomImage, bytes], Pixels]
 _DECODERS: dict[str, tuple[_Decoder, ...]] = {
     **dict.fromkeys(_JPEG, (_pillow, _libjpeg, _gdcm)),
     **dict.fromkeys(_JPEG_LOSSLESS, (_libjpeg, _gdcm)),
-    **dict.fromkeys(_JPEG_LS, (_jpegls, _libjpeg, _gdcm)),
+    # pylibjpeg's decoder fills a cut stream with guesses; CharLS, in both of these, does not.
+    **dict.fromkeys(_JPEG_LS, (_jpegls, _gdcm)),
     **dict.fromkeys(_JPEG_2000, (_openjpeg, _gdcm)),
 }

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +25,11 @@ from medvol.io.door import (
     shown,
     to_float32,
 )
-from medvol.io.stream import GZIP_BITS, ZLIB_BITS, Inflater, refuse_surplus
+from medvol.io.raw_volume import RawVolume
 
 SUFFIXES = frozenset({".nrrd", ".nhdr", ".mha", ".mhd"})
 _MAX_HEADER = 1 << 18
+_SPACING_TOLERANCE = 1e-3
 _UNIT_LENGTH = 1e-3
 _NRRD_TYPES = {
     "i1": ("signed char", "int8", "int8_t"), "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
@@ -55,71 +54,6 @@ _UNIT_MM = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "millimetre": 1.0, "um": 0.00
             "m": 1000.0, "meter": 1000.0}  # fmt: skip
 #: Kinds of an axis along which something lies in space.
 _SPATIAL_KINDS = frozenset({"domain", "space", "none", "???"})
-
-
-@dataclass(frozen=True)
-class RawVolume:
-    """Where a text header says the voxels are, and how they are stored, fastest axis first."""
-
-    path: Path
-    data_path: Path
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-    encoding: str
-    from_end: bool = False
-
-    @property
-    def n_bytes(self) -> int:
-        """Bytes of uncompressed voxels."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def read(self) -> NDArray[Any]:
-        """The voxels, in Fortran order of ``shape``.
-
-        Raises:
-            InputError: If they are cut, damaged, or more than claimed.
-        """
-        check_claim(self.path, self.shape)
-        size = check_file(self.data_path)
-        with self.data_path.open("rb") as handle:
-            if self.encoding == "raw":
-                raw = self._plain(handle, size)
-            elif self.encoding == "text":
-                return self._text(handle)
-            else:
-                handle.seek(self.offset)
-                bits = GZIP_BITS if self.encoding == "gzip" else ZLIB_BITS
-                inflater = Inflater(self.data_path, handle, bits)
-                raw = bytes(inflater.read(self.n_bytes))
-                self._expect(len(raw))
-                slab = max(self.n_bytes // self.shape[-1], 4096)
-                refuse_surplus(self.path, len(inflater.read(slab)), slab)
-        return np.frombuffer(raw, self.dtype).reshape(self.shape, order="F")
-
-    def _plain(self, handle: IO[bytes], size: int) -> bytes:
-        offset = size - self.n_bytes if self.from_end else self.offset
-        self._expect(size - offset if offset >= 0 else size)
-        left = size - offset - self.n_bytes
-        refuse_surplus(self.path, left, max(self.n_bytes // self.shape[-1], 4096))
-        handle.seek(offset)
-        return handle.read(self.n_bytes)
-
-    def _text(self, handle: IO[bytes]) -> NDArray[Any]:
-        handle.seek(self.offset)
-        try:
-            values = np.array(handle.read().split(), dtype=np.float64)
-        except ValueError as error:
-            raise InputError(f"{shown(self.path)}: its text voxels hold a non-number") from error
-        if values.size != math.prod(self.shape):
-            raise InputError(f"{shown(self.path)}: truncated or too long: {values.size} text "
-                             f"voxels, expected {math.prod(self.shape)}")  # fmt: skip
-        return values.reshape(self.shape, order="F")
-
-    def _expect(self, found: int) -> None:
-        if found < self.n_bytes:
-            raise InputError(f"{shown(self.path)}: truncated: expected {self.n_bytes} bytes of "
-                             f"voxels, found {found}")  # fmt: skip
 
 
 def read_itk_format(path: Path, *, channels: bool = False, assume_ras: bool = False) -> Scan:
@@ -229,6 +163,7 @@ def _nrrd_affine(
     affine = np.eye(4)
     columns = [_vector(name, word, "space directions") for word in words if word != "none"]
     affine[:3, :3] = np.stack(columns, axis=1)
+    _require_one_spacing(name, fields, np.linalg.norm(affine[:3, :3], axis=0), free)
     if "space origin" not in fields:
         raise GeometryError(f"{name}: space origin is missing, so its position is unknown")
     affine[:3, 3] = _vector(name, fields["space origin"], "space origin")
@@ -236,6 +171,17 @@ def _nrrd_affine(
     units = {word.strip('"').strip().lower() for word in words}
     affine[:3] *= _unit_mm(name, units or {""})
     return space @ affine, free[0] if free else None
+
+
+def _require_one_spacing(
+    name: str, fields: dict[str, str], lengths: NDArray[np.float64], free: list[int]
+) -> None:
+    """Refuse spacings that differ from the lengths of the directions; the format has either."""
+    words = fields.get("spacings", "").split()
+    said = [word for axis, word in enumerate(words) if axis not in free]
+    plain = [number(word) if word.lower() != "nan" else math.nan for word in said]
+    if len(plain) == 3 and np.any(np.abs(np.asarray(plain) / lengths - 1) > _SPACING_TOLERANCE):
+        raise GeometryError(f"{name}: its spacings contradict its space directions")
 
 
 def _unit_mm(name: str, units: set[str]) -> float:
@@ -277,6 +223,8 @@ def _metaimage(
     if not re.fullmatch(r"-1|\d{1,9}", skip):
         raise InputError(f"{name}: HeaderSize is no number")
     local = source.upper() == "LOCAL"
+    if local and int(skip) > 0:
+        raise InputError(f"{name}: a HeaderSize of {skip} contradicts voxels behind the header")
     data, offset = (path, end) if local else (_beside(path, source), max(int(skip), 0))
     full = shape if n_channels == 1 else (n_channels, *shape)
     dtype = np.dtype((">" if msb == "true" else "<") + code)

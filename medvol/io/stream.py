@@ -13,6 +13,8 @@ from medvol.io.door import check_file, shown, warn
 
 _CHUNK = 1 << 18
 _GZIP = b"\x1f\x8b"
+#: Writers pad files to blocks of at most this many bytes; fewer bytes than a row are no slice.
+_PADDING, _LEAST_SLICE = 4096, 16
 GZIP_BITS = 31
 ZLIB_BITS = 15
 
@@ -131,21 +133,27 @@ class ByteSource:
         Raises:
             InputError: If the checksum is wrong or a slice's worth of bytes is left over.
         """
-        limit = max(one_more, 4096)
         if self._inflater is not None:
-            left = len(self._inflater.read(limit))
+            left = max(len(self._peeked) - self._position, 0)
+            left += len(self._inflater.read(max(one_more, _PADDING)))
         else:
             left = self._size - self._position
-        refuse_surplus(self.path, left, limit)
+        refuse_surplus(self.path, left, one_more)
 
 
-def refuse_surplus(path: Path, left: int, limit: int) -> None:
-    """Refuse ``left`` unclaimed bytes if they reach ``limit``; mention fewer.
+def refuse_surplus(path: Path, left: int, one_more: int) -> None:
+    """Refuse unclaimed bytes that look like slices; mention other few.
+
+    Args:
+        path: Named in the refusal.
+        left: How many bytes lie behind the voxels.
+        one_more: Bytes of a slice. Whole slices are refused, and anything longer than padding.
 
     Raises:
         InputError: If the dimensions contradict the data.
     """
-    if left >= limit:
+    are_slices = one_more >= _LEAST_SLICE and left > 0 and left % one_more == 0
+    if are_slices or left >= max(one_more, _PADDING):
         raise InputError(f"{shown(path)}: holds at least {left} bytes more than its header claims; "
                          "the dimensions contradict the data")  # fmt: skip
     if left > 0:
