@@ -178,13 +178,13 @@ def _body(
     """The largest piece of tissue without its holes; thin things like a table are opened away."""
     from scipy import ndimage
 
-    body = ndimage.binary_opening((values > limit) & is_scanned)
-    pieces, count = ndimage.label(body)
-    if count == 0:
-        return body
-    sizes = np.bincount(pieces.ravel())
-    body = np.pad(pieces == 1 + int(np.argmax(sizes[1:])), 3)
-    body = ndimage.binary_closing(body, iterations=2)[3:-3, 3:-3, 3:-3]
+    opened = ndimage.binary_opening((values > limit) & is_scanned)
+    pieces = np.empty(opened.shape, np.int32)
+    if ndimage.label(opened, output=pieces) == 0:
+        return np.zeros(opened.shape, np.bool_)
+    largest = 1 + int(np.argmax(np.bincount(pieces.ravel())[1:]))
+    closed = ndimage.binary_closing(np.pad(pieces == largest, 3), iterations=2)
+    body = np.array(closed[3:-3, 3:-3, 3:-3], np.bool_)
     for z in range(body.shape[2]):
         body[:, :, z] = ndimage.binary_fill_holes(body[:, :, z])
     return body & is_scanned
