@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medvol.cli._options import TrustBundle
 from medvol.core.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
@@ -56,9 +57,7 @@ def run(
     scoring: Annotated[
         bool, typer.Option("--scoring/--no-scoring", help="Score images for active learning.")
     ] = True,
-    trust_bundle: Annotated[
-        bool, typer.Option("--trust-bundle", help="Run code in a bundle that is not shipped.")
-    ] = False,
+    trust_bundle: TrustBundle = False,
     is_json: Annotated[bool, typer.Option("--json", help="One JSON object once it is up.")] = False,
 ) -> None:
     """Serve bundles to 3D Slicer and OHIF; builds MONAI Label's environment the first time."""

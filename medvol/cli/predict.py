@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medvol.cli._options import Json, TrustBundle
 from medvol.core.errors import ConfigError
+from medvol.core.pages import ask_for_huge_pages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,10 +39,6 @@ def run(
         list[str] | None,
         typer.Option(help="Checkpoint or bundle; repeat it: their mean replaces BUNDLE's weights."),
     ] = None,
-    fuse: Annotated[
-        bool | None,
-        typer.Option("--fuse/--no-fuse", help="Compile for this CPU; default: where it pays."),
-    ] = None,
     runner: Annotated[str, typer.Option(help="local, workers, ray, torchrun or slurm.")] = "local",
     workers: Annotated[int, typer.Option(min=1, help="Processes, actors or jobs.")] = 2,
     address: Annotated[str, typer.Option(help="Ray cluster; empty starts one here.")] = "",
@@ -53,13 +51,12 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would cost; predict nothing.")
     ] = False,
-    trust_bundle: Annotated[
-        bool, typer.Option("--trust-bundle", help="Run code in a bundle that is not shipped.")
-    ] = False,
-    is_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    trust_bundle: TrustBundle = False,
+    is_json: Json = False,
 ) -> None:
     """Label every image with a bundle; resumable, and one bad image stops no other."""
-    from medvol.inferers import WORTH_PASSES, parse_bytes
+    ask_for_huge_pages()
+    from medvol.inferers import parse_bytes
     from medvol.runners import PredictOptions, find_cases, is_classification
 
     cases = find_cases(inputs, out)
@@ -70,7 +67,6 @@ def run(
         max_gpu=parse_bytes(max_gpu_mem) if max_gpu_mem else None,
         reader=_reader(series, volume, resample_tilt),
         ensemble=tuple(ensemble or ()),
-        fuse=True if fuse is None and len(cases) >= WORTH_PASSES else fuse,
     )  # fmt: skip
     if dry_run:
         _dry_run(cases, options, is_json)

@@ -8,8 +8,6 @@ from .ensemble import entropy as entropy
 from .ensemble import predict_uncertain as predict_uncertain
 from .footprint import Footprint as Footprint
 from .footprint import window_footprint as window_footprint
-from .fusion import WORTH_PASSES as WORTH_PASSES
-from .fusion import FusedNetwork as FusedNetwork
 from .ladder import is_out_of_memory as is_out_of_memory
 from .ladder import run_ladder as run_ladder
 from .mirrors import Mirrors as Mirrors

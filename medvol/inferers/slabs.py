@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import ConfigError
 from medvol.core.geometry import Geometry
+from medvol.inferers.channels_last import channels_first
 from medvol.inferers.emptiness import fill_unseen, outside_values
 from medvol.inferers.stitching import WindowSource
 from medvol.inferers.windows import Box, WindowGrid
@@ -226,7 +227,7 @@ class LayerRun:
             chosen = places[:1]
         self.seen = True
         for some, out in self.source.predict(chosen, self.network, to=self.device):
-            for (_, box), value in zip(some, out.to(self.device), strict=True):
+            for (_, box), value in zip(some, channels_first(out).to(self.device), strict=True):
                 yield box, value
 
 

@@ -15,6 +15,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.inferers.utils import _flatten_struct, _pack_struct
 from monai.utils.type_conversion import convert_to_dst_type
 
+from medvol.inferers.channels_last import channels_first
 from medvol.inferers.emptiness import fill_unseen, is_empty, outside_values
 from medvol.inferers.windows import Box, WindowGrid
 from medvol.networks.ensemble import Activation
@@ -130,7 +131,8 @@ class Stitcher:
         if not self.sums:
             self.sums = [self._zeros(part.shape[1]) for part in parts]
         for total, part in zip(self.sums, parts, strict=True):
-            for (item, box), value in zip(places, part.to(self.weight), strict=True):
+            planes = channels_first(part).to(self.weight)
+            for (item, box), value in zip(places, planes, strict=True):
                 total[(item, slice(None), *box)].addcmul_(value, self.weight)
         for item, box in places if self.share is not None else ():
             self.share[item][box].add_(self.weight)  # pyright: ignore[reportOptionalSubscript]

@@ -101,7 +101,7 @@ def job_plan(session: Session, path: str, *, is_timed: bool = False) -> Plan | N
     job = Job(
         source.shape, size, inferer.roi_size, inferer.overlap, footprint,
         batch=inferer.sw_batch_size, passes=passes, base_bytes=session.base_bytes,
-        window_s=window_seconds(session, grid, passes) if is_timed else 0.0,
+        window_s=window_seconds(session, grid) if is_timed else 0.0,
         slack=inferer.overlap_slack, on_gpu=session.device.type == "cuda",
     )  # fmt: skip
     wants_all = options.uncertainty or session.finish.decision is None
@@ -146,14 +146,14 @@ def network_size(source: Geometry, spacing_mm: tuple[float, ...] | None) -> tupl
     return tuple(int(n) for n in shape)
 
 
-def window_seconds(session: Session, grid: WindowGrid, passes: int) -> float:
+def window_seconds(session: Session, grid: WindowGrid) -> float:
     """Seconds for one window and one pass, measured with what the run will use."""
     window = torch.zeros((1, session.in_channels, *grid.roi), device=session.device)
-    predictor, best = session.predictor_for(len(grid) * passes), float("inf")
+    best = float("inf")
     with torch.no_grad(), onednn_convolutions():
         for _ in range(2):
             start = time.perf_counter()
-            predictor(window)
+            session.predictor(window)
             if session.device.type == "cuda":
                 torch.cuda.synchronize(session.device)
             best = min(best, time.perf_counter() - start)

@@ -142,10 +142,9 @@ def _runner_of(
     session: Session, data: dict[str, Any], source: Geometry
 ) -> Callable[[SlidingWindowInferer], Answer]:
     image = data["image"][None]
-    windows = _windows(session, image)
     if session.options.uncertainty:
-        return lambda inferer: _with_uncertainty(session, inferer, data, source, windows)
-    predictor = session.predictor_for(windows)
+        return lambda inferer: _with_uncertainty(session, inferer, data, source)
+    predictor = session.predictor
 
     def run(inferer: SlidingWindowInferer) -> Answer:
         decision = session.finish.decision
@@ -175,14 +174,6 @@ def _placed(session: Session, record: Record) -> Any:
     return inferer
 
 
-def _windows(session: Session, image: torch.Tensor) -> int:
-    """Windows of one image, mirrors counted; 1 where another inferer lays them."""
-    inferer = session.inferer
-    if not isinstance(inferer, SlidingWindowInferer):
-        return 1
-    return len(inferer.grid_over(image.shape[2:])) * session.passes(inferer)
-
-
 def _whole(
     session: Session,
     inferer: SlidingWindowInferer,
@@ -207,7 +198,6 @@ def _with_uncertainty(
     inferer: SlidingWindowInferer,
     data: dict[str, Any],
     source: Geometry,
-    windows: int,
 ) -> Answer:
     decision = session.finish.decision
     if decision is None:
@@ -215,7 +205,7 @@ def _with_uncertainty(
     image, kind = data["image"], inferer.activation
     flips = inferer.mirrors.combinations(image[None]) if inferer.mirrors else [()]
     inferer = copy.copy(inferer)  # the ladder's next rung needs the mirrors again
-    inferer.mirrors, members = None, session.members_for(windows)
+    inferer.mirrors, members = None, session.members
     found = predict_uncertain(inferer, image[None], members, activation=kind, flips=flips)
     parts = {
         "pred": found.probabilities[0],

@@ -39,7 +39,6 @@ class PredictOptions:
         threads: Threads of the network per process; 0 keeps PyTorch's choice.
         engine: ``torch``, ``openvino``, ``onnx`` or ``torchscript``.
         ensemble: Checkpoints or bundles whose mean takes the place of the bundle's own weights.
-        fuse: Compile the network for this CPU; None does where one case's windows repay it.
         reader: What the user says of inputs that do not speak for themselves: arguments of
             ``medvol.io.MedvolReader`` such as ``resample_tilt`` and ``series``.
     """
@@ -56,7 +55,6 @@ class PredictOptions:
     threads: int = 0
     engine: str = "torch"
     ensemble: tuple[str, ...] = ()
-    fuse: bool | None = None
     reader: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -18,9 +18,7 @@ from medvol.bundle import load
 from medvol.core.errors import ConfigError
 from medvol.core.files import sha256_file
 from medvol.inferers import (
-    WORTH_PASSES,
     Decision,
-    FusedNetwork,
     Mirrors,
     SlidingWindowInferer,
 )
@@ -81,7 +79,6 @@ class Session:
         self.finish = read_finish(self.config, self.inferer)
         self.network: torch.nn.Module = self._network().eval()
         self.predictor: Any = engine_predictor(self)
-        self._fused: dict[int, Any] = {}
         self.base_bytes = psutil.Process().memory_info().rss + FIRST_CASE_BYTES
         self._footprints: dict[tuple[int, ...], Any] = {}
 
@@ -92,21 +89,12 @@ class Session:
         stated = inputs.get("image", {}).get("num_channels")
         return int(stated or self.config.get("network_def", {}).get("in_channels", 1))
 
-    def predictor_for(self, windows: int) -> Any:
-        """What predicts windows: the network, compiled for this CPU where that pays.
-
-        Args:
-            windows: How many there are, mirrors counted.
-        """
-        if self.predictor is not self.network:
-            return self.predictor
-        return self._compiled([self.network], windows)[0]
-
-    def members_for(self, windows: int) -> list[Any]:
+    @property
+    def members(self) -> list[Any]:
         """The members of the ensemble, for their disagreement; else the one predictor."""
         if self.predictor is not self.network:
             return [self.predictor]
-        return self._compiled(parts_of(self.network), windows)
+        return parts_of(self.network)
 
     def passes(self, inferer: Any) -> int:
         """Predictions per window."""
@@ -180,33 +168,6 @@ class Session:
             return self._component("network")
         activation = getattr(self.inferer, "activation", "softmax")
         return named_members(self.bundle, self.options.ensemble, activation, self.device)
-
-    def _compiled(self, networks: Sequence[torch.nn.Module], windows: int) -> list[Any]:
-        wanted = self.options.fuse
-        if wanted is None:
-            wanted = windows >= WORTH_PASSES
-        window = self._fixed_window()
-        if not wanted or self.device.type != "cpu" or window is None:
-            return list(networks)
-        return [self._compiled_once(network, window) for network in networks]
-
-    def _fixed_window(self) -> tuple[int, ...] | None:
-        """Channels and window where every image has the same, else None."""
-        if not isinstance(self.inferer, SlidingWindowInferer):
-            return None
-        roi: Any = self.inferer.roi_size
-        if isinstance(roi, int) or min(roi) < 1:
-            return None
-        return (self.in_channels, *(int(n) for n in roi))
-
-    def _compiled_once(self, network: torch.nn.Module, window: tuple[int, ...]) -> Any:
-        if id(network) not in self._fused:
-            try:
-                self._fused[id(network)] = FusedNetwork(network, window)
-            except ConfigError as error:
-                _log.info("%s", error)
-                self._fused[id(network)] = network
-        return self._fused[id(network)]
 
     def _inferer(self) -> Any:
         inferer = self._component("inferer")

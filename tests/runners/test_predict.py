@@ -281,7 +281,7 @@ def test_the_mean_of_two_checkpoints_takes_the_place_of_the_bundles_weights(
     asked = options(ensemble=tuple(places), uncertainty=True)
     session = Session(asked)
     assert isinstance(session.network, Ensemble)
-    assert len(session.members_for(1)) == 2
+    assert len(session.members) == 2
     assert [m["name"] for m in session.identity["members"]] == ["fold_1.0.pt", "fold_1.5.pt"]
     assert session.identity["weights_sha256"] != Session(options()).identity["weights_sha256"]
     record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
@@ -289,7 +289,7 @@ def test_the_mean_of_two_checkpoints_takes_the_place_of_the_bundles_weights(
     epistemic = nib.load(Path(asked.out) / "case0" / "epistemic.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
     assert np.asarray(epistemic.dataobj).max() > 1e-3  # pyright: ignore[reportAttributeAccessIssue]
     whole = Session(options(ensemble=(str(toy_bundle), places[1])))
-    assert len(whole.members_for(1)) == 2
+    assert len(whole.members) == 2
     with pytest.raises(MissingInputError, match="neither"):
         Session(options(ensemble=("nowhere.pt",)))
     torch.save({"x": torch.zeros(3)}, tmp_path / "other.pt")
@@ -305,14 +305,6 @@ def test_a_member_with_other_labels_is_refused(tmp_path, options, make_bundle):
     path.write_text(json.dumps(config))
     with pytest.raises(ConfigError, match="its labels differs"):
         Session(options(ensemble=(str(other),)))
-
-
-def test_a_fused_run_gives_the_masks_of_a_plain_one(tmp_path, options, images, labels_of):
-    cases = find_cases([images / "case1.nii.gz"])
-    plain, fused = options(fuse=False), options(fuse=True, out=str(tmp_path / "fused"))
-    assert Session(fused).predictor_for(1) is not Session(fused).network
-    assert [r.status for r in run_local(cases, plain) + run_local(cases, fused)] == ["done"] * 2
-    assert (labels_of(plain.out, "case1") == labels_of(fused.out, "case1")).mean() > 0.9999
 
 
 def test_thresholds_and_cleanup_run_slab_by_slab_and_are_recorded(

@@ -26,7 +26,6 @@ from monai.inferers.inferer import SlidingWindowInferer as MonaiInferer
 from monai.networks.nets.unet import UNet
 
 from medvol.inferers import (
-    FusedNetwork,
     SlidingWindowInferer,
     compiled_openvino,
     convert_openvino,
@@ -72,7 +71,6 @@ def end_to_end(options: argparse.Namespace) -> dict[str, Any]:
         cases[f"MONAI batch {batch}"] = lambda theirs=theirs: theirs(image, net)
     ours = SlidingWindowInferer(WINDOW, 1, 0.5, "gaussian")
     cases["medvol torch"] = lambda: ours(image, net)
-    cases["medvol torch, fused"] = lambda: ours(image, FusedNetwork(net, (1, *WINDOW)))
     try:
         openvino = compiled_openvino(convert_openvino(net, (1, *WINDOW)), threads=1)
         cases["medvol OpenVINO"] = lambda: ours(image, openvino)

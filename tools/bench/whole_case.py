@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from medvol.core.pages import ask_for_huge_pages
 from tools.bench.inference import WINDOW, network
 
 SPACING_MM = (1.5, 1.5, 1.5)
@@ -22,6 +23,8 @@ CLASSES = 14
 def main() -> None:
     """Run one contender on one image and print its figures as JSON."""
     name, image = sys.argv[1], sys.argv[2]
+    if name != "MONAI":
+        ask_for_huge_pages()  # as the verb does
     torch.set_num_threads(1)
     torch.manual_seed(0)
     net = network(CLASSES)
@@ -88,7 +91,6 @@ def by_medvol(
     from medvol.core.geometry import Geometry
     from medvol.inferers import (
         Decision,
-        FusedNetwork,
         SlidingWindowInferer,
         compiled_openvino,
         convert_openvino,
@@ -108,13 +110,10 @@ def by_medvol(
     x, y, z = (int(n) for n in data["image"].meta["spatial_shape"])
     source = Geometry((x, y, z), np.asarray(data["image"].meta["original_affine"]))
     inferer = SlidingWindowInferer(WINDOW, 1, 0.5, "gaussian", background=0.0, overlap_slack=slack)
-    shape = (1, *WINDOW)
-    fused = (
-        compiled_openvino(convert_openvino(net, shape), threads=1)
-        if engine == "openvino"
-        else FusedNetwork(net, shape)
-    )
-    labels = inferer.label_map(data["image"][None], fused, source, Decision(), anti_alias=True)
+    predictor: Any = net
+    if engine == "openvino":
+        predictor = compiled_openvino(convert_openvino(net, (1, *WINDOW)), threads=1)
+    labels = inferer.label_map(data["image"][None], predictor, source, Decision(), anti_alias=True)
     write_nifti(folder / "seg.nii.gz", labels, source.affine, dtype=np.uint8)
     return labels
 
