@@ -22,7 +22,9 @@ def run(
     bundle: Annotated[str, typer.Argument(help="Shipped name or folder of a bundle.")],
     inputs: Annotated[list[str], typer.Argument(help="Images, folders, DICOM trees.")],
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for one folder per case.")],
-    formats: Annotated[str, typer.Option("--format", help="nifti,dicomseg,sr")] = "nifti",
+    formats: Annotated[
+        str, typer.Option("--format", help="nifti,dicomseg,sr,probabilities")
+    ] = "nifti",
     max_ram: Annotated[str, typer.Option(help="Ceiling to keep, for example 6GB.")] = "",
     max_gpu_mem: Annotated[str, typer.Option(help="Ceiling on the GPU.")] = "",
     tta: Annotated[

@@ -104,7 +104,7 @@ def job_plan(session: Session, path: str, *, is_timed: bool = False) -> Plan | N
         window_s=window_seconds(session, grid) if is_timed else 0.0,
         slack=inferer.overlap_slack, on_gpu=session.device.type == "cuda",
     )  # fmt: skip
-    wants_all = options.uncertainty or session.finish.decision is None
+    wants_all = options.wants_probabilities or session.finish.decision is None
     return plan_job(
         job, wants_probabilities=wants_all, max_ram=options.max_ram, max_gpu=options.max_gpu
     )

@@ -142,8 +142,8 @@ def _runner_of(
     session: Session, data: dict[str, Any], source: Geometry
 ) -> Callable[[SlidingWindowInferer], Answer]:
     image = data["image"][None]
-    if session.options.uncertainty:
-        return lambda inferer: _with_uncertainty(session, inferer, data, source)
+    if session.options.wants_probabilities:
+        return lambda inferer: _with_probabilities(session, inferer, data, source)
     predictor = session.predictor
 
     def run(inferer: SlidingWindowInferer) -> Answer:
@@ -193,7 +193,7 @@ def _whole(
     return Answer(labels[0].astype(np.uint8), source)
 
 
-def _with_uncertainty(
+def _with_probabilities(
     session: Session,
     inferer: SlidingWindowInferer,
     data: dict[str, Any],
@@ -201,25 +201,27 @@ def _with_uncertainty(
 ) -> Answer:
     decision = session.finish.decision
     if decision is None:
-        raise InputError("this bundle's postprocessing is not known well enough for --uncertainty")
+        raise InputError("this bundle's postprocessing is not known well enough to give "
+                         "probabilities or --uncertainty")  # fmt: skip
     image, kind = data["image"], inferer.activation
     flips = inferer.mirrors.combinations(image[None]) if inferer.mirrors else [()]
     inferer = copy.copy(inferer)  # the ladder's next rung needs the mirrors again
     inferer.mirrors, members = None, session.members
     found = predict_uncertain(inferer, image[None], members, activation=kind, flips=flips)
-    parts = {
-        "pred": found.probabilities[0],
-        "aleatoric": found.aleatoric[0],
-        "epistemic": found.epistemic[0],
-    }
+    parts = {"pred": found.probabilities[0]}
+    if session.options.uncertainty:
+        parts |= {"aleatoric": found.aleatoric[0], "epistemic": found.epistemic[0]}
     parts = {key: _like(part, image) for key, part in parts.items()}
     keys = list(parts)
     undo = Invertd(keys, session.preprocessing, "image", nearest_interp=False, to_tensor=True)
     back: Any = undo({**data, **parts})
     probability = torch.as_tensor(back["pred"])
     labels = decision.labels(probability).cpu().numpy()
-    maps = {k: np.asarray(back[k][0], dtype=np.float32) for k in ("aleatoric", "epistemic")}
-    return Answer(labels, source, maps, _intervals(session, probability, source))
+    maps = {k: np.asarray(back[k][0], dtype=np.float32) for k in keys if k != "pred"}
+    if "probabilities" in session.options.formats:
+        maps["probabilities"] = np.moveaxis(probability.cpu().numpy(), 0, -1)
+    intervals = _intervals(session, probability, source) if session.options.uncertainty else {}
+    return Answer(labels, source, maps, intervals)
 
 
 def _intervals(

@@ -12,11 +12,14 @@ from typing import Any
 from medvol.core.errors import ConfigError
 from medvol.core.files import output_path, write_json
 
-FORMATS = ("nifti", "dicomseg", "sr")
+FORMATS = ("nifti", "dicomseg", "sr", "probabilities")
 #: Name of the record in a case's folder; it is written last, so that it vouches for the rest.
 RECORD = "prediction.json"
 #: Every other file that a prediction may write into a case's folder.
-RESULTS = frozenset({"seg.nii.gz", "seg.dcm", "sr.dcm", "aleatoric.nii.gz", "epistemic.nii.gz"})
+RESULTS = frozenset(
+    {"seg.nii.gz", "seg.dcm", "sr.dcm", "aleatoric.nii.gz", "epistemic.nii.gz",
+     "probabilities.nii.gz"}
+)  # fmt: skip
 
 
 _RELEVANT = ("formats", "tta", "uncertainty", "reader")
@@ -29,7 +32,8 @@ class PredictOptions:
     Attributes:
         bundle: Shipped name or folder.
         out: Folder of results, one folder a case.
-        formats: Out of ``nifti``, ``dicomseg`` and ``sr``.
+        formats: Out of ``nifti``, ``dicomseg``, ``sr`` and ``probabilities`` (every channel of
+            the network on the scan's grid, the last axis of one NIfTI file).
         device: ``cpu``, ``cuda``, ``cuda:1``; empty chooses.
         tta: Turn the bundle's mirrors on or off; None keeps them.
         uncertainty: Write maps, volume intervals and a review flag.
@@ -62,6 +66,11 @@ class PredictOptions:
             raise ConfigError(f"format {sorted(unknown)[0]!r} is unknown; choose from {FORMATS}")
         if "sr" in self.formats and "dicomseg" not in self.formats:
             object.__setattr__(self, "formats", (*self.formats, "dicomseg"))
+
+    @property
+    def wants_probabilities(self) -> bool:
+        """Whether all probabilities of a case must be held at once."""
+        return self.uncertainty or "probabilities" in self.formats
 
     def digest(self) -> str:
         """Of everything that may change a result; not of where or within what it is computed."""

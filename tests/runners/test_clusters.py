@@ -1,4 +1,4 @@
-"""Ray, torchrun and Slurm's submitit give the masks of one process, and survive a lost worker."""
+"""Ray, torchrun and Slurm's submitit give the answers of one process, and survive a lost worker."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -25,9 +27,26 @@ def digests(out: str) -> dict[str, str]:
     }
 
 
+BOTH = ("nifti", "probabilities")
+
+
+def furthest_apart(out: str, other: str) -> float:
+    """Largest difference between the probabilities of two runs over the same four cases."""
+    places = sorted(Path(out).glob("*/probabilities.nii.gz"))
+    assert len(places) == 4
+    far = 0.0
+    for path in places:
+        beside = Path(other) / path.parent.name / path.name
+        one, two = (np.asarray(nib.load(p).dataobj) for p in (path, beside))  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+        assert one.shape == (22, 25, 12, 3)
+        assert one.std() > 1e-3
+        far = max(far, float(np.abs(one - two).max()))
+    return far
+
+
 @pytest.fixture
 def alone(options, images, tmp_path):
-    asked = options(out=str(tmp_path / "alone"), threads=1)
+    asked = options(out=str(tmp_path / "alone"), threads=1, formats=BOTH)
     threads = torch.get_num_threads()
     run_local(find_cases([images]), asked)
     torch.set_num_threads(threads)
@@ -35,12 +54,13 @@ def alone(options, images, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_ray_actors_give_the_masks_of_one_process(options, images, tmp_path, alone):
+def test_two_ray_actors_give_the_answers_of_one_process(options, images, tmp_path, alone):
     pytest.importorskip("ray")
-    asked = options(out=str(tmp_path / "ray"), threads=1)
+    asked = options(out=str(tmp_path / "ray"), threads=1, formats=BOTH)
     records = run_ray(find_cases([images]), asked, 2)
     assert [r.status for r in records] == ["done"] * 4
     assert digests(asked.out) == alone
+    assert furthest_apart(asked.out, str(tmp_path / "alone")) <= 1e-5
 
 
 @pytest.mark.slow
@@ -84,27 +104,30 @@ def test_a_ray_that_never_starts_is_refused_in_one_line(options, images, monkeyp
 
 
 @pytest.mark.slow
-def test_two_torchrun_ranks_give_the_masks_of_one_process(options, images, tmp_path, alone):
+def test_two_torchrun_ranks_give_the_answers_of_one_process(options, images, tmp_path, alone):
     out = tmp_path / "ranks"
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
         "-m", "medvol", "predict", options().bundle, str(images), "-o", str(out), "--runner",
-        "torchrun", "--device", "cpu", "--threads", "1", "--trust-bundle", "--json",
+        "torchrun", "--device", "cpu", "--threads", "1", "--trust-bundle", "--json", "--format",
+        ",".join(BOTH),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     text = done.stdout[done.stdout.index("{") :]
     assert json.loads(text)["counts"]["done"] == 4
     assert digests(str(out)) == alone
+    assert furthest_apart(str(out), str(tmp_path / "alone")) <= 1e-5
 
 
 @pytest.mark.slow
-def test_submitted_jobs_give_the_masks_of_one_process(options, images, tmp_path, alone):
+def test_submitted_jobs_give_the_answers_of_one_process(options, images, tmp_path, alone):
     pytest.importorskip("submitit")
-    asked = options(out=str(tmp_path / "jobs"), threads=1)
+    asked = options(out=str(tmp_path / "jobs"), threads=1, formats=BOTH)
     records = run_slurm(find_cases([images]), asked, 2, "local")
     assert [r.status for r in records] == ["done"] * 4
     assert digests(asked.out) == alone
+    assert furthest_apart(asked.out, str(tmp_path / "alone")) <= 1e-5
 
 
 def test_torchrun_is_refused_outside_torchrun(options, images, monkeypatch):

@@ -344,3 +344,17 @@ def test_thresholds_and_cleanup_run_slab_by_slab_and_are_recorded(
     from scipy.ndimage import label
 
     assert label(got == 1, np.ones((3, 3, 3)))[1] == 1
+
+
+def test_probabilities_are_written_on_the_scans_grid_and_explain_the_mask(
+    options, images, labels_of
+):
+    asked = options(formats=("nifti", "probabilities"))
+    record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
+    assert record.outputs == {"nifti": "seg.nii.gz", "probabilities": "probabilities.nii.gz"}
+    assert not any("interval_ml" in row for row in record.structures)
+    found = nib.load(Path(asked.out) / "case0" / "probabilities.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
+    values = np.asarray(found.dataobj)  # pyright: ignore[reportAttributeAccessIssue]
+    assert values.shape == (22, 25, 12, 3)
+    np.testing.assert_allclose(values.sum(-1), 1, atol=1e-5)
+    assert (values.argmax(-1) == labels_of(asked.out, "case0")).all()
