@@ -15,6 +15,7 @@ from monai.bundle.config_parser import ConfigParser
 from monai.transforms.compose import Compose
 
 from medvol.bundle import load
+from medvol.bundle.lean import require_components
 from medvol.core.errors import ConfigError
 from medvol.core.files import sha256_file
 from medvol.inferers import (
@@ -34,6 +35,8 @@ logging.getLogger("monai.data").setLevel(logging.ERROR)  # tells of codecs nobod
 #: What the first case adds for good: modules that reading and planning import, and the kernels
 #: that oneDNN compiles. Measured on a crop of 36x50x34 voxels and on 512x512x600.
 FIRST_CASE_BYTES = 48 * 2**20
+#: What of a bundle's inference config is built here.
+_SECTIONS = ("network_def", "network", "inferer", "preprocessing", "postprocessing")
 _ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 
@@ -73,6 +76,7 @@ class Session:
         self.parser = self.bundle.parser(
             "inference", device=str(self.device), **_reader_overrides(self.config, options.reader)
         )
+        require_components(self.config, _SECTIONS)
         self.labels = self.bundle.labels
         self.preprocessing: Compose = self._component("preprocessing")
         self.inferer: Any = self._inferer()
