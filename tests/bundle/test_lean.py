@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from medvol.bundle import load
 from medvol.bundle.lean import require_components
 
@@ -42,6 +44,7 @@ def test_what_labelling_never_uses_is_not_loaded_and_still_there():
     assert run(code) == "8"
 
 
+@pytest.mark.slow
 def test_a_bare_name_that_is_missing_brings_the_rest_of_monai():
     code = (
         "from medvol.bundle.lean import require_components as need;"
