@@ -18,6 +18,10 @@ _FEWEST = 8
 #: Robust z-score (median absolute deviation) beyond which a log volume is an outlier.
 _EXTREME_Z = 6.0
 _LEAST_LOG_SPREAD = 0.15
+_MIRRORS = ("left-right", "front-back", "head-foot")
+#: Log ratios of edge strength: the least that tells an anatomy from its mirror image, the least
+#: spread over cases, and how far out a mirrored one lies.
+_LEAST_FIT, _LEAST_FIT_SPREAD, _EXTREME_FIT_Z = 0.08, 0.03, 4.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ def find_oddities(stats: Sequence[CaseStats], manifest: Manifest) -> list[Oddity
     rows += _volumes(stats, manifest.labels)
     already = {row.case for row in rows if row.kind == "mirrored"}
     rows += [row for row in _mirrored(stats) if row.case not in already]
+    already |= {row.case for row in rows if row.kind == "mirrored"}
+    rows += [row for row in _mirrored_labels(stats) if row.case not in already]
     rows += _grids(stats)
     return sorted(rows, key=lambda row: row.case)
 
@@ -143,7 +149,7 @@ def _mirrored(stats: Sequence[CaseStats]) -> Iterator[Oddity]:
     centers = np.asarray([[entry.centers_mm[v] for v in common] for entry in having])
     usual = np.median(centers, axis=0)
     spread = float(np.median(np.linalg.norm(centers - usual, axis=-1)))
-    for axis, name in enumerate(("left-right", "front-back", "head-foot")):
+    for axis, name in enumerate(_MIRRORS):
         image = usual * np.where(np.arange(3) == axis, -1, 1)
         if np.abs(usual[:, axis]).max() < 2.5 * max(spread, 1.0):
             continue  # the anatomy does not tell the sides apart
@@ -156,6 +162,29 @@ def _mirrored(stats: Sequence[CaseStats]) -> Iterator[Oddity]:
                     "mirrored",
                     f"the labels lie {straight:.0f} mm from where the "
                     f"other cases have them, {mirror:.0f} mm after a {name} mirror",
+                )
+
+
+def _mirrored_labels(stats: Sequence[CaseStats]) -> Iterator[Oddity]:
+    """Labels that follow the edges of their image better when mirrored, unlike the others'."""
+    having = [entry for entry in stats if np.isfinite(entry.mirror_fit or np.nan).all()]
+    if len(having) < _FEWEST:
+        return
+    fits = np.asarray([entry.mirror_fit for entry in having])
+    told: set[str] = set()
+    for axis, name in enumerate(_MIRRORS):
+        usual = float(np.median(fits[:, axis]))
+        if usual < _LEAST_FIT:
+            continue  # mirror images fit this anatomy as well
+        z = _robust_z(fits[:, axis], _LEAST_FIT_SPREAD)
+        for entry, fit, score in zip(having, fits[:, axis], z, strict=True):
+            if fit < -0.5 * usual and score < -_EXTREME_FIT_Z and entry.case not in told:
+                told.add(entry.case)
+                yield Oddity(
+                    entry.case,
+                    "mirrored",
+                    f"the label follows the edges of its image {np.exp(-fit):.2f} times as well "
+                    f"after a {name} mirror; the other cases' do so {np.exp(-usual):.2f} times",
                 )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GridMismatchError, InputError
 from medvol.core.geometry import Geometry
+from medvol.datasets.edges import mirror_fit
 from medvol.datasets.manifest import Case, Manifest
 
 _SAMPLE = 64
@@ -34,6 +35,7 @@ class CaseStats:
         centers_mm: Centre of each label in RAS mm relative to the middle of the body (the
             bright region); empty for pictures.
         body_mm: Extent of the body along x, y, z in RAS.
+        mirror_fit: See :func:`medvol.datasets.edges.mirror_fit`; empty without a label volume.
         notes: What the gate accepted with a warning.
     """
 
@@ -47,6 +49,7 @@ class CaseStats:
     volumes_ml: dict[int, float] = field(default_factory=dict)
     centers_mm: dict[int, tuple[float, float, float]] = field(default_factory=dict)
     body_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    mirror_fit: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -85,6 +88,8 @@ def read_stats(case: Case, manifest: Manifest) -> CaseStats:
     if label is not None:
         volumes, centers = _labels(label.array[0], geometry, middle)
         stats |= {"volumes_ml": volumes, "centers_mm": centers if geometry else {}}
+        if geometry:
+            stats["mirror_fit"] = mirror_fit(array, label.array[0], geometry)
     return CaseStats(
         case=case.case,
         shape=tuple(int(n) for n in array.shape),
