@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medvol.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medvol.bundle import Bundle
+    from medvol.metrics import Score
+    from medvol.monitoring import DriftRow, Profile
 
 
 def run(
@@ -34,57 +40,77 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Test for drift; exit 1 if an alarm is raised."""
-    from medvol.bundle import load
-    from medvol.core.files import write_json, write_text
-    from medvol.metrics import scores_from_csv
-    from medvol.monitoring import (
-        DriftPlan,
-        find_drift,
-        find_performance_drift,
-        profile_to_csv,
-        read_profile,
-    )
-
-    place = _place(reference) if reference is not None else None
-    known = read_profile(place) if place is not None and _keeps_profile(place) else None
-    if embed is None and known is not None and place is not None and place.is_dir():
-        # The bundle's profile holds embeddings: new images need those of the same network.
-        embed = str(place) if any(c.startswith("emb_") for c in known.columns) else None
-    network = load(embed, is_trusted=trust_bundle or None) if embed is not None else None
-    profile = read_profile(new, network)
     if save_profile is not None:
-        save_profile = _profile_file(save_profile)
-        write_text(save_profile, profile_to_csv(profile))
-        print(json.dumps({"profile": str(save_profile)}) if as_json else f"wrote {save_profile}")
+        _save(new, save_profile, _network(embed, trust_bundle), as_json)
         return
-    if place is None:
+    if reference is None:
         raise ConfigError("medvol drift needs --reference (or --save-profile)")
     if (scores is None) != (reference_scores is None):
         raise ConfigError("--scores and --reference-scores belong together")
+    profile, known = _profiles(new, _place(reference), embed, trust_bundle)
+    from medvol.monitoring import DriftPlan, find_drift, find_performance_drift
+
     plan = DriftPlan(level=level, min_effect=min_effect, seed=seed)
-    rows = find_drift(profile, known or read_profile(place, network), plan)
+    rows = find_drift(profile, known, plan)
     if scores is not None and reference_scores is not None:
-        tables = [
-            scores_from_csv(path.read_text(encoding="utf-8"), str(path))
-            for path in (scores, reference_scores)
-        ]
-        rows += find_performance_drift(tables[0], tables[1], plan)
-    alarms = [row for row in rows if row.is_alarm]
-    result = {"alarms": len(alarms), "rows": [row.to_json() for row in rows]}
+        rows += find_performance_drift(_scores(scores), _scores(reference_scores), plan)
+    _print(rows, output, as_json)
+    if any(row.is_alarm for row in rows):
+        raise typer.Exit(1)
+
+
+def _profiles(
+    new: Path, reference: Path, embed: str | None, trust_bundle: bool
+) -> tuple[Profile, Profile]:
+    """Numbers per case of the new and the reference cases, by the same network if by any."""
+    from medvol.monitoring import read_profile
+
+    known = read_profile(reference) if _keeps_profile(reference) else None
+    if embed is None and known is not None and reference.is_dir():
+        # The bundle's profile holds embeddings: new images need those of the same network.
+        embed = str(reference) if any(c.startswith("emb_") for c in known.columns) else None
+    network = _network(embed, trust_bundle)
+    return read_profile(new, network), known or read_profile(reference, network)
+
+
+def _network(embed: str | None, trust_bundle: bool) -> Bundle | None:
+    from medvol.bundle import load
+
+    return None if embed is None else load(embed, is_trusted=trust_bundle or None)
+
+
+def _save(new: Path, target: Path, network: Bundle | None, as_json: bool) -> None:
+    from medvol.core.files import write_text
+    from medvol.monitoring import profile_to_csv, read_profile
+
+    target = _profile_file(target)
+    write_text(target, profile_to_csv(read_profile(new, network)))
+    print(json.dumps({"profile": str(target)}) if as_json else f"wrote {target}")
+
+
+def _scores(path: Path) -> list[Score]:
+    from medvol.metrics import scores_from_csv
+
+    return scores_from_csv(path.read_text(encoding="utf-8"), str(path))
+
+
+def _print(rows: Sequence[DriftRow], output: Path | None, as_json: bool) -> None:
+    from medvol.core.files import write_json
+
+    alarms = sum(row.is_alarm for row in rows)
+    result = {"alarms": alarms, "rows": [row.to_json() for row in rows]}
     if output is not None:
         write_json(output / "drift.json", result)
     if as_json:
         print(json.dumps(result, allow_nan=False))
-    else:
-        for row in rows:
-            mark = "ALARM" if row.is_alarm else "ok"
-            print(
-                f"{mark:6} {row.what:12} {row.name:24} {row.test:12} effect {row.effect:+.3f}  "
-                f"p={row.p:.3g}  q={row.q:.3g}  n={row.n_new} against {row.n_reference}"
-            )
-        print(f"{len(alarms)} alarms in {len(rows)} tests")
-    if alarms:
-        raise typer.Exit(1)
+        return
+    for row in rows:
+        mark = "ALARM" if row.is_alarm else "ok"
+        print(
+            f"{mark:6} {row.what:12} {row.name:24} {row.test:12} effect {row.effect:+.3f}  "
+            f"p={row.p:.3g}  q={row.q:.3g}  n={row.n_new} against {row.n_reference}"
+        )
+    print(f"{alarms} alarms in {len(rows)} tests")
 
 
 def _place(reference: str) -> Path:

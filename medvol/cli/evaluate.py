@@ -15,6 +15,8 @@ from medvol.core.errors import ConfigError
 if TYPE_CHECKING:
     from medvol.evaluation import Evaluation
 
+_POINTS = "sensitivity>=0.95,specificity>=0.95,youden"
+
 
 def run(
     pred: Annotated[
@@ -38,9 +40,8 @@ def run(
     width: Annotated[float | None, typer.Option(help="Band of boundary_iou in mm.")] = None,
     labels: Annotated[str, typer.Option(help="Label names: 1=liver,2=tumour.")] = "",
     positive: Annotated[str | None, typer.Option(help="Positive class.")] = None,
-    at: Annotated[str, typer.Option(help="Operating points.")] = (
-        "sensitivity>=0.95,specificity>=0.95,youden"
-    ),
+    at: Annotated[str, typer.Option(help="Operating points.")] = _POINTS,
+    prevalence: Annotated[float | None, typer.Option(help="State PPV and NPV at it.")] = None,
     worst: Annotated[int, typer.Option(help="Worst cases listed.")] = 10,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 10_000,
     confidence: Annotated[float, typer.Option(help="Nominal coverage.")] = 0.95,
@@ -48,9 +49,7 @@ def run(
     jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
     rerun: Annotated[Path | None, typer.Option(help="Repeat a run.json exactly.")] = None,
     longitudinal: Annotated[Path | None, typer.Option(help="CSV of pairs in time.")] = None,
-    repeatability: Annotated[
-        float | None, typer.Option(help="Measured repeatability limit, per cent of volume.")
-    ] = None,
+    repeatability: Annotated[float | None, typer.Option(help="Limit, % of volume.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score segmentations (--pred --ref) or classifications (--scores), with intervals."""
@@ -59,41 +58,50 @@ def run(
         return
     if output is None:
         raise ConfigError("medvol evaluate needs an output folder: -o FOLDER")
+    if longitudinal is not None:
+        _longitudinal(longitudinal, output, repeatability, as_json)
+        return
     shared: dict[str, Any] = {
         "output": output, "data": data, "train": train, "by": _list(by), "worst": worst,
         "resamples": resamples, "confidence": confidence, "seed": seed,
     }  # fmt: skip
-    if longitudinal is not None:
-        _longitudinal(longitudinal, output, repeatability, as_json)
-        return
     if scores is not None:
-        from medvol.evaluation import ScoreOptions, evaluate_scores
-
         if pred or ref:
             raise ConfigError("--scores is for classification, --pred and --ref for segmentation")
-        found = evaluate_scores(
-            ScoreOptions(scores, validation=validation, external=external, positive=positive,
-                         rules=_list(at), **shared)
+        found = _classes(scores, validation=validation, external=external, positive=positive,
+                         rules=_list(at), prevalence=prevalence, **shared)  # fmt: skip
+    else:
+        found = _masks(
+            pred, ref, jobs, external_pred=external_pred, external_ref=external_ref,
+            external_data=external_data, metrics=_list(metrics), taus_mm=_numbers(tau, "--tau"),
+            width_mm=width, labels=_labels(labels), **shared,
         )  # fmt: skip
-        _print(found, as_json)
-        return
-    if pred is None or ref is None:
-        raise ConfigError("medvol evaluate needs --pred and --ref, or --scores, or --longitudinal")
-    if (external_pred is None) != (external_ref is None):
-        raise ConfigError("--external-pred and --external-ref belong together")
+    _print(found, as_json)
+
+
+def _classes(scores: Path, **options: Any) -> Evaluation:
+    from medvol.evaluation import ScoreOptions, evaluate_scores
+
+    return evaluate_scores(ScoreOptions(scores, **options))
+
+
+def _masks(pred: Path | None, ref: Path | None, jobs: int, **options: Any) -> Evaluation:
     from medvol.evaluation import MaskOptions, evaluate_segmentation
 
-    options = MaskOptions(
-        pred, ref, external_pred=external_pred, external_ref=external_ref,
-        external_data=external_data, metrics=_list(metrics),
-        taus_mm=tuple(_number(t, "--tau") for t in _list(tau)), width_mm=width,
-        labels=_labels(labels), **shared,
-    )  # fmt: skip
-    _print(evaluate_segmentation(options, jobs=jobs, progress=_progress()), as_json)
+    if pred is None or ref is None:
+        raise ConfigError("medvol evaluate needs --pred and --ref, or --scores, or --longitudinal")
+    if (options["external_pred"] is None) != (options["external_ref"] is None):
+        raise ConfigError("--external-pred and --external-ref belong together")
+    found = MaskOptions(pred, ref, **options)
+    return evaluate_segmentation(found, jobs=jobs, progress=_progress())
 
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _numbers(texts: str, option: str) -> tuple[float, ...]:
+    return tuple(_number(text, option) for text in _list(texts))
 
 
 def _number(text: str, option: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -19,9 +19,9 @@ from medvol.metrics import (
     auc_ci,
     bootstrap_ci,
     clinical,
-    confusion,
     ece,
     from_cases,
+    predictive_values,
     threshold_at_sensitivity,
     threshold_at_specificity,
     threshold_at_youden,
@@ -88,6 +88,7 @@ class ClassGroup:
     y: NDArray[np.bool_]
     score: NDArray[np.float64]
     plan: BootstrapPlan
+    prevalence: float | None = None
 
     def row(self, metric: str, value: tuple[float, float, float], method: str, **extra: object):
         """A row with what all rows of the group share."""
@@ -126,6 +127,7 @@ def summarise_predictions(
     thresholds: Mapping[tuple[str, str], float] | None = None,
     by: Sequence[str] = (),
     plan: BootstrapPlan | None = None,
+    prevalence: float | None = None,
 ) -> list[ClassRow]:
     """The table of one cohort: overall, then each subgroup.
 
@@ -135,15 +137,21 @@ def summarise_predictions(
             decision is at 0.5 (two classes), which is printed as such.
         by: Columns to form subgroups by.
         plan: How bootstrap intervals are drawn.
+        prevalence: State predictive values at this share of positives too.
+
+    Raises:
+        ConfigError: If the prevalence does not lie between 0 and 1.
     """
     plan = plan or BootstrapPlan()
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise ConfigError(f"prevalence must lie between 0 and 1, not {prevalence:g}")
     position = {info.case: k for k, info in enumerate(data.cases)}
     groups = {"all": np.arange(len(data.cases))}
     for (column, name), members in groups_by(data.cases, by).items():
         groups[f"{column}={name}"] = np.array([position[info.case] for info in members])
     rows: list[ClassRow] = []
     for group, index in groups.items():
-        rows += _group_rows(data.take(index), group, thresholds, plan)
+        rows += _group_rows(data.take(index), group, thresholds, plan, prevalence)
     return rows
 
 
@@ -174,11 +182,12 @@ def _group_rows(
     group: str,
     thresholds: Mapping[tuple[str, str], float] | None,
     plan: BootstrapPlan,
+    prevalence: float | None,
 ) -> list[ClassRow]:
     truth, cohort = data.known_truth, data.cases[0].cohort
     rows: list[ClassRow] = []
     for k, label in positives(data):
-        one = ClassGroup(data, cohort, group, label, truth == k, data.prob[:, k], plan)
+        one = ClassGroup(data, cohort, group, label, truth == k, data.prob[:, k], plan, prevalence)
         rows += ranking_rows(one)
         rules: Mapping[tuple[str, str], float] = (
             {(label, "fixed"): 0.5} if thresholds is None else thresholds
@@ -241,7 +250,6 @@ def decision_rows(
     if math.isnan(threshold) and called is None:
         return []
     called, y = one.score >= threshold if called is None else called, one.y
-    values = clinical(**dict(confusion(y, called.astype(float), threshold=0.5)))
     parts = {
         "sensitivity": (called & y, y),
         "specificity": (~called & ~y, ~y),
@@ -253,15 +261,27 @@ def decision_rows(
     rows = []
     for metric, (part, whole) in parts.items():
         rows.append(_proportion_row(one, metric, part, whole, point))
-    for metric in ("f1", "balanced_accuracy", "mcc", "lr_plus", "lr_minus"):
-        plan = BootstrapPlan(min(one.plan.resamples, 2000), one.plan.confidence, one.plan.seed)
+    plan = BootstrapPlan(min(one.plan.resamples, 2000), one.plan.confidence, one.plan.seed)
+    for metric, function in _count_metrics(one.prevalence).items():
         found = bootstrap_ci(
-            _counts_statistic(metric, called, y), len(y), groups=one.data.patients,
+            _counts_statistic(function, called, y), len(y), groups=one.data.patients,
             method="percentile", **asdict(plan),
         )  # fmt: skip
-        bounds = (values[metric], found.lower, found.upper)
+        bounds = (found.estimate, found.lower, found.upper)
         rows.append(one.row(metric, bounds, found.method, **point))
     return rows
+
+
+def _count_metrics(prevalence: float | None) -> dict[str, Callable[..., float]]:
+    """Numbers of tp, fp, fn and tn that are no proportions of cases."""
+    names = ("f1", "balanced_accuracy", "mcc", "lr_plus", "lr_minus")
+    found = {name: lambda *counts, name=name: clinical(*counts)[name] for name in names}
+    if prevalence is not None:
+        for k, name in enumerate(("ppv", "npv")):
+            found[f"{name}@prevalence={prevalence:g}"] = lambda *counts, k=k: predictive_values(
+                clinical(*counts).sensitivity, clinical(*counts).specificity, prevalence
+            )[k]
+    return found
 
 
 def _proportion_row(
@@ -284,13 +304,15 @@ def _proportion_row(
     return one.row(metric, bounds, method, k=k, n=n, **point)
 
 
-def _counts_statistic(metric: str, called: NDArray[np.bool_], y: NDArray[np.bool_]):
+def _counts_statistic(
+    function: Callable[..., float], called: NDArray[np.bool_], y: NDArray[np.bool_]
+):
     masks = np.stack([called & y, called & ~y, ~called & y, ~called & ~y]).T.astype(float)
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         counts = (weights @ masks).astype(int)
         distinct, index = np.unique(counts, axis=0, return_inverse=True)
-        return np.array([clinical(*row.tolist())[metric] for row in distinct])[index.ravel()]
+        return np.array([function(*row.tolist()) for row in distinct])[index.ravel()]
 
     return statistic
 

@@ -91,6 +91,7 @@ class ScoreOptions:
         train: The training data set, to refuse shared patients.
         positive: The positive class of a file with a single score.
         rules: Operating points to fix on the validation cases.
+        prevalence: State predictive values at this share of positives too.
         by: Columns to form subgroups by.
         worst: How many of the worst cases to list.
         resamples: Bootstrap resamples.
@@ -106,6 +107,7 @@ class ScoreOptions:
     train: Path | None = None
     positive: str | None = None
     rules: tuple[str, ...] = classification.RULES
+    prevalence: float | None = None
     by: tuple[str, ...] = ()
     worst: int = 10
     resamples: int = 10_000
@@ -200,7 +202,7 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
         if data is None:
             continue
         rows += classification.summarise_predictions(
-            data, thresholds=thresholds, by=options.by, plan=draw
+            data, thresholds=thresholds, by=options.by, plan=draw, prevalence=options.prevalence
         )
         curves.append(cohort_curves(data, thresholds, draw))
         texts[f"scores{end}.csv"] = scores_to_csv(_case_scores(data))

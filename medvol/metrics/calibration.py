@@ -107,7 +107,9 @@ def calibration_line(y: ArrayLike, prob: ArrayLike) -> CalibrationLine:
     """Calibration slope and intercepts by logistic regression on the logit.
 
     Returns:
-        All ``nan`` if a class is missing; the slope is ``inf`` where the classes separate.
+        All ``nan`` if a class is missing. Where a threshold separates the classes (ties at it
+        allowed) no finite slope fits best: it is ``inf``, or ``-inf`` if the negatives have the
+        higher probabilities, and the intercept is ``nan``.
 
     Source:
         Cox 1958, Biometrika 45:562; Van Calster et al. 2019, BMC Med 17:230.
@@ -121,8 +123,11 @@ def calibration_line(y: ArrayLike, prob: ArrayLike) -> CalibrationLine:
     in_the_large = _logistic(data.y, ones[:, None], offset=logit)[0]
     if logit.min() == logit.max():
         return CalibrationLine(_NAN, _NAN, float(in_the_large))
-    if logit[data.y].min() > logit[~data.y].max():
+    pos, neg = logit[data.y], logit[~data.y]
+    if pos.min() >= neg.max():
         return CalibrationLine(math.inf, _NAN, float(in_the_large))
+    if pos.max() <= neg.min():
+        return CalibrationLine(-math.inf, _NAN, float(in_the_large))
     intercept, slope = _logistic(data.y, np.stack([ones, logit], axis=1))
     return CalibrationLine(float(slope), float(intercept), float(in_the_large))
 

@@ -170,7 +170,11 @@ def one_vs_rest(
         prob: Scores, shape (n, classes).
         function: Metric of (truth, score).
         average: ``none`` gives one value per class; ``macro`` their mean, ``nan`` if one is;
-            ``weighted`` their mean by number of positives; ``micro`` pools all decisions.
+            ``weighted`` their mean by number of positives, so that a class without any has no
+            say; ``micro`` pools all decisions.
+
+    Returns:
+        One value per class, or the average; ``nan`` without cases.
 
     Raises:
         GridMismatchError: If the shapes do not fit.
@@ -189,8 +193,9 @@ def one_vs_rest(
     each = np.array([function(truth[:, k], scores[:, k]) for k in range(scores.shape[1])])
     if average == "none":
         return each
-    weights = truth.sum(axis=0) if average == "weighted" else None
-    return float(np.average(each, weights=weights))
+    weights = truth.sum(axis=0) if average == "weighted" else np.ones(len(each))
+    used = weights > 0
+    return float(np.average(each[used], weights=weights[used])) if used.any() else _NAN
 
 
 def _ratio(part: float, whole: float) -> float:

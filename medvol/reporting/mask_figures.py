@@ -12,21 +12,13 @@ import numpy as np
 from medvol.datasets.pages import figure
 from medvol.evaluation import AgreementRow, Results, SummaryRow, Volume
 from medvol.metrics import Score, metric_of
-from medvol.reporting.style import (
-    BLACK,
-    BLUE,
-    GREY,
-    SERIES,
-    VERMILION,
-    Picture,
-    save_picture,
-    shorten,
-)
+from medvol.reporting import style
+from medvol.reporting.style import Picture, save_picture, shorten
 from medvol.reporting.tables import metric_name
 
 _MOST_LABELS = 40
 _PANELS_ACROSS = 3
-_COHORTS = {"internal": BLUE, "external": VERMILION}
+_COHORTS = {"internal": style.BLUE, "external": style.VERMILION}
 
 
 def mask_pictures(results: Results, folder: Path) -> list[Picture]:
@@ -79,18 +71,20 @@ def _strip(axes: Any, at: int, values: Sequence[Score], colour: str, edge: float
     spread = 0.26 * ((np.arange(len(finite)) * 0.618) % 1 - 0.5)
     axes.scatter(finite, at + spread, s=11, color=colour, alpha=0.55, linewidths=0, zorder=3)
     if endless := len(known) - len(finite):
-        axes.scatter([edge], [at], marker=">", s=34, color=VERMILION, zorder=5, clip_on=False)
+        axes.scatter([edge], [at], marker=">", s=34, color=style.VERMILION, zorder=5, clip_on=False)
         axes.annotate(f"{endless} infinite", (edge, at), (-6, 5), textcoords="offset points",
-                      fontsize=7.5, color=VERMILION, ha="right")  # fmt: skip
+                      fontsize=7.5, color=style.VERMILION, ha="right")  # fmt: skip
 
 
 def _middle(axes: Any, at: int, row: SummaryRow) -> None:
     if math.isfinite(row.q25) and math.isfinite(row.q75):
         axes.barh(at, row.q75 - row.q25, left=row.q25, height=0.5, color="#DDE3E8", zorder=1)
     if math.isfinite(row.median):
-        axes.plot([row.median] * 2, [at - 0.27, at + 0.27], color=BLACK, linewidth=1.8, zorder=4)
+        axes.plot(
+            [row.median] * 2, [at - 0.27, at + 0.27], color=style.BLACK, linewidth=1.8, zorder=4
+        )
     if math.isfinite(row.median_lower) and math.isfinite(row.median_upper):
-        axes.plot([row.median_lower, row.median_upper], [at + 0.36] * 2, color=BLACK,
+        axes.plot([row.median_lower, row.median_upper], [at + 0.36] * 2, color=style.BLACK,
                   linewidth=1.1, solid_capstyle="butt", marker="|", markersize=4)  # fmt: skip
 
 
@@ -114,17 +108,17 @@ def _bland_altman(
     for panel, row in zip(panels, rows, strict=False):
         own = [v for v in volumes if v.label == row.label]
         for middle, lower, upper, colour in (
-            (row.bias, row.bias_lower, row.bias_upper, BLUE),
-            (row.low, row.low_lower, row.low_upper, VERMILION),
-            (row.high, row.high_lower, row.high_upper, VERMILION),
+            (row.bias, row.bias_lower, row.bias_upper, style.BLUE),
+            (row.low, row.low_lower, row.low_upper, style.VERMILION),
+            (row.high, row.high_lower, row.high_upper, style.VERMILION),
         ):
             if math.isfinite(middle):
                 panel.axhline(middle, color=colour, linewidth=1.2,
-                              linestyle="-" if colour == BLUE else "--")  # fmt: skip
+                              linestyle="-" if colour == style.BLUE else "--")  # fmt: skip
             if math.isfinite(lower) and math.isfinite(upper):
                 panel.axhspan(lower, upper, color=colour, alpha=0.14, linewidth=0)
-        panel.axhline(0, color=GREY, linewidth=0.7)
-        panel.scatter([v.mean for v in own], [v.difference for v in own], s=13, color=BLACK,
+        panel.axhline(0, color=style.GREY, linewidth=0.7)
+        panel.scatter([v.mean for v in own], [v.difference for v in own], s=13, color=style.BLACK,
                       alpha=0.7, linewidths=0, zorder=3)  # fmt: skip
         panel.set_title(f"{shorten(row.label, 24)} (n = {row.n})")
         panel.set_xlabel(f"mean of both [{row.unit}]")
@@ -160,7 +154,7 @@ def _forest(
     fig = figure(7.2, 0.9 + (0.22 + 0.2 * len(runs)) * len(labels))
     axes = fig.add_subplot()
     for k, (name, results) in enumerate(runs):
-        colour, marker = SERIES[k % len(SERIES)], "osD^vPX"[k % 7]
+        colour, marker = style.SERIES[k % len(style.SERIES)], "osD^vPX"[k % 7]
         for at, label in enumerate(labels):
             row = next(s for s in results.table if isinstance(s, SummaryRow) and s.group == "all"
                        and (s.label, s.metric) == (label, metric))  # fmt: skip

@@ -11,18 +11,10 @@ import numpy as np
 from medvol.datasets.pages import figure
 from medvol.evaluation import Results, show_interval
 from medvol.evaluation.classification import ClassRow
-from medvol.reporting.style import (
-    BLACK,
-    BLUE,
-    GREY,
-    SERIES,
-    VERMILION,
-    Picture,
-    save_picture,
-    shorten,
-)
+from medvol.reporting import style
+from medvol.reporting.style import Picture, save_picture, shorten
 
-_MOST_CLASSES = len(SERIES)
+_MOST_CLASSES = len(style.SERIES)
 _SQUARE_IN = (4.6, 4.3)
 Curves = Mapping[str, Any]
 
@@ -61,9 +53,9 @@ def _cohort_pictures(results: Results, cohort: Curves, folder: Path, suffix: str
 def _roc(results: Results, cohort: Curves, folder: Path, suffix: str, about: str) -> Picture:
     fig = figure(*_SQUARE_IN)
     axes = fig.add_subplot()
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    axes.plot([0, 1], [0, 1], color=style.GREY, linewidth=0.8, linestyle=":")
     for k, one in enumerate(cohort["curves"][:_MOST_CLASSES]):
-        roc, colour = one["roc"], SERIES[k]
+        roc, colour = one["roc"], style.SERIES[k]
         axes.fill_between(roc["at"], _nan(roc["lower"]), _nan(roc["upper"]), color=colour,
                           alpha=0.16, linewidth=0)  # fmt: skip
         axes.plot(
@@ -88,10 +80,18 @@ def _operating_points(axes: Any, results: Results, cohort: str, label: str) -> N
         if sens is None or spec is None or not np.isfinite([sens.value, spec.value]).all():
             continue
         x = 1 - spec.value
-        axes.plot([x, x], [sens.lower, sens.upper], color=BLACK, linewidth=0.9)
-        axes.plot([1 - spec.upper, 1 - spec.lower], [sens.value] * 2, color=BLACK, linewidth=0.9)
+        axes.plot([x, x], [sens.lower, sens.upper], color=style.BLACK, linewidth=0.9)
         axes.plot(
-            x, sens.value, "osD^vP"[k % 6], color=BLACK, markersize=5, linestyle="", label=rule
+            [1 - spec.upper, 1 - spec.lower], [sens.value] * 2, color=style.BLACK, linewidth=0.9
+        )
+        axes.plot(
+            x,
+            sens.value,
+            "osD^vP"[k % 6],
+            color=style.BLACK,
+            markersize=5,
+            linestyle="",
+            label=rule,
         )
 
 
@@ -99,7 +99,7 @@ def _pr(results: Results, cohort: Curves, folder: Path, suffix: str, about: str)
     fig = figure(*_SQUARE_IN)
     axes = fig.add_subplot()
     for k, one in enumerate(cohort["curves"][:_MOST_CLASSES]):
-        pr, colour = one["pr"], SERIES[k]
+        pr, colour = one["pr"], style.SERIES[k]
         axes.axhline(pr["prevalence"], color=colour, linewidth=0.8, linestyle=":")
         axes.fill_between(pr["at"], _nan(pr["lower"]), _nan(pr["upper"]), color=colour, alpha=0.16,
                           linewidth=0, step="pre")  # fmt: skip
@@ -119,9 +119,9 @@ def _pr(results: Results, cohort: Curves, folder: Path, suffix: str, about: str)
 def _calibration(curves: Sequence[Curves], folder: Path, suffix: str, about: str) -> Picture:
     fig = figure(*_SQUARE_IN)
     axes, below = fig.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    axes.plot([0, 1], [0, 1], color=GREY, linewidth=0.8, linestyle=":")
+    axes.plot([0, 1], [0, 1], color=style.GREY, linewidth=0.8, linestyle=":")
     for k, one in enumerate(curves):
-        bins, colour = one["calibration"]["bins"], SERIES[k]
+        bins, colour = one["calibration"]["bins"], style.SERIES[k]
         x = [b["mean_prob"] for b in bins]
         slope = one["calibration"]["slope"]
         text = shorten(one["label"], 22)
@@ -150,7 +150,7 @@ def _decision(curves: Sequence[Curves], folder: Path, suffix: str, about: str) -
     axes = fig.add_subplot()
     top = 0.0
     for k, one in enumerate(curves):
-        curve, colour = one["decision"], SERIES[k]
+        curve, colour = one["decision"], style.SERIES[k]
         model, everybody = _nan(curve["model"]), _nan(curve["everybody"])
         axes.fill_between(curve["at"], _nan(curve["lower"]), _nan(curve["upper"]), color=colour,
                           alpha=0.16, linewidth=0)  # fmt: skip
@@ -158,7 +158,7 @@ def _decision(curves: Sequence[Curves], folder: Path, suffix: str, about: str) -
         axes.plot(curve["at"], everybody, color=colour, linewidth=0.9, linestyle="--",
                   label="treat all" if k == 0 else None)  # fmt: skip
         top = max(top, float(np.nanmax([*_nan(curve["upper"]), *model, *everybody])))
-    axes.axhline(0, color=GREY, linewidth=0.9, label="treat none")
+    axes.axhline(0, color=style.GREY, linewidth=0.9, label="treat none")
     axes.set(xlim=(0, 1), ylim=(-0.25 * top, 1.08 * top), xlabel="threshold probability",
              ylabel="net benefit")  # fmt: skip
     axes.legend(loc="upper right")
@@ -172,12 +172,12 @@ def _scores(one: Curves, folder: Path, suffix: str, is_numbered: bool, at: int) 
     hist = one["scores"]
     edges = np.array(hist["edges"])
     for side, colour, sign, text in (
-        ("positive", VERMILION, 1, f"{shorten(one['label'], 22)} (n = {one['n_pos']})"),
-        ("negative", BLUE, -1, f"others (n = {one['n'] - one['n_pos']})"),
+        ("positive", style.VERMILION, 1, f"{shorten(one['label'], 22)} (n = {one['n_pos']})"),
+        ("negative", style.BLUE, -1, f"others (n = {one['n'] - one['n_pos']})"),
     ):
         axes.bar(edges[:-1], sign * np.array(hist[side]), np.diff(edges), align="edge",
                  color=colour, alpha=0.85, label=text)  # fmt: skip
-    axes.axhline(0, color=BLACK, linewidth=0.8)
+    axes.axhline(0, color=style.BLACK, linewidth=0.8)
     axes.yaxis.set_major_formatter(lambda value, _: f"{abs(value):g}")
     axes.set(xlabel=f"score of {shorten(one['label'])}", ylabel="cases")
     axes.legend(loc="best")
@@ -204,7 +204,7 @@ def _confusion(matrices: Sequence[Curves], folder: Path, suffix: str, about: str
                     low, high = one["lower"][i][j], one["upper"][i][j]
                     lines += f"\n{100 * share[i, j]:.0f}%\n({100 * low:.0f} to {100 * high:.0f})"
                 panel.text(j, i, lines, ha="center", va="center", fontsize=7.5 if size < 5 else 6,
-                           color="white" if share[i, j] > 0.6 else BLACK)  # fmt: skip
+                           color="white" if share[i, j] > 0.6 else style.BLACK)  # fmt: skip
         names = [shorten(name, 14) for name in one["classes"]]
         panel.set_xticks(range(size), names, rotation=30 if size > 2 else 0)
         panel.set_yticks(range(size), names, rotation=90, va="center")

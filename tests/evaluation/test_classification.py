@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from medvol.core import InputError, LabelError, MissingInputError, NonFiniteError
+from medvol.core import ConfigError, InputError, LabelError, MissingInputError, NonFiniteError
 from medvol.evaluation import (
     BootstrapPlan,
     ScoreOptions,
@@ -122,6 +122,20 @@ def test_three_classes_are_each_taken_against_the_rest(tmp_path, write_csv):
     assert rows["all", "healthy", "auc_roc", ""].n_pos == (y == 1).sum()
 
 
+def test_predictive_values_are_stated_at_another_prevalence(tmp_path, write_csv):
+    data = read_predictions(binary(tmp_path / "t.csv", write_csv))
+    rows = table(summarise_predictions(data, plan=FAST, prevalence=0.02))
+    se, sp = (rows["all", "1", name, "fixed"].value for name in ("sensitivity", "specificity"))
+    ppv, npv = (rows["all", "1", f"{n}@prevalence=0.02", "fixed"] for n in ("ppv", "npv"))
+    # Of 10,000 people 200 are ill: counts, not Bayes' rule.
+    assert ppv.value == pytest.approx(200 * se / (200 * se + 9800 * (1 - sp)))
+    assert npv.value == pytest.approx(9800 * sp / (9800 * sp + 200 * (1 - se)))
+    assert ppv.lower < ppv.value < ppv.upper < rows["all", "1", "ppv", "fixed"].lower
+    for wrong in (0, 1, -0.1, 20):
+        with pytest.raises(ConfigError, match="prevalence must lie between"):
+            summarise_predictions(data, plan=FAST, prevalence=wrong)
+
+
 def test_an_evaluation_writes_its_tables_and_repeats(tmp_path, write_csv):
     options = ScoreOptions(
         binary(tmp_path / "t.csv", write_csv),
@@ -129,6 +143,7 @@ def test_an_evaluation_writes_its_tables_and_repeats(tmp_path, write_csv):
         validation=binary(tmp_path / "v.csv", write_csv, 1, "v"),
         external=binary(tmp_path / "e.csv", write_csv, 2, "e"),
         by=("site",),
+        prevalence=0.1,
         resamples=200,
     )
     found = evaluate_scores(options)

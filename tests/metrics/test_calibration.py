@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
@@ -73,9 +74,34 @@ def test_the_calibration_line_is_a_logistic_regression(seed):
     assert expit(logit + got.in_the_large).mean() == pytest.approx(y.mean(), abs=1e-6)
 
 
+@settings(max_examples=60)
+@given(seed=seeds, n=st.integers(2, 9), grid=st.integers(2, 5))
+def test_an_infinite_slope_is_one_that_every_steeper_line_improves(seed, n, grid):
+    rng = np.random.default_rng(seed)
+    y, prob = rng.random(n) < 0.5, rng.integers(1, grid, n) / grid
+    got = calibration_line(y, prob)
+    if y.all() or not y.any() or len(set(prob)) == 1:
+        assert math.isnan(got.slope)
+        return
+    logit = np.log(prob / (1 - prob))
+
+    def best(slope):  # likelihood with the intercept at its best for this slope
+        return minimize_scalar(
+            lambda a: np.logaddexp(0, a + slope * logit).sum() - (a + slope * logit)[y].sum(),
+            bounds=(-400, 400), method="bounded", options={"xatol": 1e-9},
+        ).fun  # fmt: skip
+
+    losses = {slope: best(slope) for slope in (-80, -40, 40, 80)}
+    rises, falls = losses[80] < losses[40] + 1e-7, losses[-80] < losses[-40] + 1e-7
+    assert (got.slope == math.inf, got.slope == -math.inf) == (rises, falls)
+
+
 def test_the_line_is_undefined_where_nothing_determines_it():
     assert math.isnan(calibration_line([1, 1], [0.2, 0.8]).slope)
     assert calibration_line([0, 1], [0.2, 0.8]).slope == math.inf
+    assert calibration_line([0, 1], [0.8, 0.2]).slope == -math.inf
+    assert calibration_line([0, 0, 1, 1], [0.2, 0.5, 0.5, 0.8]).slope == math.inf
+    assert calibration_line([0, 0, 1, 1], [0.5, 0.8, 0.2, 0.5]).slope == -math.inf
     assert math.isnan(calibration_line([0, 1], [0.5, 0.5]).slope)
 
 
