@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -155,7 +155,7 @@ def evaluate_segmentation(
     inputs = [path for path in (options.pred, options.ref) if path.is_file()]
     for cohort, pred, ref, data in cohorts:
         files, manifest = paired_files(pred, ref, data)
-        _refuse_overlap(manifest, options.train)
+        _refuse_overlap(manifest, {one.case for one in files}, options.train)
         names = options.labels or (manifest.labels if manifest else None) or None
         found = measure_masks(files, plan, labels=names, jobs=jobs, progress=progress)
         cases = _case_infos([one.case for one in files], manifest, cohort)
@@ -178,7 +178,6 @@ def evaluate_segmentation(
 def evaluate_scores(options: ScoreOptions) -> Evaluation:
     """Score a CSV of probabilities and write the tables."""
     manifest = _manifest(options.data, required=True) if options.data else None
-    _refuse_overlap(manifest, options.train)
     draw = BootstrapPlan(options.resamples, options.confidence, options.seed)
     known = from_manifest(manifest) if manifest else None
     truth = {c.case: c.category for c in manifest.cases if c.category} if manifest else None
@@ -189,6 +188,7 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
         )
 
     test = read(options.scores, "internal")
+    _refuse_overlap(manifest, {info.case for info in test.cases}, options.train)
     thresholds = None
     if options.validation:
         validation = read(options.validation, "validation")
@@ -266,7 +266,8 @@ def _manifest(path: Path | None, *, required: bool) -> Manifest | None:
     return manifest if is_data_set else None
 
 
-def _refuse_overlap(manifest: Manifest | None, train: Path | None) -> None:
+def _refuse_overlap(manifest: Manifest | None, tested: Set[str], train: Path | None) -> None:
+    """Refuse a tested case of a training patient; the data set may hold other cases too."""
     if train is None:
         return
     if manifest is None:
@@ -275,7 +276,7 @@ def _refuse_overlap(manifest: Manifest | None, train: Path | None) -> None:
         )
     from medvol.datasets import read_dataset
 
-    require_no_overlap(manifest, read_dataset(train))
+    require_no_overlap(manifest.select(tested), read_dataset(train))
 
 
 def _pairs(pred: Path, ref: Path, manifest: Manifest | None) -> list[pairing.MaskFiles]:

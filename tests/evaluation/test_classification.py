@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import metrics as sk
 
 from medvol.core import ConfigError, InputError, LabelError, MissingInputError, NonFiniteError
@@ -157,6 +158,26 @@ def test_thresholds_fixed_on_tested_patients_are_refused(tmp_path, write_csv):
     path = binary(tmp_path / "t.csv", write_csv, patients=[f"secret{k}" for k in range(90)])
     with pytest.raises(InputError, match="90 cases belong to patients of") as caught:
         evaluate_scores(ScoreOptions(path, tmp_path / "out", validation=path))
+    assert "secret" not in str(caught.value)
+
+
+def test_only_tested_patients_must_be_strangers_to_the_training(tmp_path, write_csv):
+    header = ("image", "class", "patient_id")
+    rows = [(f"c{k}.png", "ab"[k % 2], f"secret{k // 2}") for k in range(8)]
+    for name, _, _ in rows:
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    data = write_csv(tmp_path / "data.csv", header, rows)
+    train = write_csv(tmp_path / "train.csv", header, rows[:4])
+
+    def tested(cases):
+        scores = [(f"c{k}", 0.1 * k) for k in cases]
+        path = write_csv(tmp_path / "s.csv", ("case", "prob"), scores)
+        shared = {"data": data, "train": train, "positive": "b", "resamples": 50}
+        return evaluate_scores(ScoreOptions(path, tmp_path / "out", **shared))
+
+    assert tested(range(4, 8)).table
+    with pytest.raises(InputError, match="2 test cases belong to patients") as caught:
+        tested(range(2, 8))
     assert "secret" not in str(caught.value)
 
 
