@@ -106,9 +106,9 @@ def follow(
     """
     voxel_ml = float(np.prod(spacing_mm)) / _MM3_PER_ML
     changes = []
-    for label in np.union1d(np.unique(baseline), np.unique(followup)).tolist():
-        if label == 0:
-            continue
+    box = _box((baseline != 0) | (followup != 0))
+    baseline, followup = baseline[box], followup[box]
+    for label in np.setdiff1d(np.union1d(baseline, followup), [0]).tolist():
         groups = _linked(baseline == label, followup == label)
         for number, (before, after, n_before, n_after) in enumerate(groups, start=1):
             ratio = after / before if before else math.inf
@@ -142,6 +142,14 @@ def repeatability_limit(first: ArrayLike, second: ArrayLike) -> tuple[float, flo
         raise ConfigError("a repeatability limit needs at least 3 pairs of positive volumes")
     r = 1.96 * math.sqrt(float(np.mean(np.log(b / a) ** 2)))
     return math.exp(-r), math.exp(r)
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
+    """The smallest box that holds the mask; whole scans are mostly empty."""
+    from scipy.ndimage import find_objects
+
+    found = find_objects(mask.view(np.uint8))
+    return found[0] if found else (slice(0, 0),) * mask.ndim
 
 
 def _linked(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
