@@ -11,9 +11,9 @@ from typing import Any
 
 from medvol.bundle.metadata import metadata_of
 from medvol.bundle.places import bundles_dir, configs_dir, shipped_root
-from medvol.bundle.publish import publishing_files
+from medvol.bundle.publish import PICTURES, publishing_files
 from medvol.core.errors import ConfigError, MissingInputError
-from medvol.core.files import write_text
+from medvol.core.files import write_bytes, write_text
 
 #: Values that choose or describe, and are no numbers for the parts.
 _DESCRIPTION = {"family", "tasks", "modality", "body_part", "meta", "postprocessing_basis"}
@@ -92,7 +92,7 @@ def render(
     card = source.with_suffix(".md")
     if not card.is_file():
         raise MissingInputError(f"{card}: the bundle has no model card")
-    files |= publishing_files(card.read_text("utf-8"), metadata, weights)
+    files |= publishing_files(card.read_text("utf-8"), metadata, weights, bool(_pictures(source)))
     files["LICENSE"] = _licence().read_text("utf-8")
     return files
 
@@ -102,14 +102,17 @@ def write(
     into: str | os.PathLike[str] | None = None,
     configs: Path | None = None,
 ) -> Path:
-    """Write a bundle's text files, each atomically; returns the bundle's folder.
+    """Write a bundle's texts and pictures, each atomically; returns the bundle's folder.
 
     Weights below ``models`` are left alone. A values file given by its path becomes the bundle
     that it was planned into (it lies in that bundle's ``plan``), or else a folder beside it.
     """
-    folder = Path(into) if into is not None else folder_of(_source(name, configs or configs_dir()))
+    source = _source(name, configs or configs_dir())
+    folder = Path(into) if into is not None else folder_of(source)
     for relative, text in render(name, configs, folder).items():
         write_text(folder / relative, text)
+    for relative, picture in _pictures(source).items():
+        write_bytes(folder / relative, picture.read_bytes())
     return folder
 
 
@@ -124,16 +127,29 @@ def folder_of(source: Path) -> Path:
 def stale(name: str) -> list[str]:
     """Files of a committed bundle that ``write`` would change."""
     folder = bundles_dir() / name
+    wanted = {relative: text.encode() for relative, text in render(name).items()}
+    pictures = _pictures(_source(name, configs_dir()))
+    wanted |= {relative: picture.read_bytes() for relative, picture in pictures.items()}
     return [
         relative
-        for relative, text in render(name).items()
-        if not (folder / relative).is_file() or (folder / relative).read_text("utf-8") != text
+        for relative, content in wanted.items()
+        if not (folder / relative).is_file() or (folder / relative).read_bytes() != content
     ]
 
 
 def all_names() -> list[str]:
     """Names of every values file, sorted."""
     return sorted(path.stem for path in (configs_dir() / "bundles").glob("*.yaml"))
+
+
+def _pictures(source: Path) -> dict[str, Path]:
+    """Path inside a shipped bundle -> screenshot in the checkout; none for a user's own."""
+    docs = configs_dir().parent / "docs"
+    if source.parent != configs_dir() / "bundles" or not all(
+        (docs / n).is_file() for n in PICTURES
+    ):
+        return {}
+    return {f"docs/{name}": docs / name for name in PICTURES}
 
 
 def _source(name: str | os.PathLike[str], configs: Path) -> Path:

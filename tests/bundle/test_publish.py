@@ -1,5 +1,7 @@
 """The zoo's README from a card: everything stays, in the template's order."""
 
+import re
+
 import pytest
 import yaml
 
@@ -74,3 +76,11 @@ def test_large_files_lists_what_the_zoo_has_to_download(tmp_path, size, url, lis
     entries = yaml.safe_load(files["large_files.yml"])["large_files"]
     assert [entry["url"] for entry in entries] == listed
     assert all(entry["hash_val"] == "ab" * 32 for entry in entries)
+
+
+def test_every_shipped_card_shows_its_pictures():
+    for bundle in list_bundles():
+        docs = bundle.path / "docs"
+        linked = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", (docs / "README.md").read_text("utf-8"))
+        assert {"label_page.png", "report.png"} <= set(linked)
+        assert all((docs / name).read_bytes()[:4] == b"\x89PNG" for name in linked), bundle.name
