@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from medvol.cli._options import Json, TrustBundle
 from medvol.core.errors import ConfigError
 
 
@@ -22,10 +23,8 @@ def run(
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="Most cases to compare.")] = 5,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: as set.")] = 0,
-    trust_bundle: Annotated[
-        bool, typer.Option("--trust-bundle", help="Run code in a bundle that is not shipped.")
-    ] = False,
-    is_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    trust_bundle: TrustBundle = False,
+    is_json: Json = False,
 ) -> None:
     """Export, then compare Dice and HD95 before and after; exit 1 where they moved."""
     from medvol.runners.engines import as_rows, compare_engines, export_bundle, open_for_export

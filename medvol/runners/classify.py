@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from medvol.bundle import load
+from medvol.bundle.lean import require_components
 from medvol.core.errors import MedvolError
 from medvol.engines.workflow import refusal_in
 from medvol.runners.cases import CaseInput, input_digest
@@ -29,6 +30,8 @@ def run_classification(
     does not end the run. Already classified cases are classified again: they take no time.
     """
     bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
+    config = bundle.config("inference")
+    require_components(config, config)
     changes: dict[str, Any] = {"output_dir": options.out, "dataset_dir": _root(cases)}
     if options.device:
         changes["device"] = options.device

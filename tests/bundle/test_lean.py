@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from medvol.bundle import load
@@ -61,3 +62,21 @@ def test_a_process_that_has_monai_is_left_alone():
 
     require_components(load("hippocampus_mri_segmentation").config("inference"), ["network_def"])
     assert monai.losses.DiceLoss
+
+
+@pytest.mark.slow
+def test_the_verb_classifies_though_it_starts_lean(tmp_path):
+    from PIL import Image
+
+    for index in range(2):
+        values = np.random.default_rng(index).integers(0, 255, (320, 320), dtype=np.uint8)
+        Image.fromarray(values).save(tmp_path / f"x{index}.png")
+    done = subprocess.run(
+        [
+            sys.executable, "-W", "ignore", "-m", "medvol", "predict", "chest_xray_classification",
+            str(tmp_path), "-o", str(tmp_path / "out"), "--device", "cpu",
+        ],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "out" / "predictions.csv").is_file()
