@@ -19,7 +19,7 @@ from medvol.explain.inferer import Method, make_explainer
 from medvol.explain.masking import deletion, insertion
 from medvol.explain.pointing import energy_inside, energy_lift, points_into
 from medvol.explain.sanity import RANDOMISED_LIMIT, cascading_randomisation
-from medvol.explain.written import unused_name, write_explanation
+from medvol.explain.written import file_name, unused_name, write_explanation
 
 _BODY_HU = -500.0
 
@@ -88,7 +88,7 @@ def explain_files(
     rows, names = [], set()
     for path in paths:
         case = classifier.preprocessing({"image": str(path), "source": str(path)})
-        folder = output_path(output_dir, unused_name(path, names))
+        folder = output_path(output_dir, unused_name(file_name(path), names))
         rows.append(_explain_case(classifier, path, case, folder, wish))
     return rows
 

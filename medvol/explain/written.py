@@ -54,9 +54,11 @@ class ExplanationWriter:
         output: Any = engine.state.output
         cases: Any = engine.state.batch
         for row, (item, case) in enumerate(zip(output, cases, strict=True)):
-            self._write_case(row, item, Path(str(case["source"])))
+            path = Path(str(case["source"]))
+            name = str(case.get("case") or file_name(path))
+            self._write_case(row, item, path, unused_name(name, self.names))
 
-    def _write_case(self, row: int, item: Mapping[str, Any], path: Path) -> None:
+    def _write_case(self, row: int, item: Mapping[str, Any], path: Path, name: str) -> None:
         chosen = self.inferer.class_index
         probabilities = self.inferer.probabilities[row].tolist()
         number = int(np.argmax(probabilities)) if chosen is None else int(chosen)  # pyright: ignore[reportArgumentType]
@@ -67,16 +69,20 @@ class ExplanationWriter:
         }
         raw = {layer: maps[row, 0] for layer, maps in self.inferer.raw.items()}
         write_explanation(
-            output_path(self.folder, unused_name(path, self.names)),
+            output_path(self.folder, name),
             path, item["pred"], {layer: (m, item["image"]) for layer, m in raw.items()},
             facts, self.threshold,
         )  # fmt: skip
 
 
-def unused_name(path: Path, names: set[str]) -> str:
-    """A case's name from its file, numbered where another case has it; added to ``names``."""
-    base, number = path.name.partition(".")[0], 1
-    name = base
+def file_name(path: Path) -> str:
+    """The file's name up to its first dot."""
+    return path.name.partition(".")[0]
+
+
+def unused_name(base: str, names: set[str]) -> str:
+    """A case's name, numbered where another case has it; added to ``names``."""
+    name, number = base, 1
     while name in names:
         number += 1
         name = f"{base}_{number}"

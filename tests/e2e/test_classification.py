@@ -118,17 +118,17 @@ def test_map_lies_on_the_inputs_own_grid(tmp_path, name):
     bundle = write(name, tmp_path / name)
     torch.manual_seed(0)
     torch.save(network_of(name).state_dict(), tmp_path / "weights.pt")
-    image = tmp_path / "in" / ("a.png" if "xray" in name else "a.nii.gz")
+    image = tmp_path / "in" / ("a.v2.png" if "xray" in name else "a.v2.nii.gz")
     image.parent.mkdir()
     write_input(image)
     run(bundle, "inference", dataset_dir=str(image.parent), output_dir=str(tmp_path / "out"),
         checkpoint=str(tmp_path / "weights.pt"))  # fmt: skip
-    cam, original = read_image(tmp_path / "out" / "a_cam.nii.gz"), read_image(image)
+    cam, original = read_image(tmp_path / "out" / "a.v2_cam.nii.gz"), read_image(image)
     assert math.prod(cam.shape) == math.prod(original.shape[1:])
     assert cam.shape[1:3] == original.shape[1:3]
     np.testing.assert_allclose(cam.affine, original.affine, atol=1e-5)
     assert float(cam.max()) <= 1 + 1e-6
-    facts = json.loads((tmp_path / "out" / "a" / "explanation.json").read_text())
+    facts = json.loads((tmp_path / "out" / "a.v2" / "explanation.json").read_text())
     assert facts["class"] in ("low_volume", "pneumonia")
 
 
