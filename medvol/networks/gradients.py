@@ -37,6 +37,7 @@ class OrientedGradients(nn.Module):
         if cell < 2 or bins < 2:
             raise ConfigError(f"cell {cell} and bins {bins} must be at least 2")
         self.cell, self.bins = int(cell), int(bins)
+        self.faint = _FAINT  # TorchScript sees no globals
 
     def forward(self, x: Tensor) -> Tensor:
         """Channels (B, 2 * bins + 1, X / cell, Y / cell) of one grey plane (B, 1, X, Y)."""
@@ -51,8 +52,8 @@ class OrientedGradients(nn.Module):
         half = self.bins / 2
         apart = ((turn - number + half).remainder(self.bins) - half).abs()
         votes = F.avg_pool2d((1 - apart).clamp_min(0) * length, self.cell)
-        contrast = (votes.square().sum(1, keepdim=True) + _FAINT**2).sqrt()
-        faint = (votes + 0.1 * _FAINT).log()
+        contrast = (votes.square().sum(1, keepdim=True) + self.faint**2).sqrt()
+        faint = (votes + 0.1 * self.faint).log()
         return torch.cat([votes / contrast, faint, F.avg_pool2d(x, self.cell)], 1)
 
 

@@ -72,22 +72,28 @@ class VolumeClassifier(nn.Module):
         for level in self.encoder:
             x = level(x)
             kept.append(x)
-        for index in reversed(range(len(self.decoder))):
-            fine = kept[index]
-            raised = F.interpolate(x, fine.shape[2:], mode="nearest")
-            x = self.decoder[index](torch.cat([fine, self.up[index](raised)], 1))
+        x = kept.pop()
+        while kept:
+            fine = kept.pop()
+            # TorchScript indexes no list of layers, it only walks through one from the front.
+            for index, (up, decoder) in enumerate(zip(self.up, self.decoder)):  # noqa: B905
+                if index == len(kept):
+                    raised = up(F.interpolate(x, fine.shape[2:], mode="nearest"))
+                    x = decoder(torch.cat([fine, raised], 1))
         return self.cells(x)
 
     def volume_ml(self, cells: Tensor) -> Tensor:
         """Volume in millilitres from the cells' logits, shape (B,)."""
         return cells.sigmoid().flatten(1).sum(1) * self.cell_ml
 
-    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Tensor:
         """Scores (B, 2) of an image (B, C, ...); with the cells' logits while training."""
         cells = self.outline(x)
         below = (self.cutoff_ml - self.volume_ml(cells)) * self.log_slope.exp()
         scores = torch.stack([torch.zeros_like(below), below], 1)
-        return (scores, cells) if self.training else scores
+        if not torch.jit.is_scripting() and self.training:  # an export is never trained
+            return scores, cells  # pyright: ignore[reportReturnType]
+        return scores
 
 
 def _convolution(dims: int, i: int, o: int, is_point: bool = False, stride: int = 1) -> nn.Module:

@@ -88,3 +88,17 @@ def test_a_file_of_members_makes_an_ensemble_of_the_one_network(tmp_path):
     image = torch.randn(2, 1, 32, 32)
     mean = torch.stack([member(image).softmax(1) for member in members]).mean(0)
     torch.testing.assert_close(found(image).softmax(1), mean)
+
+
+@pytest.mark.parametrize(
+    ("member", "size"),
+    [
+        (lambda: GradientClassifier((32, 32), places=2), (1, 32, 32)),
+        (lambda: VolumeClassifier(channels=(4, 8, 8)), (1, 16, 16, 16)),
+    ],
+)
+def test_an_ensemble_of_classifiers_compiles_to_torchscript_and_scores_alike(member, size):
+    network = Ensemble([member().eval() for _ in range(2)]).eval()
+    x = torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(torch.jit.script(network)(x), network(x), atol=1e-5)
