@@ -12,6 +12,7 @@ from medvol.bundle.places import is_shipped
 from medvol.bundle.sense import iterate, require_sense
 from medvol.core.errors import ConfigError, MissingInputError, UnsafeFileError
 
+_MODES = ("default", "callable")
 _BARE_NAME = re.compile(r"[A-Za-z_]\w*")
 _ALLOWED = re.compile(
     r"medvol\.(engines|inferers|io|metrics|networks|transforms|datasets|uncertainty|explain)\.\w+"
@@ -53,17 +54,35 @@ def _parse(path: Path) -> Any:
     try:
         if path.suffix == ".json":
             return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_number)
-        import yaml
-
-        return yaml.safe_load(text)
+        return _parse_yaml(text)
     except RecursionError as error:
         raise ConfigError(f"{path}: is nested too deep") from error
     except ValueError as error:
         raise ConfigError(f"{path}: cannot be parsed: {error}") from error
     except Exception as error:
         if type(error).__module__.startswith("yaml"):
-            raise ConfigError(f"{path}: cannot be parsed: {error}") from error
+            text = " ".join(str(error).split())
+            raise ConfigError(f"{path}: cannot be parsed: {text}") from error
         raise
+
+
+def _parse_yaml(text: str) -> Any:
+    """YAML without a key said twice and without aliases, which can stand for billions of nodes."""
+    import yaml
+
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    waiting, seen = [root] if root else [], set()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            raise ValueError("it repeats a part by an alias; write it out")
+        seen.add(id(node))
+        if isinstance(node, yaml.MappingNode):
+            _unique([(key.value, None) for key, _ in node.value if isinstance(key.value, str)])
+            waiting += [part for pair in node.value for part in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+    return yaml.safe_load(text)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -90,6 +109,11 @@ def _refuse_code(path: Path, content: dict[str, Any]) -> None:
             raise UnsafeFileError(
                 f"{path}: {id_} pulls in another file ({value[:40]!r}), not allowed in an "
                 "untrusted bundle"
+            )
+        if isinstance(value, dict) and value.get("_mode_", "default") not in _MODES:
+            raise UnsafeFileError(
+                f"{path}: {id_} asks for the mode {value['_mode_']!r}, which would stop in a "
+                "debugger; not allowed in an untrusted bundle"
             )
         if isinstance(value, dict) and "_target_" in value:
             _refuse_target(path, id_, value["_target_"])

@@ -72,6 +72,7 @@ def test_every_security_case_does_what_the_manifest_demands(shared_data, tmp_pat
         ('{"a": {"_target_": ["os.system"]}}', "no name"),
         ('{"a": [{"b": ["$__import__(1)"]}]}', "code"),
         ('{"a": "%../../x.json::b"}', "another file"),
+        ('{"a": {"_target_": "UNet", "_mode_": "debug"}}', "debugger"),
     ],
 )
 def test_config_without_sense_is_refused(tmp_path, content, fault):
@@ -79,3 +80,21 @@ def test_config_without_sense_is_refused(tmp_path, content, fault):
     path.write_text(content)
     with pytest.raises(MedvolError, match=rf"c\.json.*({fault})"):
         read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("a: 1\na: 2", "twice"),
+        ("a: {b: 1, b: 2}", "twice"),
+        ("a: &x [1, 2]\nb: [*x, *x]", "alias"),
+        ("a: &x [*x]", "alias"),
+        ("a: !!python/object/apply:os.system ['true']", "cannot be parsed"),
+    ],
+)
+def test_yaml_that_says_things_twice_or_by_tags_is_refused(tmp_path, content, fault):
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    with pytest.raises(MedvolError, match=rf"c\.yaml.*({fault})") as refusal:
+        read_config(path)
+    assert str(refusal.value).isprintable()
