@@ -25,6 +25,7 @@ class Costs:
         peak_bytes: Largest memory of the measured run.
         case_bytes: A prepared case in the cache.
         cached: Cases that the measured run held.
+        share: Part of the processors that the measured run was given.
     """
 
     startup_s: float
@@ -35,6 +36,7 @@ class Costs:
     peak_bytes: int
     case_bytes: int
     cached: int
+    share: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ _PROBED = 6
 _VALIDATED = 2
 _RAM_SHARE = 0.5
 _UNCOVERED = 0.25
+#: Share of its processors below which a trial run tells little of a quiet machine.
+_BUSY = 0.6
 #: Spread of a voxel edge over its median from which the user is told.
 _MIXED = 0.25
 Progress = Callable[[str, int, int], None]
@@ -231,6 +233,11 @@ def _notes(
         f"{request.budget_s / 60:g}; a step {costs.step_s:.3g} s; the {where} takes "
         f"{forecast.peak_bytes / 2**20:.0f} MiB (from {source}).",
     ]
+    if costs.share < _BUSY:
+        notes.append(
+            f"Other programs were using this machine: the trial run got {costs.share:.0%} of its "
+            "processors. Plan again when they are done, or train with --budget to end by the clock."
+        )
     if sampling.cover < _UNCOVERED:
         notes.append(
             f"A patch covers {sampling.cover:.0%} of the median case: plan a coarse bundle too "

@@ -97,6 +97,7 @@ def run_probe(asked: dict[str, Any]) -> Costs:
         peak_bytes=_peak_bytes(asked["device"]),
         case_bytes=bytes_ // held,
         cached=held,
+        share=clock.share if asked["device"] == "cpu" else 1.0,
     )
 
 
@@ -114,7 +115,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self.steps: list[float] = []
-        self.validation_s = 0.0
+        self.validation_s = self.cpu_s = self.wall_s = 0.0
         self.last_step = self.began = self.ended = 0.0
 
     def attach(self, trainer: Any, evaluator: Any) -> None:
@@ -127,6 +128,12 @@ class _Clock:
 
         def start(_: Any) -> None:
             self.last_step = time.perf_counter()
+            self.cpu_s -= time.process_time()
+            self.wall_s -= self.last_step
+
+        def stop(_: Any) -> None:
+            self.cpu_s += time.process_time()
+            self.wall_s += time.perf_counter()
 
         def validating(_: Any) -> None:
             self.began = time.perf_counter()
@@ -139,6 +146,7 @@ class _Clock:
 
         trainer.add_event_handler(Events.EPOCH_STARTED, start)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, step)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, stop)
         trainer.add_event_handler(Events.COMPLETED, end)
         evaluator.add_event_handler(Events.STARTED, validating)
         evaluator.add_event_handler(Events.COMPLETED, validated)
@@ -149,6 +157,13 @@ class _Clock:
         steps = sorted(self.steps[_WARM:] or self.steps)
         kept = steps[: max(1, round(len(steps) * 0.9))]
         return sum(kept) / len(kept) if len(kept) > 2 else median(kept)
+
+    @property
+    def share(self) -> float:
+        """Part of the processors that the run was given, by its threads; about 1 where alone."""
+        import torch
+
+        return self.cpu_s / max(self.wall_s, 1e-9) / torch.get_num_threads()
 
     @property
     def epoch_s(self) -> float:

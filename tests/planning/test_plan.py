@@ -1,5 +1,6 @@
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from medvol.bundle import load, verify
 from medvol.core import ConfigError, InputError, OutputError
 from medvol.datasets import read_dataset
 from medvol.planning import Request, find_facts, measure, plan_dataset
+from tests.planning.conftest import COSTS
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -121,6 +123,14 @@ def test_pictures_of_a_csv_are_planned_in_two_dimensions_and_load(tmp_path, no_t
     logits = train.get_parsed_content("network")(sample["image"].as_tensor()[None])
     loss = train.get_parsed_content("loss")(logits, sample["label"].as_tensor()[None])
     assert bool(loss.isfinite())
+
+
+@pytest.mark.parametrize(("share", "is_told"), [(0.2, True), (0.9, False)])
+def test_a_busy_machine_is_told_with_the_forecast(blobs, tmp_path, monkeypatch, share, is_told):
+    busy = replace(COSTS, share=share)
+    monkeypatch.setattr("medvol.planning.plan.measure_costs", lambda *_: busy)
+    plan = plan_dataset(blobs, tmp_path / "mine", Request(600))
+    assert ("got 20% of its processors" in "\n".join(plan.notes)) == is_told
 
 
 def test_a_folder_that_no_plan_wrote_is_left_alone(blobs, tmp_path, no_trial):
