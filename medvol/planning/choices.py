@@ -12,12 +12,13 @@ from medvol.core import anatomy_rule
 from medvol.planning.designs import Design
 from medvol.planning.facts import Facts
 from medvol.planning.fingerprint import Fingerprint
-from medvol.planning.geometry import THICK, TINY, Sampling
+from medvol.planning.geometry import THICK, Sampling
 from medvol.planning.request import Draft, Request
 from medvol.transforms import AugmentationPolicy
 
 _MASKED = 0.25
 _RARE = 0.2
+_TINY = 0.01
 _WHOLE = 0.9
 _USUAL_ROTATION = 0.3
 _SHORT_RUN = 60
@@ -174,7 +175,7 @@ def _foreground(fingerprint: Fingerprint, sampling: Sampling) -> tuple[float, st
     if sampling.cover >= _WHOLE:
         return 0.0, "a patch holds nearly the whole case"
     share = fingerprint.foreground_share
-    found = 0.5 if share < TINY else 0.33
+    found = 0.5 if share < _TINY else 0.33
     return found, f"of the patches lie on a structure; structures fill {share:.2%}"
 
 

@@ -48,6 +48,19 @@ def test_thick_slices_keep_their_axis_at_the_finer_end_and_out_of_the_first_kern
     assert design.values["kernels"][0][0] == [3, 3, 1]
 
 
+def test_a_short_run_looks_closely_where_structures_are_sparse_and_a_long_one_at_all():
+    found = {
+        voxels: [choose_sampling(prints((48, 48, 48), (4.0,) * 3, voxels), 120_000, is_short)
+                 for is_short in (True, False)]
+        for voxels in (400, 4000)
+    }  # fmt: skip
+    assert found[400][0].patch == (33, 33, 33)
+    assert found[400][0].spacing_mm == (4.0, 4.0, 4.0)
+    assert "small structures" in found[400][0].why_patch
+    for whole in (found[400][1], *found[4000]):
+        assert whole.patch == (48, 48, 48)
+
+
 def test_a_short_budget_trades_detail_for_context_but_never_the_smallest_structure():
     large = prints((512, 512, 300), (0.8, 0.8, 1.5), voxels=500_000)
     coarse = choose_sampling(large, 150_000, may_coarsen=True)
