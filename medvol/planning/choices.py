@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,32 @@ _MASKED = 0.25
 _RARE = 0.2
 _TINY = 0.01
 _WHOLE = 0.9
-_USUAL_ROTATION = 0.3
-_SHORT_RUN = 60
 #: Voxels of a batch below which gradients of pictures get noisy.
 _BATCH_PIXELS = 150_000
+
+
+@dataclass(frozen=True)
+class Strength:
+    """How strongly a run augments.
+
+    Attributes:
+        rotate: Largest rotation in radians, where anatomy does not set a smaller one.
+        scale: Largest change of size.
+        elastic_prob: Share of samples that are bent.
+        intensity_prob: Share of samples whose intensities are changed.
+    """
+
+    rotate: float
+    scale: float
+    elastic_prob: float
+    intensity_prob: float
+
+
+#: Fewest epochs from which each strength holds, weakest first: the one place that decides it.
+STRENGTHS = (
+    (0, Strength(rotate=0.2, scale=0.12, elastic_prob=0.3, intensity_prob=0.5)),
+    (60, Strength(rotate=0.3, scale=0.2, elastic_prob=0.5, intensity_prob=0.5)),
+)
 
 
 def draft_values(
@@ -153,18 +176,18 @@ def _augmentation(draft: Draft, fingerprint: Fingerprint, facts: Facts, sampling
     control_mm = float(f"{patch_mm.min() / 3.5:.3g}")
     draft.set("spatial_prob", 0.9)
     draft.set("rotate_range", _rotation(facts, sampling.spacing_mm), "radians, by the body part")
-    draft.set("scale_range", [0.2] * fingerprint.dims)
+    draft.set("scale_range", [STRENGTHS[-1][1].scale] * fingerprint.dims)
     draft.set("flip_axes", list(mirrors), "what the body part and the labels' sides allow")
     draft.set("elastic_magnitude_mm", [round(0.06 * control_mm, 3), round(0.3 * control_mm, 3)])
     draft.set("elastic_spacing_mm", control_mm, "two to four control points across the patch")
-    draft.set("elastic_prob", 0.5)
+    draft.set("elastic_prob", STRENGTHS[-1][1].elastic_prob)
     draft.set("foreground_prob", *_foreground(fingerprint, sampling))
-    draft.set("intensity_prob", 0.5)
+    draft.set("intensity_prob", STRENGTHS[-1][1].intensity_prob)
 
 
 def _rotation(facts: Facts, spacing_mm: Sequence[float]) -> Any:
     legal = math.radians(anatomy_rule(facts.body_part).max_rotation_deg)
-    angle = math.floor(1e4 * min(_USUAL_ROTATION, legal)) / 1e4
+    angle = math.floor(1e4 * min(STRENGTHS[-1][1].rotate, legal)) / 1e4
     if len(spacing_mm) == 2 or max(spacing_mm) / min(spacing_mm) < THICK:
         return angle
     thick = int(np.argmax(spacing_mm))
@@ -187,16 +210,20 @@ def _batch(fingerprint: Fingerprint, request: Request, design: Design) -> tuple[
     return 2, "more steps beat larger batches at equal time"
 
 
-def soften(draft: Draft, epochs: int) -> None:
+def set_strength(draft: Draft, epochs: int) -> None:
     """Weaken augmentation where each case is seen too rarely to be learned by heart."""
-    if epochs >= _SHORT_RUN:
-        return
-    why = f"weaker: {epochs} epochs are too few to learn cases by heart"
-    rotation, dims = draft["rotate_range"], draft["spatial_dims"]
-    if isinstance(rotation, list):
-        softer: Any = [round(angle * 2 / 3, 4) for angle in rotation]
-    else:
-        softer = round(rotation * 2 / 3, 4)
-    draft.set("rotate_range", softer, f"radians; {why}")
-    draft.set("scale_range", [0.12] * dims, why)
-    draft.set("elastic_prob", 0.3, why)
+    strength = next(row for least, row in reversed(STRENGTHS) if epochs >= least)
+    why = "" if strength is STRENGTHS[-1][1] else (
+        f"weaker: {epochs} epochs are too few to learn cases by heart"
+    )  # fmt: skip
+    rotation = draft["rotate_range"]  # legal angles at full strength
+    full = STRENGTHS[-1][1].rotate
+    softer: Any = (
+        [round(angle * strength.rotate / full, 4) for angle in rotation]
+        if isinstance(rotation, list)
+        else round(rotation * strength.rotate / full, 4)
+    )
+    draft.set("rotate_range", softer, f"radians; {why}" if why else "")
+    draft.set("scale_range", [strength.scale] * draft["spatial_dims"], why)
+    draft.set("elastic_prob", strength.elastic_prob, why)
+    draft.set("intensity_prob", strength.intensity_prob)

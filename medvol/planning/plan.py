@@ -19,7 +19,7 @@ from medvol.core.errors import ConfigError, OutputError
 from medvol.core.files import write_json, write_text
 from medvol.datasets import Manifest, read_dataset, training_cases
 from medvol.engines.samplers import repeats
-from medvol.planning.choices import draft_values, soften
+from medvol.planning.choices import draft_values, set_strength
 from medvol.planning.designs import Design, choose_design
 from medvol.planning.facts import Facts, find_facts
 from medvol.planning.fingerprint import Fingerprint, measure
@@ -211,7 +211,7 @@ def _schedule(draft: Draft, forecast: Forecast, size: Size, request: Request) ->
     draft.set("patience", forecast.epochs, "the schedule is as long as the budget: no early end")
     decay = min(0.998, round(1 - 1 / max(10.0, 0.05 * steps), 4))
     draft.set("ema_decay", decay, f"averages about the last {1 / (1 - decay):.0f} steps")
-    soften(draft, forecast.epochs)
+    set_strength(draft, forecast.epochs)
 
 
 def _notes(
