@@ -27,6 +27,7 @@ from medvol.planning.pages import values_text
 from medvol.planning.plan import Plan
 
 _CASES = 5
+_CACHE_BYTES = 16e9
 _MSD = (
     "Antonelli M et al. The Medical Segmentation Decathlon. Nature Communications 13, 4128 (2022)."
 )
@@ -76,12 +77,30 @@ def main() -> None:
             raise SystemExit(f"{options.name} needs --dataset")
         request = Request(budget_s, device, options.gpu_mem)
         plan = plan_dataset(data, Path(scratch) / options.name, request)
+        if draw and not options.dataset:
+            stretch(plan, options.name)
         basis = "the data" if options.dataset else f"{_CASES} phantoms on the data's grid"
         text = planned_text(plan, meta, basis)
     if meta is None:
         print(text)
     else:
         write_text(Path("configs") / "bundles" / f"{options.name}.yaml", text)
+
+
+def stretch(plan: Plan, name: str) -> None:
+    """The schedule and the cache for as many cases as the data set has, instead of the phantoms."""
+    draft, folds, cases = plan.draft, plan.draft["folds"], GRIDS[name][0]
+    train = cases * (folds - 1) // folds
+    drawn = _CASES * (folds - 1) // folds
+    batch = draft["batch_size"]
+    steps = plan.forecast.epochs * -(-drawn // batch)
+    epochs = max(10, steps // -(-train // batch) // 10 * 10)
+    draft.set("max_epochs", epochs, f"about {steps} steps on {train} cases")
+    draft.set("cosine_epochs", 2 * epochs)
+    draft.set("val_interval", epochs // 10, "10 validations")
+    draft.set("patience", epochs)
+    rate = min(1.0, _CACHE_BYTES / (cases * GRIDS[name][1]))
+    draft.set("cache_rate", float(f"{rate:.2g}"), f"16 GB of {cases} prepared cases")
 
 
 def planned_text(plan: Plan, meta: dict[str, Any] | None, basis: str) -> str:
@@ -142,6 +161,11 @@ def _index(
     return folder
 
 
+#: Labelled cases of the data set that phantoms stand for, and bytes of a prepared one.
+GRIDS = {
+    "brain_tumour_mri_segmentation": (484, 4 * 4 * 240 * 240 * 155),
+    "spleen_ct_segmentation": (41, 4 * 512 * 512 * 90),
+}
 #: Bundle to what draws its phantoms (None: planned on data) and its meta (None: only printed).
 BUNDLES: dict[str, tuple[Callable[[Path], Path] | None, dict[str, Any] | None]] = {
     "brain_tumour_mri_segmentation": (brain, _BRAIN),

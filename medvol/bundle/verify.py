@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ _METADATA = (
     "required_packages_version", "task", "description", "authors", "copyright",
     "network_data_format",
 )  # fmt: skip
+#: Voxels of an input from which a network is only followed, not run.
+_LARGE = 2_000_000
 _LABEL_INFER = ("network_def", "preprocessing", "inferer", "postprocessing", "device")
 _LABEL_TRAIN = ("network", "train", "validate", "device", "bundle_root")
 _FILES = ("LICENSE", "docs/README.md", "docs/data_license.txt", "configs/logging.conf")
@@ -97,8 +100,10 @@ def _network(bundle: Bundle) -> Iterator[str]:
     network = bundle.parser(task).get_parsed_content("network_def").eval()
     formats = bundle.metadata["network_data_format"]
     image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
+    size = (1, image["num_channels"], *image["spatial_shape"])
+    device = "meta" if math.prod(size) > _LARGE else "cpu"  # there only shapes are computed
     with torch.no_grad():
-        found = network(torch.zeros(1, image["num_channels"], *image["spatial_shape"]))
+        found = network.to(device)(torch.zeros(size, device=device))
     if found.shape[1] != pred["num_channels"]:
         yield f"the network gives {found.shape[1]} channels, metadata says {pred['num_channels']}"
     if pred.get("type") == "image" and tuple(found.shape[2:]) != tuple(pred["spatial_shape"]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 
 import pytest
@@ -12,6 +13,12 @@ from tools.zoo_check import check, find_schema, main
 PUBLISHED = "path: models/model.pt, url: https://example.org/model.pt"
 NAMES = [bundle.name for bundle in list_bundles()]
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def sized(name):
+    """A bundle's name, marked slow where its network takes minutes for one input."""
+    size = load(name).metadata["network_data_format"]["inputs"]["image"]["spatial_shape"]
+    return pytest.param(name, marks=[pytest.mark.slow] if math.prod(size) > 100**3 else [])
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +38,7 @@ def no_export(monkeypatch):
         monkeypatch.setattr(f"tools.zoo_check.{step}", lambda *_: None)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [sized(name) for name in NAMES])
 def test_files_version_properties_and_network_pass(name, tmp_path, no_export):
     found = dict(check(load(name), None, tmp_path))
     assert {"files", "version", "properties", "net in/out"} <= set(found)
