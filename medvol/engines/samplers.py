@@ -75,7 +75,7 @@ class PrevalenceSampler(EpochSampler):
         least_share: float = 0.2,
         seed: int = 0,
         batch_size: int = 1,
-        most_repeats: int = 10,
+        most_repeats: int = 30,
     ) -> None:
         super().__init__(dataset, seed=seed, shuffle=True, batch_size=batch_size)
         held = [_held(dataset, index) & {int(v) for v in labels} for index in range(len(dataset))]
@@ -101,7 +101,7 @@ class PrevalenceSampler(EpochSampler):
 
 
 def repeats(
-    held: Sequence[Collection[int]], least_share: float, most_repeats: int = 10
+    held: Sequence[Collection[int]], least_share: float, most_repeats: int = 30
 ) -> list[int]:
     """How often each case comes in an epoch.
 

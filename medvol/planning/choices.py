@@ -18,7 +18,7 @@ from medvol.planning.request import Draft, Request
 from medvol.transforms import AugmentationPolicy
 
 _MASKED = 0.25
-_RARE = 0.2
+_RARE, _VERY_RARE = 0.2, 0.05
 _TINY = 0.01
 _WHOLE = 0.9
 #: Voxels of a batch below which gradients of pictures get noisy.
@@ -111,7 +111,8 @@ def _what(draft: Draft, fingerprint: Fingerprint, facts: Facts, design: Design) 
     rarest = min(fingerprint.prevalence(value) for value in fingerprint.labels)
     if 0 < rarest < _RARE:
         draft.set("sampler", "prevalence", f"a label is in {rarest:.0%} of the cases only")
-        draft.set("least_share", _RARE, "of the samples shall hold each label")
+        least = _RARE if rarest >= _VERY_RARE else 1.5 * _RARE
+        draft.set("least_share", round(least, 2), "of the samples shall hold each label")
 
 
 def _prevalences(fingerprint: Fingerprint) -> str:
@@ -197,9 +198,9 @@ def _rotation(facts: Facts, spacing_mm: Sequence[float]) -> Any:
 def _foreground(fingerprint: Fingerprint, sampling: Sampling) -> tuple[float, str]:
     if sampling.cover >= _WHOLE:
         return 0.0, "a patch holds nearly the whole case"
-    share = fingerprint.foreground_share
+    share = fingerprint.smallest_share
     found = 0.5 if share < _TINY else 0.33
-    return found, f"of the patches lie on a structure; structures fill {share:.2%}"
+    return found, f"of the patches lie on a structure; the smallest fills {share:.2%} of a case"
 
 
 def _batch(fingerprint: Fingerprint, request: Request, design: Design) -> tuple[int, str]:

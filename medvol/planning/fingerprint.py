@@ -102,9 +102,14 @@ class Fingerprint:
         return float(np.percentile(found, percent)) if found else float("nan")
 
     @property
-    def foreground_share(self) -> float:
-        """Median share of voxels inside structures."""
-        return float(np.median([sum(c.voxels.values()) / np.prod(c.shape) for c in self.cases]))
+    def smallest_share(self) -> float:
+        """Share of voxels of the smallest structure: the median of the cases that hold it."""
+        shares = [
+            np.median([c.voxels[value] / np.prod(c.shape) for c in self.cases if value in c.voxels])
+            for value in self.labels
+            if self.prevalence(value)
+        ]
+        return float(min(shares))
 
     @property
     def zero_share(self) -> float:

@@ -12,7 +12,8 @@ from medvol.planning.fingerprint import Fingerprint
 
 #: Ratio of voxel edges from which slices are thick (nnU-Net's threshold).
 THICK = 3.0
-#: Share of a case below which a short run learns more from small patches on the structures ...
+#: Share of a case that the smallest structure has, below which a short run learns more from small
+#: patches on structures ...
 _SPARSE = 0.005
 #: ... and what they cost of what it affords.
 _SPARSE_PATCH = 0.3
@@ -53,7 +54,7 @@ def choose_sampling(fingerprint: Fingerprint, most_voxels: float, may_coarsen: b
     if may_coarsen and fingerprint.dims == 3 and _cover(fingerprint, spacing, patch) < _COVER:
         spacing, why = _coarser(fingerprint, spacing, most_voxels, why)
         patch = fit_patch(fingerprint, spacing, most_voxels)
-    is_sparse = may_coarsen and fingerprint.foreground_share < _SPARSE
+    is_sparse = may_coarsen and fingerprint.smallest_share < _SPARSE
     if is_sparse:  # on 4-channel tumour phantoms, equal time: Dice 0.91 against 0.57
         patch = fit_patch(fingerprint, spacing, _SPARSE_PATCH * most_voxels, whole_at=1.0)
     cover = _cover(fingerprint, spacing, patch)
