@@ -18,9 +18,10 @@ class SegmentationLoss(nn.Module):
     """Mean of batch Dice loss and cross-entropy against an integer label map, both weight 1.
 
     Dice is taken over the whole batch at once, over all processes, so that a patch without a
-    structure does not count as a miss of it. A network that returns its lower levels in training,
-    stacked as (B, levels, C, ...) like MONAI's DynUNet, is supervised at every level with halving
-    weights that sum to 1.
+    structure does not count as a miss of it. A structure that the whole batch lacks is left to the
+    cross-entropy: its Dice would drive the faint probabilities of a rare structure to 0. A network
+    that returns its lower levels in training, stacked as (B, levels, C, ...) like MONAI's DynUNet,
+    is supervised at every level with halving weights that sum to 1.
 
     Args:
         members: Per structure, in order of the channels, the label values that make it up; more
@@ -87,6 +88,8 @@ class SegmentationLoss(nn.Module):
 
 def _dice_loss(probs: Tensor, target: Tensor) -> Tensor:
     axes = [0, *range(2, probs.ndim)]
-    overlap, sizes = (probs * target).sum(dim=axes), probs.sum(dim=axes) + target.sum(dim=axes)
-    shared, total = summed(overlap, sizes)
-    return (1 - (2 * shared + _EPSILON) / (total + _EPSILON)).mean()
+    held = target.sum(dim=axes)
+    shared, total, wanted = summed((probs * target).sum(dim=axes), probs.sum(dim=axes) + held, held)
+    is_here = (wanted > 0).float()
+    missed = 1 - (2 * shared + _EPSILON) / (total + _EPSILON)
+    return (missed * is_here).sum() / is_here.sum().clamp_min(1.0)

@@ -34,6 +34,17 @@ def test_regions_of_one_label_give_the_sigmoid_loss(label):
     assert ours.item() == pytest.approx(SigmoidDiceBCE([1, 2, 3])(x, label).item(), rel=1e-5)
 
 
+def test_a_structure_that_the_batch_lacks_is_left_to_the_cross_entropy(label):
+    # Faint probabilities of the absent label 9: Dice would pull at them many times as hard.
+    x = (logits(2) - 4).detach()
+    x[:, -1] -= 8
+    x.requires_grad_()
+    SegmentationLoss([[1], [9]], is_exclusive=False)(x, label).backward()
+    assert x.grad is not None
+    entropy = x.sigmoid()[:, -1].mean().item() / 2  # its gradient is p over the voxels
+    assert x.grad[:, -1].sum().item() == pytest.approx(entropy, rel=1e-3)
+
+
 def test_a_region_is_the_union_of_its_labels(label):
     x = logits(2)
     merged = torch.where(label == 3, 1, label)
