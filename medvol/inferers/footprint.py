@@ -12,6 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from medvol.core.errors import ConfigError
+from medvol.inferers.channels_last import WORTH_VOXELS
 
 _BLOCK = 8
 _CONVOLUTIONS = ("convolution", "mkldnn_convolution")
@@ -127,7 +128,12 @@ def _macs(weight: torch.Tensor, source: torch.Tensor, out: torch.Tensor) -> int:
 
 
 def _blocked(tensor: torch.Tensor) -> int:
-    """Bytes in oneDNN's layout, which pads channels to blocks; a single channel stays plain."""
+    """Bytes in oneDNN's layout, which pads channels to blocks; a single channel stays plain.
+
+    Big windows are kept with channels last, which oneDNN reads as they are.
+    """
+    if tensor.shape[2:].numel() >= WORTH_VOXELS:
+        return 0
     channels = tensor.shape[1]
     padded = -(-channels // _BLOCK) * _BLOCK if channels > 1 else 0
     return tensor.numel() // channels * padded * tensor.element_size()

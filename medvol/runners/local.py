@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from medvol.runners.cases import CaseInput
-from medvol.runners.predict import Loaded, infer, load, predict_case, write
+from medvol.runners.predict import Answer, Loaded, infer, load, predict_case, write
 from medvol.runners.record import PredictOptions, Record
 from medvol.runners.session import Session
 
@@ -40,11 +40,16 @@ def _overlapped(session: Session, cases: Iterable[CaseInput], report: Report) ->
             loaded = ready.result()
             answer = infer(session, loaded)
             if writing is not None:
-                records.append(_reported(writing.result(), report))
-            writing = writer.submit(write, session, loaded, answer)
+                records.append(writing.result())
+            writing = writer.submit(_written, session, loaded, answer, report)
         if writing is not None:
-            records.append(_reported(writing.result(), report))
+            records.append(writing.result())
     return records
+
+
+def _written(session: Session, loaded: Loaded, answer: Answer | None, report: Report) -> Record:
+    """Write and tell at once, and not only when the next case has left the network."""
+    return _reported(write(session, loaded, answer), report)
 
 
 def _reported(record: Record, report: Report) -> Record:

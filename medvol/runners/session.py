@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 logging.getLogger("monai.data").setLevel(logging.ERROR)  # tells of codecs nobody asked for
 #: What the first case adds for good: modules that reading and planning import, and the kernels
 #: that oneDNN compiles. Measured on a crop of 36x50x34 voxels and on 512x512x600.
-FIRST_CASE_BYTES = 48 * 2**20
+FIRST_CASE_BYTES = 80 * 2**20
 #: What of a bundle's inference config is built here.
 _SECTIONS = ("network_def", "network", "inferer", "preprocessing", "postprocessing")
 _ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
