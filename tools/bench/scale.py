@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,22 @@ def main() -> None:
     if options.whole:
         print(json.dumps(whole(tuple(options.whole), options.small, options.overlap)))
         return
-    rows = [many_cases(options.bundle, count) for count in options.cases]
+    rows = []
+    for row in _rows(options):
+        rows.append(row)
+        if not options.json:
+            print(row, flush=True)
+    if options.json:
+        print(json.dumps(rows))
+
+
+def _rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for count in options.cases:
+        yield many_cases(options.bundle, count)
     for size in SIZES[: options.sizes]:
         command = [sys.executable, "-m", "tools.bench.scale", "--one", *map(str, size)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-    print(json.dumps(rows) if options.json else "\n".join(map(str, rows)))
+        yield json.loads(done.stdout.splitlines()[-1])
 
 
 def many_cases(bundle: str, count: int) -> dict[str, Any]:
