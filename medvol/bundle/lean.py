@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -118,7 +118,7 @@ def _later_import(real: Callable[..., Any]) -> Callable[..., Any]:
 class _Standing(ModuleType):
     """A module that is imported for real when something of it is used."""
 
-    __path__: tuple[str, ...] = ()
+    __path__: MutableSequence[str] = []  # noqa: RUF012 - that of ModuleType
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
