@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -275,13 +276,20 @@ def decision_rows(
 def _count_metrics(prevalence: float | None) -> dict[str, Callable[..., float]]:
     """Numbers of tp, fp, fn and tn that are no proportions of cases."""
     names = ("f1", "balanced_accuracy", "mcc", "lr_plus", "lr_minus")
-    found = {name: lambda *counts, name=name: clinical(*counts)[name] for name in names}
+    found: dict[str, Callable[..., float]] = {n: partial(_clinical, n) for n in names}
     if prevalence is not None:
-        for k, name in enumerate(("ppv", "npv")):
-            found[f"{name}@prevalence={prevalence:g}"] = lambda *counts, k=k: predictive_values(
-                clinical(*counts).sensitivity, clinical(*counts).specificity, prevalence
-            )[k]
+        for place, name in enumerate(("ppv", "npv")):
+            found[f"{name}@prevalence={prevalence:g}"] = partial(_predictive, place, prevalence)
     return found
+
+
+def _clinical(name: str, *counts: int) -> float:
+    return getattr(clinical(*counts), name)
+
+
+def _predictive(place: int, prevalence: float, *counts: int) -> float:
+    found = clinical(*counts)
+    return predictive_values(found.sensitivity, found.specificity, prevalence)[place]
 
 
 def _proportion_row(
