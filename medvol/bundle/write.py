@@ -161,7 +161,8 @@ def _changed(name: str, values: dict[str, Any], changes: Mapping[str, Any]) -> d
     """Values with changes, and with what follows from them derived anew."""
     if not changes:
         return values
-    plain = {k: v for k, v in values.items() if v != _derived(name, values).get(k)}
+    derived = _derived(name, values)
+    plain = {k: v for k, v in values.items() if k not in derived or v != derived[k]}
     plain = {k: v for k, v in {**plain, **changes}.items() if v is not None or k not in changes}
     return {**_derived(name, plain), **plain}
 

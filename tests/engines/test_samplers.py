@@ -84,7 +84,8 @@ def labelled(n, rare):
 
 @given(n=st.integers(10, 80), rare=st.integers(1, 8), seed=st.integers(0, 9))
 def test_a_rare_label_comes_often_enough_and_no_case_is_left_out(n, rare, seed):
-    sampler = PrevalenceSampler(labelled(n, rare), [1, 2], least_share=0.2, seed=seed)
+    sampler = PrevalenceSampler(labelled(n, rare), [1, 2], least_share=0.2, seed=seed,
+                                most_repeats=10)  # fmt: skip
     tokens = list(sampler)
     seen = Counter(token % n for token in tokens)
     assert set(seen) == set(range(n))
