@@ -12,6 +12,8 @@ from medvol.cli._options import Json, TrustBundle
 from medvol.core.errors import ConfigError
 from medvol.core.pages import ask_for_huge_pages
 
+Formats = Annotated[str, typer.Option("--format", help="nifti,dicomseg,sr,probabilities")]
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -22,9 +24,7 @@ def run(
     bundle: Annotated[str, typer.Argument(help="Shipped name or folder of a bundle.")],
     inputs: Annotated[list[str], typer.Argument(help="Images, folders, DICOM trees.")],
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for one folder per case.")],
-    formats: Annotated[
-        str, typer.Option("--format", help="nifti,dicomseg,sr,probabilities")
-    ] = "nifti",
+    formats: Formats = "nifti",
     max_ram: Annotated[str, typer.Option(help="Ceiling to keep, for example 6GB.")] = "",
     max_gpu_mem: Annotated[str, typer.Option(help="Ceiling on the GPU.")] = "",
     tta: Annotated[
@@ -70,19 +70,16 @@ def run(
         tta=tta, uncertainty=uncertainty, is_trusted=trust_bundle, threads=threads, engine=engine,
         max_ram=parse_bytes(max_ram) if max_ram else None,
         max_gpu=parse_bytes(max_gpu_mem) if max_gpu_mem else None,
-        reader=_reader(series, volume, resample_tilt),
-        ensemble=tuple(ensemble or ()),
+        reader=_reader(series, volume, resample_tilt), ensemble=tuple(ensemble or ()),
     )  # fmt: skip
     if dry_run:
         _dry_run(cases, options, is_json)
         return
     _require_writable(out)
     chosen = _classify if is_classification(options) else _runner(runner)
-    records = chosen(cases, options, workers, address, _Progress(len(cases)))
-    if not records:
-        return  # another rank reports
-    _refuse_if_all_are(records, out)
-    _finish(records, is_json)
+    if records := chosen(cases, options, workers, address, _Progress(len(cases))):  # else: a rank
+        _refuse_if_all_are(records, out)
+        _finish(records, is_json)
 
 
 class _Progress:

@@ -28,7 +28,7 @@ from medvol.planning.geometry import Sampling, choose_sampling
 from medvol.planning.pages import card_text, values_text
 from medvol.planning.probe import measure_costs
 from medvol.planning.request import Draft, Request
-from medvol.planning.speed import affordable_voxels, assumed_costs, gpu_voxels
+from medvol.planning.speed import affordable_voxels, assumed_costs, gpu_excess, gpu_voxels
 
 _TASK = "segmentation"
 _PROBED = 6
@@ -39,6 +39,8 @@ _UNCOVERED = 0.25
 _BUSY = 0.6
 #: Spread of a voxel edge over its median from which the user is told.
 _MIXED = 0.25
+#: Patches that are tried until the network that they lead to fits the GPU.
+_TRIES = 6
 Progress = Callable[[str, int, int], None]
 
 
@@ -92,11 +94,19 @@ def plan_dataset(
     _require_folds(manifest, request.folds)
     fingerprint = measure(manifest, cache, lambda done, total: show("fingerprint", done, total))
     facts = find_facts(manifest, fingerprint, modality, body_part)
-    sampling, design = _shape(fingerprint, facts, request)
-    draft = draft_values(fingerprint, facts, request, sampling, design)
     values = folder / PLAN / f"{folder.name}.yaml"
-    meta = _meta(manifest, facts, draft)
-    _write(values, draft, meta, ["not sized yet"], manifest.name)
+    share = 1.0
+    for _ in range(_TRIES):
+        sampling, design = _shape(fingerprint, facts, request, share)
+        draft = draft_values(fingerprint, facts, request, sampling, design)
+        meta = _meta(manifest, facts, draft)
+        _write(values, draft, meta, ["not sized yet"], manifest.name)
+        over = gpu_excess(folder, fingerprint, request)
+        if over <= 1:
+            break
+        share *= 0.95 / over
+    else:
+        raise ConfigError(f"{request.gpu_mem_gb:g} GB hold no sensible patch; allow more memory")
     started = time.perf_counter()
     cases = training_cases(dataset, fingerprint.labels, 0, request.folds, request.seed)
     dealing_s = time.perf_counter() - started
@@ -142,10 +152,13 @@ def _require_folds(manifest: Manifest, folds: int) -> None:
         )
 
 
-def _shape(fingerprint: Fingerprint, facts: Facts, request: Request) -> tuple[Sampling, Design]:
+def _shape(
+    fingerprint: Fingerprint, facts: Facts, request: Request, share: float
+) -> tuple[Sampling, Design]:
+    """Patch and network; ``share`` of the voxels that the usual network would leave room for."""
     outputs = len(facts.regions) or len(fingerprint.labels) + 1
     if request.device == "cuda":
-        most = gpu_voxels(fingerprint, request, outputs)
+        most = share * gpu_voxels(fingerprint, request, outputs)
         sampling = choose_sampling(fingerprint, most, may_coarsen=False)
     else:
         most = affordable_voxels(fingerprint, request, outputs)

@@ -64,14 +64,29 @@ def gpu_voxels(fingerprint: Fingerprint, request: Request, outputs: int) -> floa
     return float(np.clip(room / slope, _LEAST_VOXELS[dims], _MOST_VOXELS[dims]))
 
 
+def gpu_excess(bundle: Path, fingerprint: Fingerprint, request: Request) -> float:
+    """What a step of a written bundle takes of the GPU memory it may take, by arithmetic.
+
+    Flat patches of thick slices are halved late and need more than :func:`gpu_voxels` expects.
+
+    Returns:
+        More than 1 where it does not fit; 0 where the plan is for a CPU.
+    """
+    if request.device != "cuda":
+        return 0.0
+    config, network = _network(bundle)
+    shape, outputs = _batch_shape(config, fingerprint)
+    room = _USABLE * request.gpu_mem_gb * 1e9
+    return training_footprint(network, shape, outputs).cuda_bytes / room
+
+
 def assumed_costs(bundle: Path, fingerprint: Fingerprint) -> Costs:
     """Costs of a CUDA run where there is no GPU: operations at a stated rate, memory by arithmetic.
 
     The rate, 10 TFLOP/s of convolutions under mixed precision, is an assumption and not measured.
     """
-    config = ConfigParser.load_config_file(str(bundle / "configs" / "train.json"))
+    config, made = _network(bundle)
     shape, outputs = _batch_shape(config, fingerprint)
-    made = ConfigParser({"network": config["network_def"]}).get_parsed_content("network")
     forward = window_footprint(made, shape[2:], in_channels=shape[1], batch=shape[0])
     memory = training_footprint(made, shape, outputs)
     size = [np.prod(row.shape) for row in fingerprint.cases]
@@ -85,6 +100,11 @@ def assumed_costs(bundle: Path, fingerprint: Fingerprint) -> Costs:
         case_bytes=0,
         cached=0,
     )
+
+
+def _network(bundle: Path) -> tuple[dict[str, Any], torch.nn.Module]:
+    config = ConfigParser.load_config_file(str(bundle / "configs" / "train.json"))
+    return config, ConfigParser({"network": config["network_def"]}).get_parsed_content("network")
 
 
 def _batch_shape(config: dict[str, Any], fingerprint: Fingerprint) -> tuple[tuple[int, ...], int]:

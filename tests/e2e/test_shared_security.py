@@ -53,6 +53,13 @@ def test_every_security_case_does_what_the_manifest_demands(shared_data, tmp_pat
     assert not list(tmp_path.rglob("PWNED*"))
 
 
+def require_refused(path, content, fault):
+    path.write_text(content)
+    with pytest.raises(MedvolError, match=rf"{re.escape(path.name)}.*({fault})") as refusal:
+        read_config(path)
+    assert str(refusal.value).isprintable()
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
@@ -76,10 +83,7 @@ def test_every_security_case_does_what_the_manifest_demands(shared_data, tmp_pat
     ],
 )
 def test_config_without_sense_is_refused(tmp_path, content, fault):
-    path = tmp_path / "c.json"
-    path.write_text(content)
-    with pytest.raises(MedvolError, match=rf"c\.json.*({fault})"):
-        read_config(path)
+    require_refused(tmp_path / "c.json", content, fault)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +97,4 @@ def test_config_without_sense_is_refused(tmp_path, content, fault):
     ],
 )
 def test_yaml_that_says_things_twice_or_by_tags_is_refused(tmp_path, content, fault):
-    path = tmp_path / "c.yaml"
-    path.write_text(content)
-    with pytest.raises(MedvolError, match=rf"c\.yaml.*({fault})") as refusal:
-        read_config(path)
-    assert str(refusal.value).isprintable()
+    require_refused(tmp_path / "c.yaml", content, fault)

@@ -2,13 +2,14 @@ import json
 import os
 from dataclasses import replace
 
+import nibabel
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
 from medvol.bundle import load, verify
-from medvol.core import ConfigError, InputError, OutputError
+from medvol.core import ConfigError, InputError, OutputError, write_json
 from medvol.datasets import read_dataset
 from medvol.planning import Request, find_facts, measure, plan_dataset
 from tests.planning.conftest import COSTS
@@ -153,6 +154,28 @@ def test_a_bad_case_is_named_before_anything_is_planned(blobs, tmp_path, no_tria
 def test_every_network_can_be_asked_for(blobs, tmp_path, no_trial, network):
     plan = plan_dataset(blobs, tmp_path / "mine", Request(600, network=network))
     assert verify(load(plan.folder, is_trusted=True)) == []
+
+
+def test_flat_patches_of_thick_slices_fit_the_gpu_that_was_asked_for(tmp_path):
+    # Halved late along the slices, they need half as much again as cubes of as many voxels.
+    for kind in ("imagesTr", "labelsTr"):
+        for number in range(5):
+            voxels = np.zeros((256, 256, 24), np.int16)
+            voxels[100:150, 100:160, 8:16] = 1 if kind == "labelsTr" else 100
+            image = nibabel.Nifti1Image(voxels, np.diag([0.8, 0.8, 5.0, 1.0]))
+            image.header.set_xyzt_units("mm")
+            path = tmp_path / "data" / kind / f"c{number}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(image, path)
+    write_json(tmp_path / "data" / "dataset.json", {
+        "name": "Spleen", "modality": {"0": "CT"}, "labels": {"0": "background", "1": "spleen"},
+        "training": [{"image": f"./imagesTr/c{n}.nii.gz", "label": f"./labelsTr/c{n}.nii.gz"}
+                     for n in range(5)], "test": [],
+    })  # fmt: skip
+    request = Request(43_200, device="cuda", gpu_mem_gb=6)
+    plan = plan_dataset(tmp_path / "data", tmp_path / "mine", request)
+    assert plan.draft["roi_size"][2] < plan.draft["roi_size"][0]
+    assert 2e9 < plan.forecast.peak_bytes < 6e9
 
 
 def test_a_gpu_that_is_not_here_is_planned_by_arithmetic_that_fits_its_memory(blobs, tmp_path):
