@@ -70,11 +70,15 @@ def read_geometry(path: str) -> Geometry | None:
 def plan_case(session: Session, case: CaseInput, *, is_timed: bool = False) -> dict[str, Any]:
     """The plan for one case as plain values; empty where the header does not tell the size.
 
+    Without ``is_timed`` it says nothing of seconds.
+
     Raises:
         TooLargeError: If the ceilings cannot be kept.
     """
     plan = job_plan(session, case.path, is_timed=is_timed)
-    return {} if plan is None else asdict(plan)
+    if plan is None:
+        return {}
+    return {name: value for name, value in asdict(plan).items() if name != "seconds" or is_timed}
 
 
 def job_plan(session: Session, path: str, *, is_timed: bool = False) -> Plan | None:

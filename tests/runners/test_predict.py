@@ -58,6 +58,7 @@ def test_a_record_says_what_it_rests_on(options, images, labels_of):
     assert set(record["seconds"]) == {"load", "infer", "write"}
     assert record["peak_ram_bytes"] > 10**8
     assert record["predicted"]["ram_bytes"] > 10**8
+    assert "seconds" not in record["predicted"]  # nothing was timed beforehand
     voxels = labels_of(options().out, "case1")
     for row in record["structures"]:
         assert row["voxels"] == int((voxels == row["label"]).sum())
