@@ -123,4 +123,4 @@ def test_training_fetches_the_segmentation_from_the_server(server, series):
     rest.json("POST", f"/train/{SEGMENTER}", {"max_epochs": 1, "val_split": 0})
     task = rest.finished("train")
     assert task["status"] == "DONE", "\n".join(task["details"])
-    assert any("training on 1 cases" in line for line in task["details"])
+    assert any('"trained_on": 1,' in line for line in task["details"])
