@@ -22,7 +22,7 @@ from medvol.core.errors import InputError, MissingPackageError
 from medvol.io.dicom_header import DicomImage
 from medvol.io.dicom_parse import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 from medvol.io.door import shown
-from medvol.io.jpeg_stream import ends_in_filler, require_whole_jpeg
+from medvol.io.jpeg_stream import require_whole_jpeg
 
 _NATIVE = frozenset({IMPLICIT_LE, EXPLICIT_LE, DEFLATED_LE, EXPLICIT_BE})
 _JPEG = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"})
@@ -202,13 +202,17 @@ def _decode(image: DicomImage, stream: bytes) -> Pixels:
     reasons: list[str] = []
     for decoder in _DECODERS[syntax]:
         try:
-            return decoder(image, stream)
+            pixels = decoder(image, stream)
         except _Unavailable as error:
             reasons.append(str(error))
         except (RuntimeError, ValueError, OSError, TypeError, MemoryError, SystemError) as error:
             if isinstance(error, InputError):
                 raise
             reasons.append(f"{decoder.__name__.strip('_')} failed")
+        else:
+            if syntax in _JPEG | _JPEG_LOSSLESS:
+                require_whole_jpeg(image.path, stream, pixels)
+            return pixels
     if all(r.endswith("missing") for r in reasons):
         raise MissingPackageError(f"{shown(image.path)}: {SYNTAX_NAMES[syntax]} needs a decoder; "
                                   "pip install 'medvol[dicom]'")  # fmt: skip
@@ -248,10 +252,7 @@ def _pillow(image: DicomImage, stream: bytes) -> Pixels:
     with Image.open(io.BytesIO(stream), formats=("JPEG", "JPEG2000")) as picture:
         if picture.size != (image.columns, image.rows):
             raise ValueError("another size than the header")
-        pixels = np.asarray(picture.convert("L" if image.samples == 1 else "RGB"))
-    if ends_in_filler(pixels):
-        require_whole_jpeg(image.path, stream)
-    return pixels
+        return np.asarray(picture.convert("L" if image.samples == 1 else "RGB"))
 
 
 def _gdcm(image: DicomImage, stream: bytes) -> Pixels:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GeometryError, InputError, MissingInputError, TooLargeError
 from medvol.io.door import Scan, check_claim, check_file, check_spacing, shown, to_float32, warn
-from medvol.io.jpeg_stream import ends_in_filler, require_whole_jpeg
+from medvol.io.jpeg_stream import require_whole_jpeg
 from medvol.io.picture_file import (
     check_png,
     is_wide_colour,
@@ -176,17 +176,11 @@ def _read(path: Path, picture: Any, turn: int) -> tuple[NDArray[Any], int]:
             picture.load()
             require_palette(path, picture, header)
             if picture.format == "JPEG":
-                _require_whole(path, picture)
+                require_whole_jpeg(path, path.read_bytes(), np.asarray(picture))
         exif_turn = _exif_turn(picture)
     if is_wide:
         return _without_alpha(path, read_wide_colour(path, picture, turn)), exif_turn
     return _to_values(path, picture), exif_turn
-
-
-def _require_whole(path: Path, picture: Any) -> None:
-    is_progressive = bool(picture.info.get("progressive"))
-    if is_progressive or ends_in_filler(np.asarray(picture)):
-        require_whole_jpeg(path, path.read_bytes())
 
 
 @contextmanager

@@ -118,7 +118,7 @@ def fold_cases(options: argparse.Namespace) -> tuple[dict[str, list[Any]], dict[
     from medvol.bundle import load
     from medvol.datasets import training_cases
 
-    config = load(options.bundle).config("train")
+    config = load(options.bundle, is_trusted=True).config("train")
     labels = {int(value): name for value, name in config["labels"].items()}
     cases = training_cases(options.dataset, labels, fold=options.fold, folds=config["folds"],
                            seed=config["split_seed"])  # fmt: skip
@@ -262,7 +262,7 @@ def score_bundle(options: argparse.Namespace) -> Path:
     out = options.work / "scores" / "medvol"
     subprocess.run(
         [sys.executable, "-m", "monai.bundle", "run", "--config_file",
-         str(load(options.bundle).config_path("evaluate")), "--dataset_dir",
+         str(load(options.bundle, is_trusted=True).config_path("evaluate")), "--dataset_dir",
          str(options.dataset.resolve()), "--output_dir", str(out), "--fold", str(options.fold),
          "--checkpoint", str(bundle_run(options) / "model.pt")],
         env=environment(options), check=True, capture_output=True,
