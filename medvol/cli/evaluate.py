@@ -156,6 +156,9 @@ def _print(found: Evaluation, as_json: bool) -> None:
               f"n={row.n}, {row.n_undefined} undefined, {row.n_infinite} infinite, "
               f"{row.n_missed} missed, {row.n_invented} invented{mark}")  # fmt: skip
     _print_worst(found.worst)
+    if found.n_unknown_patients:
+        print(f"patients are unknown for {found.n_unknown_patients} cases, each counted as one: "
+              "intervals are too narrow if a patient has several; --data names them")  # fmt: skip
     print(f"tables: {found.output}")
 
 

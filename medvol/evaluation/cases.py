@@ -35,6 +35,11 @@ class CaseInfo:
     cohort: str = "internal"
     columns: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_patient_known(self) -> bool:
+        """Whether the patient is named, and not only taken to be the case's own."""
+        return not self.patient.startswith("case:")
+
 
 def from_manifest(manifest: Manifest, cohort: str = "internal") -> dict[str, CaseInfo]:
     """Case name to what the manifest knows about it."""
@@ -79,7 +84,7 @@ def groups_by(
 def cases_to_csv(
     cases: Sequence[CaseInfo], by: Sequence[str], further: Mapping[str, Sequence[Any]]
 ) -> str:
-    """The text of ``cases.csv``: never the patient, and only the columns that were asked for.
+    """The text of ``cases.csv``: whether the patient is known, never who, and what was asked for.
 
     Args:
         cases: A row each.
@@ -90,10 +95,12 @@ def cases_to_csv(
               for info in found}  # fmt: skip
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(["case", "cohort", *(f"group_{column}" for column in by), *further])
+    groups = [f"group_{column}" for column in by]
+    writer.writerow(["case", "cohort", "patient_known", *groups, *further])
     for k, info in enumerate(cases):
         groups = [member.get((column, info.case), "") for column in by]
-        writer.writerow([info.case, info.cohort, *groups, *(v[k] for v in further.values())])
+        known = "yes" if info.is_patient_known else "no"
+        writer.writerow([info.case, info.cohort, known, *groups, *(v[k] for v in further.values())])
     return sink.getvalue()
 
 

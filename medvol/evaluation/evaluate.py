@@ -124,11 +124,13 @@ class Evaluation:
         worst: The worst cases, worst first.
         output: Folder that holds ``scores.csv``, ``summary.csv``, ``worst.csv``, ``cases.csv``,
             ``volumes.csv`` and ``agreement.csv`` or ``curves.json``, and ``run.json``.
+        n_unknown_patients: Cases whose patient is not known, so that each counts as one.
     """
 
     table: Sequence[SummaryRow | classification.ClassRow]
     worst: Sequence[Score]
     output: Path
+    n_unknown_patients: int = 0
 
 
 def evaluate_segmentation(
@@ -152,6 +154,7 @@ def evaluate_segmentation(
     table: list[SummaryRow] = []
     limits: list[AgreementRow] = []
     worst: list[Score] = []
+    unknown = 0
     inputs = [path for path in (options.pred, options.ref) if path.is_file()]
     for cohort, pred, ref, data in cohorts:
         files, manifest = paired_files(pred, ref, data)
@@ -165,6 +168,7 @@ def evaluate_segmentation(
         inputs += [path for one in files for path in (one.pred, one.ref)]
         end = "" if cohort == "internal" else f"_{cohort}"
         known = [cases[name] for name in dict.fromkeys(one.case for one in files)]
+        unknown += sum(not info.is_patient_known for info in known)
         texts[f"scores{end}.csv"] = scores_to_csv(found.scores)
         texts[f"volumes{end}.csv"] = fields_to_csv(Volume, found.volumes)
         texts[f"cases{end}.csv"] = cases_to_csv(known, options.by, {})
@@ -172,7 +176,7 @@ def evaluate_segmentation(
     texts["agreement.csv"] = fields_to_csv(AgreementRow, limits)
     texts["worst.csv"] = scores_to_csv(worst)
     _write(options, texts, inputs, "evaluate --pred --ref")
-    return Evaluation(table, worst, options.output)
+    return Evaluation(table, worst, options.output, unknown)
 
 
 def evaluate_scores(options: ScoreOptions) -> Evaluation:
@@ -213,7 +217,9 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
     texts["curves.json"] = json.dumps({"cohorts": curves}, allow_nan=False) + "\n"
     inputs = [p for p in (options.scores, options.validation, options.external) if p]
     _write(options, texts, inputs, "evaluate --scores")
-    return Evaluation(rows, worst, options.output)
+    tested = [*test.cases, *(outside.cases if outside else ())]
+    unknown = sum(not info.is_patient_known for info in tested)
+    return Evaluation(rows, worst, options.output, unknown)
 
 
 def rerun(path: Path, *, jobs: int = 1, progress: Progress | None = None) -> list[str]:
@@ -357,4 +363,5 @@ def to_json(found: Evaluation) -> dict[str, Any]:
         "output": str(found.output),
         "table": [row.to_json() for row in found.table],
         "worst": [row.to_json() for row in found.worst],
+        "n_unknown_patients": found.n_unknown_patients,
     }

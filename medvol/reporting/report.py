@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,12 @@ def _data(sections: Sequence[_Section]) -> tuple[dict[str, Any], dict[str, str]]
     return {"cases": cases}, parts
 
 
+def _patients(name: str, count: int, cases: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    unknown = sum(case.get("patient_known") == "no" for case in cases)
+    note = f" (unknown for {unknown} cases, each counted as one)" if unknown else ""
+    return {"name": f"patients{name}", "value": f"{count}{note}", "alert": bool(unknown)}
+
+
 def _facts(results: Results) -> list[dict[str, Any]]:
     """The counts that a reader wants before any mean."""
     whole = [row for row in results.table if row.group == "all"]
@@ -189,11 +195,7 @@ def _facts(results: Results) -> list[dict[str, Any]]:
         name = "" if len(results.cases) == 1 else f" ({cohort})"
         facts += [
             {"name": f"cases{name}", "value": len(cases), "alert": False},
-            {
-                "name": f"patients{name}",
-                "value": max(row.n_patients for row in own),
-                "alert": False,
-            },
+            _patients(name, max(row.n_patients for row in own), cases),
         ]
         if results.kind == "masks":
             counts = _mask_counts(results.scores[cohort])

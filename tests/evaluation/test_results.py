@@ -62,7 +62,18 @@ def test_agreement_holds_every_case_by_patient(masks):
 def test_cases_name_their_subgroup_and_never_their_patient(masks):
     cases = read_results(masks).cases["internal"]
     assert [row["group_site"] for row in cases] == ["A", "B"] * 5
-    assert list(cases[0]) == ["case", "cohort", "group_site"]
+    assert list(cases[0]) == ["case", "cohort", "patient_known", "group_site"]
+
+
+def test_unknown_patients_are_counted_and_said(study):
+    def unknown(data):
+        options = MaskOptions(study / "pred", study / "ref", study / "out2", data=data,
+                              labels={1: "liver", 2: "tumour"}, resamples=100)  # fmt: skip
+        return evaluate_segmentation(options).n_unknown_patients
+
+    assert unknown(study / "data.csv") == 0
+    assert unknown(None) == 10
+    assert {r["patient_known"] for r in read_results(study / "out2").cases["internal"]} == {"no"}
 
 
 def test_curves_end_where_the_table_does(scores):
