@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from medvol.core.errors import ConfigError, PolicyError
-from medvol.core.labels import side_of
+from medvol.core.labels import are_two_sides, side_of
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -120,10 +120,18 @@ def check_mirror(
             stays true.
 
     Raises:
-        PolicyError: If the mirror is refused, with the reason.
+        PolicyError: If the mirror is refused, with the reason, or a pair is not the two sides of
+            one structure.
     """
+    known = label_values(labels)
+    for a, b in swapped:
+        if a in known and b in known and not are_two_sides(known[a], known[b]):
+            raise PolicyError(
+                f"swapping {known[a]!r} and {known[b]!r} is refused: they are not the two sides "
+                "of one structure"
+            )
     paired = {value for pair in swapped for value in pair}
-    names = [name for value, name in label_values(labels).items() if value not in paired]
+    names = [name for value, name in known.items() if value not in paired]
     if reason := flip_refusal(body_part, axis, names):
         raise PolicyError(f"mirroring {axis} is refused for {body_part}: {reason}")
 

@@ -15,7 +15,8 @@ Code = tuple[str, str, str]
 _TISSUE: Code = ("85756007", "SCT", "Tissue")
 _ORGAN: Code = ("123037004", "SCT", "Anatomical Structure")
 _LESION: Code = ("49755003", "SCT", "Morphologically Abnormal Structure")
-_SIDE_WORD = re.compile(r"(?:^|[^a-z])(left|right|l|r|lt|rt|lh|rh)(?:$|[^a-z])")
+# A digit behind a letter makes it another word: L1 is a vertebra.
+_SIDE_WORD = re.compile(r"(?<![a-z])(left|right|(?:lt|rt|lh|rh|l|r)(?![0-9]))(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -95,12 +96,29 @@ def find_label(name: str) -> Label:
 
 
 def side_of(name: str) -> Laterality:
-    """The side that a label's words name, or ``unsided``."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower().replace("_", " ")
-    sides = {word[0] for word in _SIDE_WORD.findall(spaced)}
+    """The side that a label's words name, or ``unsided``.
+
+    >>> side_of("KidneyLeft"), side_of("lung_r"), side_of("vertebrae_L1")
+    ('left', 'right', 'unsided')
+    """
+    sides = {word[0] for word in _SIDE_WORD.findall(_spaced(name))}
     if len(sides) != 1:
         return "unsided"
     return "left" if sides == {"l"} else "right"
+
+
+def are_two_sides(first: str, second: str) -> bool:
+    """Whether two labels are the left and the right one of the same structure.
+
+    >>> are_two_sides("left_kidney", "Kidney (R)"), are_two_sides("left_kidney", "right_lung")
+    (True, False)
+    """
+    bare = {" ".join(re.findall(r"\w+", _SIDE_WORD.sub("", _spaced(n)))) for n in (first, second)}
+    return len(bare) == 1 and {side_of(first), side_of(second)} == {"left", "right"}
+
+
+def _spaced(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower().replace("_", " ")
 
 
 def _stable_colour(name: str) -> tuple[int, int, int]:

@@ -17,6 +17,11 @@ from medvol.core.labels import side_of
         ("liver", "unsided"),
         ("bright spot", "unsided"),
         ("left and right", "unsided"),
+        ("left right", "unsided"),
+        ("vertebrae_L1", "unsided"),
+        ("disc L5-S1", "unsided"),
+        ("rib_left_3", "left"),
+        ("kidney_R", "right"),
     ],
 )
 def test_side_is_read_from_words(name, side):

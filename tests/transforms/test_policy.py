@@ -149,3 +149,11 @@ def test_core_checks_speak_for_themselves():
         check_mirror("brain", "left-right", ["background", "left ear", "right ear"], [(2, 3)])
     assert check_rotation(None, None) == 0.3
     assert check_rotation(None, [3.0, 0.1]) == [3.0, 0.1]
+
+
+def test_a_swap_of_what_are_not_two_sides_of_one_structure_is_refused():
+    labels = {1: "left_kidney", 2: "right_kidney", 3: "left_lung", 4: "right_lung"}
+    check_mirror("brain", "left-right", labels, [(1, 2), (3, 4)])
+    for pairs in ([(1, 4), (2, 3)], [(1, 3), (2, 4)]):
+        with pytest.raises(PolicyError, match="not the two sides"):
+            check_mirror("brain", "left-right", labels, pairs)
