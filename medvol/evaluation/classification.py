@@ -209,15 +209,29 @@ def ranking_rows(one: ClassGroup) -> list[ClassRow]:
     is_probability = score.size > 0 and score.min() >= 0 and score.max() <= 1
     edge = auc_ci(y, score, confidence=one.plan.confidence)
     clustered = len(set(groups.tolist())) < len(groups)
-    if clustered and edge.method == "delong_logit":
+    if clustered and 0 < edge.auc < 1:
         rows = [_bootstrap_row(one, "auc_roc", weighted_auc(y, score))]
     else:
-        rows = [one.row("auc_roc", (edge.auc, edge.lower, edge.upper), edge.method)]
+        method = edge.method
+        if clustered and not math.isnan(edge.auc):
+            # Every resample agrees; a patient's cases are then no evidence of their own.
+            first = _first_of_each(groups, y)
+            edge = auc_ci(y[first], score[first], confidence=one.plan.confidence)
+            method += ", clustered"
+        rows = [one.row("auc_roc", (edge.auc, edge.lower, edge.upper), method)]
     rows.append(_bootstrap_row(one, "average_precision", weighted_average_precision(y, score)))
     if is_probability:
         rows.append(_bootstrap_row(one, "brier", weighted_mean((score - y) ** 2)))
         rows.append(_ece_row(one))
     return rows
+
+
+def _first_of_each(*keys: NDArray[np.generic]) -> NDArray[np.intp]:
+    """The first case of each combination of keys, in order."""
+    seen = {}
+    for row, key in enumerate(zip(*(k.tolist() for k in keys), strict=True)):
+        seen.setdefault(key, row)
+    return np.array(list(seen.values()), np.intp)
 
 
 def _ece_row(one: ClassGroup) -> ClassRow:
@@ -300,10 +314,16 @@ def _proportion_row(
     point: Mapping[str, object],
 ) -> ClassRow:
     k, n = int(part.sum()), int(whole.sum())
-    exact = wilson(k, n, confidence=one.plan.confidence)
+    n_patients = len(set(one.data.patients[whole].tolist()))
+    is_edge = k in (0, n)
+    # Where all cases agree a patient counts once, however many cases they have.
+    counts = (n_patients if k else 0, n_patients) if is_edge else (k, n)
+    exact = wilson(*counts, confidence=one.plan.confidence)
     bounds, method = (exact.estimate, exact.lower, exact.upper), "wilson"
-    patients = one.data.patients[whole]
-    if 0 < k < n and len(set(patients.tolist())) < n:
+    if n_patients < n:
+        method = "wilson, clustered"
+    if not is_edge and n_patients < n:
+        patients = one.data.patients[whole]
         found = bootstrap_ci(
             weighted_ratio(part[whole], np.ones(n)), n, groups=patients, method="bca",
             **asdict(one.plan),

@@ -98,7 +98,8 @@ def _bins(
 ) -> list[dict[str, Any]]:
     """Bars of the reliability diagram that hold a case, with Wilson's interval.
 
-    Where a bar holds patients more than once, the clustered interval widens it.
+    Where a bar holds patients more than once, the clustered interval widens it, or Wilson's counts
+    patients where their cases all agree.
     """
     bin_of = reliability_bin(score, bins=_BINS)
     found = []
@@ -109,7 +110,12 @@ def _bins(
         lower, upper = exact.lower, exact.upper
         inside = bin_of == k
         patients = data.patients[inside]
-        if len(set(patients.tolist())) < one.n:
+        n_patients = len(set(patients.tolist()))
+        if one.positives in (0, one.n):
+            by_patient = wilson(n_patients if one.positives else 0, n_patients,
+                                confidence=plan.confidence)  # fmt: skip
+            lower, upper = by_patient.lower, by_patient.upper
+        elif n_patients < one.n:
             drawn = bootstrap_ci(
                 weighted_ratio(y[inside], np.ones(one.n)), one.n, groups=patients,
                 resamples=_BAND_RESAMPLES, confidence=plan.confidence, seed=plan.seed,

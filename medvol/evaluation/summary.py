@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,6 @@ from medvol.metrics.result import Fields
 ALL_LABELS = "(all labels)"
 #: Groups with fewer patients than this are marked: their intervals promise too much.
 SMALL_GROUP = 10
-#: With fewer, resampling patients can draw too few different samples to bound anything.
-LEAST_PATIENTS = 3
 
 
 @dataclass(frozen=True)
@@ -133,8 +131,6 @@ def summarise_values(
         weighted_quantile(x), len(x), groups=who, method="percentile", **asdict(plan)
     ) if len(x) else mean  # fmt: skip
     n_patients = len(set(patients.tolist()))
-    if len(set(who.tolist())) < LEAST_PATIENTS:
-        mean, middle = (replace(found, lower=math.nan, upper=math.nan) for found in (mean, middle))
     return SummaryRow(
         cohort=cases[rows[0].case].cohort,
         group=group,

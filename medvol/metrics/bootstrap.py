@@ -23,6 +23,8 @@ Weights = NDArray[np.float64]
 #: Takes counts, shape (resamples, cases); returns one value per resample.
 WeightedStatistic = Callable[[Weights], NDArray[np.float64]]
 _CHUNK_CELLS = 1_000_000
+#: With fewer, resampling patients can draw too few different samples to bound anything.
+LEAST_PATIENTS = 3
 #: A jackknife over fewer patients says nothing about skewness.
 _MIN_BCA_GROUPS = 5
 
@@ -56,7 +58,7 @@ class Band:
 
     Attributes:
         value: On the cases as they are, shape (points,).
-        lower: Lower bounds; ``nan`` with fewer than two patients.
+        lower: Lower bounds; ``nan`` with fewer than three patients.
         upper: Upper bounds.
     """
 
@@ -92,7 +94,7 @@ def bootstrap_ci(
         jobs: Threads.
 
     Returns:
-        The interval; ``nan`` bounds if the statistic is ``nan`` or there are fewer than two
+        The interval; ``nan`` bounds if the statistic is ``nan`` or there are fewer than three
         patients.
 
     Source:
@@ -103,7 +105,7 @@ def bootstrap_ci(
     index, stratum = _clusters(n, groups, strata)
     g = len(stratum)
     estimate = float(statistic(np.ones((1, n)))[0]) if n else math.nan
-    if g < 2 or math.isnan(estimate):
+    if g < LEAST_PATIENTS or math.isnan(estimate):
         return BootstrapInterval(estimate, math.nan, math.nan, n, g, 0, method)
     draws = _draws(statistic, index, stratum, resamples=resamples, seed=seed, jobs=jobs)
     undefined = int(np.isnan(draws).sum())
@@ -141,7 +143,7 @@ def bootstrap_band(
     index, stratum = _clusters(n, groups, None)
     value = statistic(np.ones((1, n)))[0]
     nothing = np.full(value.shape, math.nan)
-    if len(stratum) < 2:
+    if len(stratum) < LEAST_PATIENTS:
         return Band(value, nothing, nothing)
     draws = _draws(statistic, index, stratum, resamples=resamples, seed=seed, jobs=1)
     tail = (1 - confidence) / 2

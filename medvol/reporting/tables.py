@@ -24,6 +24,7 @@ _METHODS = {
     "bca": "BCa", "bca, clustered": "BCa by patient",
     "percentile, clustered": "percentile by patient",
     "delong_logit": "DeLong, logit", "newcombe": "Newcombe", "wilson": "Wilson",
+    "newcombe, clustered": "Newcombe by patient", "wilson, clustered": "Wilson by patient",
 }  # fmt: skip
 _LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",

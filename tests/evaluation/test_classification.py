@@ -17,7 +17,7 @@ from medvol.evaluation import (
     show_interval,
     summarise_predictions,
 )
-from medvol.metrics import auc_roc, average_precision, clinical, confusion, wilson
+from medvol.metrics import auc_ci, auc_roc, average_precision, clinical, confusion, wilson
 
 FAST = BootstrapPlan(resamples=300)
 
@@ -107,6 +107,23 @@ def test_repeated_patients_widen_the_intervals(tmp_path, write_csv):
         assert many.value == pytest.approx(one.value)
         assert many.n_patients == one.n_patients
         assert many.upper - many.lower == pytest.approx(one.upper - one.lower, rel=0.35)
+
+
+def few_patients(path, write_csv, patients, n=40, shift=9.0):
+    y, p = draw(0, n, shift)
+    rows = [(k, int(y[k]), p[k], k % patients) for k in range(n)]
+    return read_predictions(write_csv(path, ("case", "truth", "prob", "patient_id"), rows))
+
+
+def test_many_images_of_two_patients_prove_no_more_than_two_patients(tmp_path, write_csv):
+    data = few_patients(tmp_path / "t.csv", write_csv, patients=2)
+    rows = table(summarise_predictions(data, plan=FAST))
+    sensitivity, auc = rows["all", "1", "sensitivity", "fixed"], rows["all", "1", "auc_roc", ""]
+    assert (sensitivity.value, sensitivity.k, auc.value) == (1.0, 14, 1.0)
+    assert sensitivity.lower == pytest.approx(wilson(2, 2).lower)
+    assert auc.lower == pytest.approx(auc_ci([0, 0, 1, 1], [0, 0, 1, 1]).lower)
+    assert math.isnan(rows["all", "1", "brier", ""].lower)
+    assert math.isfinite(rows["all", "1", "brier", ""].value)
 
 
 def test_three_classes_are_each_taken_against_the_rest(tmp_path, write_csv):
