@@ -27,14 +27,12 @@ from medvol.evaluation.classification import (
     positives,
     ranking_rows,
 )
-from medvol.evaluation.compare import Comparison, auc_row, compare_scores
+from medvol.evaluation.compare import Comparison, auc_row, compare_scores, proportion_row
 from medvol.evaluation.predictions import Predictions
 from medvol.evaluation.summary import BootstrapPlan, SummaryRow, summarise
 from medvol.metrics import (
     Score,
     bootstrap_ci,
-    mcnemar_exact,
-    permutation_paired,
     weighted_ratio,
 )
 from medvol.metrics.bootstrap import BootstrapInterval, WeightedStatistic
@@ -187,7 +185,7 @@ def compare_segmenters(
     cases: Mapping[str, CaseInfo],
     plan: BootstrapPlan,
 ) -> list[Comparison]:
-    """First minus second, by Wilcoxon's test on cases' scores averaged over seeds."""
+    """First minus second, by signed ranks of cases' scores averaged over seeds."""
     return compare_scores(mean_scores(first), mean_scores(second), cases, plan)
 
 
@@ -271,32 +269,10 @@ def _decision_tests(
         "specificity": (~a & ~y, ~b & ~y, ~y),
     }
     rows = [
-        _proportion_test(label, f"{name}@{rule}", (one[whole], other[whole]), patients[whole], plan)
+        proportion_row(label, f"{name}@{rule}", (one[whole], other[whole]), patients[whole], plan)
         for name, (one, other, whole) in parts.items()
     ]
     return [*rows, _f1_test(label, f"f1@{rule}", y, called, patients, plan)]
-
-
-def _proportion_test(
-    label: str,
-    metric: str,
-    right: tuple[NDArray[np.bool_], NDArray[np.bool_]],
-    patients: NDArray[np.str_],
-    plan: BootstrapPlan,
-) -> Comparison:
-    a, b = right
-    only = int((a & ~b).sum()), int((~a & b).sum())
-    is_clustered = len(set(patients.tolist())) < len(patients)
-    if is_clustered:
-        p = permutation_paired(a, b, groups=patients, resamples=plan.resamples, seed=plan.seed).p
-    else:
-        p = mcnemar_exact(*only).p
-    found = _gap(weighted_ratio(a.astype(float) - b, np.ones(len(a))), patients, plan)
-    test = "sign flips by patient" if is_clustered else "mcnemar"
-    means = (float(a.mean()), float(b.mean())) if len(a) else (math.nan, math.nan)
-    return Comparison(
-        label, metric, len(a), 0, *means, found.estimate, found.lower, found.upper, *only, test, p
-    )
 
 
 def _f1_test(

@@ -178,6 +178,14 @@ def require_other_cases(validation: Predictions, test: Predictions) -> None:
         )
 
 
+def first_of_each(*keys: NDArray[np.generic]) -> NDArray[np.intp]:
+    """The first case of each combination of keys, in order."""
+    seen = {}
+    for row, key in enumerate(zip(*(k.tolist() for k in keys), strict=True)):
+        seen.setdefault(key, row)
+    return np.array(list(seen.values()), np.intp)
+
+
 def _group_rows(
     data: Predictions,
     group: str,
@@ -215,7 +223,7 @@ def ranking_rows(one: ClassGroup) -> list[ClassRow]:
         method = edge.method
         if clustered and not math.isnan(edge.auc):
             # Every resample agrees; a patient's cases are then no evidence of their own.
-            first = _first_of_each(groups, y)
+            first = first_of_each(groups, y)
             edge = auc_ci(y[first], score[first], confidence=one.plan.confidence)
             method += ", clustered"
         rows = [one.row("auc_roc", (edge.auc, edge.lower, edge.upper), method)]
@@ -224,14 +232,6 @@ def ranking_rows(one: ClassGroup) -> list[ClassRow]:
         rows.append(_bootstrap_row(one, "brier", weighted_mean((score - y) ** 2)))
         rows.append(_ece_row(one))
     return rows
-
-
-def _first_of_each(*keys: NDArray[np.generic]) -> NDArray[np.intp]:
-    """The first case of each combination of keys, in order."""
-    seen = {}
-    for row, key in enumerate(zip(*(k.tolist() for k in keys), strict=True)):
-        seen.setdefault(key, row)
-    return np.array(list(seen.values()), np.intp)
 
 
 def _ece_row(one: ClassGroup) -> ClassRow:

@@ -14,22 +14,27 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import InputError, MissingInputError
 from medvol.evaluation.cases import CaseInfo, from_manifest, from_names
+from medvol.evaluation.classification import first_of_each
 from medvol.evaluation.predictions import Predictions, read_predictions
 from medvol.evaluation.summary import BootstrapPlan
 from medvol.metrics import (
+    AucInterval,
     Score,
+    auc_ci,
     bootstrap_ci,
     column_values,
     delong_test,
     holm,
     mcnemar_exact,
     metric_of,
+    permutation_paired,
     scores_from_csv,
     weighted_auc,
     weighted_mean,
     weighted_quantile,
     wilcoxon_paired,
 )
+from medvol.metrics.intervals import normal_quantile
 from medvol.metrics.paired import paired_differences
 from medvol.metrics.result import Fields
 
@@ -138,8 +143,8 @@ def compare_predictions(
     chosen = [1] if len(first.classes) == 2 else range(len(first.classes))
     for k in chosen:
         rows.append(auc_row(first, second, k, plan))
-    right = [one.prob.argmax(axis=1) == truth for one in (first, second)]
-    rows.append(_accuracy_row(right, first.patients, plan))
+    right = [one.called == truth for one in (first, second)]
+    rows.append(proportion_row("(top class)", "accuracy", right, first.patients, plan))
     return rows
 
 
@@ -167,56 +172,96 @@ def _paired(
     patients = np.array([known[n].patient if n in known else n for n in names])[keep]
     a, b = a[keep], b[keep]
     d = paired_differences(a, b)
-    sign = {"higher": 1, "lower": -1}.get(metric_of(metric).direction, 0)
+    gains = {"higher": d, "lower": -d, "zero": np.abs(b) - np.abs(a)}
+    gain = gains.get(metric_of(metric).direction, np.zeros(len(d)))
+    test = "signed ranks by patient" if len(set(patients.tolist())) < len(d) else "wilcoxon"
+    middle = lower = upper = p = math.nan
     if len(d):
         found = bootstrap_ci(
             weighted_quantile(d), len(d), groups=patients, method="percentile", **asdict(plan)
         )
         middle, lower, upper = found.estimate, found.lower, found.upper
-    else:
-        middle = lower = upper = math.nan
+        p = wilcoxon_paired(a, b, groups=patients, resamples=plan.resamples, seed=plan.seed).p
     return Comparison(
         label, metric, len(d), int((~keep).sum()), _median(a), _median(b), middle, lower, upper,
-        int((sign * d > 0).sum()), int((sign * d < 0).sum()), "wilcoxon",
-        wilcoxon_paired(a, b).p if len(d) else math.nan,
+        int((gain > 0).sum()), int((gain < 0).sum()), test, p,
     )  # fmt: skip
 
 
 def auc_row(first: Predictions, second: Predictions, k: int, plan: BootstrapPlan) -> Comparison:
-    """AUC of class k against the rest on the same cases in the same order."""
+    """AUC of class k against the rest on the same cases in the same order.
+
+    By DeLong, which takes cases as independent; repeated patients are resampled whole instead.
+    Where neither AUC varies (a perfect one, a constant score) both would claim certainty of any
+    gap: there the two Newcombe intervals are joined.
+    """
     y, n = first.known_truth == k, len(first.cases)
     s1, s2 = first.prob[:, k], second.prob[:, k]
     test = delong_test(y, s1, s2, confidence=plan.confidence)
     bounds, name, p = (test.lower, test.upper), "delong", test.p
     if len(set(first.patients.tolist())) < n:
-        # DeLong takes cases as independent; repeated patients are resampled whole instead.
         one, other = weighted_auc(y, s1), weighted_auc(y, s2)
         found = bootstrap_ci(
             lambda w: one(w) - other(w), n, groups=first.patients, method="percentile",
             **asdict(plan),
         )  # fmt: skip
-        error = (found.upper - found.lower) / (2 * 1.959963984540054)
-        z = test.difference / error if error > 0 else 0.0
         bounds, name = (found.lower, found.upper), "clustered bootstrap"
-        p = math.erfc(abs(z) / math.sqrt(2)) if error > 0 else 1.0
+        p = _two_sided(test.difference, (found.upper - found.lower) / 2, plan)
+    if abs(test.difference) > 1e-12 and bounds[1] - bounds[0] < 1e-12:
+        kept = first_of_each(first.patients, y)
+        edges = [auc_ci(y[kept], s[kept], confidence=plan.confidence) for s in (s1, s2)]
+        bounds, reach = _square_and_add(edges[0], edges[1], test.difference)
+        name, p = "newcombe", _two_sided(test.difference, reach, plan)
     return Comparison(
         first.classes[k], "auc_roc", n, 0, test.auc1, test.auc2, test.difference,
         bounds[0], bounds[1], 0, 0, name, p,
     )  # fmt: skip
 
 
-def _accuracy_row(
-    right: Sequence[NDArray[np.bool_]], patients: NDArray[np.str_], plan: BootstrapPlan
+def proportion_row(
+    label: str,
+    metric: str,
+    right: Sequence[NDArray[np.bool_]],
+    patients: NDArray[np.str_],
+    plan: BootstrapPlan,
 ) -> Comparison:
+    """Which of two is right more often: McNemar's test, or by whole patients where they repeat."""
     a, b = right
-    only_first, only_second = int((a & ~b).sum()), int((~a & b).sum())
-    d = a.astype(float) - b
-    found = bootstrap_ci(weighted_mean(d), len(d), groups=patients, **asdict(plan))
-    return Comparison(
-        "(top class)", "accuracy", len(d), 0, float(a.mean()), float(b.mean()), found.estimate,
-        found.lower, found.upper, only_first, only_second, "mcnemar",
-        mcnemar_exact(only_first, only_second).p,
+    only = int((a & ~b).sum()), int((~a & b).sum())
+    is_clustered = len(set(patients.tolist())) < len(patients)
+    if is_clustered:
+        p = permutation_paired(a, b, groups=patients, resamples=plan.resamples, seed=plan.seed).p
+    else:
+        p = mcnemar_exact(*only).p
+    found = bootstrap_ci(
+        weighted_mean(a.astype(float) - b), len(a), groups=patients, method="percentile",
+        **asdict(plan),
     )  # fmt: skip
+    test = "sign flips by patient" if is_clustered else "mcnemar"
+    means = (float(a.mean()), float(b.mean())) if len(a) else (math.nan, math.nan)
+    return Comparison(
+        label, metric, len(a), 0, *means, found.estimate, found.lower, found.upper, *only, test, p
+    )
+
+
+def _two_sided(difference: float, half_width: float, plan: BootstrapPlan) -> float:
+    """The normal p of a difference whose interval reaches that far from it."""
+    if math.isnan(half_width) or math.isnan(difference):
+        return math.nan
+    if half_width == 0:
+        return 1.0
+    z = difference / half_width * normal_quantile(plan.confidence)
+    return math.erfc(abs(z) / math.sqrt(2))
+
+
+def _square_and_add(
+    first: AucInterval, second: AucInterval, difference: float
+) -> tuple[tuple[float, float], float]:
+    """Newcombe's interval of a difference, and how far it reaches towards 0 (1998, method 10)."""
+    lower = math.hypot(first.auc - first.lower, second.upper - second.auc)
+    upper = math.hypot(first.upper - first.auc, second.auc - second.lower)
+    bounds = max(difference - lower, -1.0), min(difference + upper, 1.0)
+    return bounds, lower if difference > 0 else upper
 
 
 def _median(x: NDArray[np.float64]) -> float:

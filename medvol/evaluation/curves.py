@@ -155,7 +155,7 @@ def _confusions(
 ) -> list[dict[str, Any]]:
     """Of the most probable class; with two classes also at each threshold."""
     truth, n = data.known_truth, len(data.classes)
-    calls = {("most probable class", ""): data.prob.argmax(axis=1)}
+    calls = {("most probable class", ""): data.called}
     if n == 2:
         label = data.classes[1]
         rules = {(label, "fixed"): 0.5} if thresholds is None else thresholds

@@ -333,7 +333,7 @@ def _case_scores(data: Predictions) -> list[Score]:
 
 def _case_columns(data: Predictions) -> dict[str, list[Any]]:
     """Per case: the truth, the most probable class and every class's probability (or score)."""
-    names = {"truth": data.known_truth, "called": data.prob.argmax(axis=1)}
+    names = {"truth": data.known_truth, "called": data.called}
     columns: dict[str, list[Any]] = {
         name: [data.classes[int(k)] for k in numbers] for name, numbers in names.items()
     }

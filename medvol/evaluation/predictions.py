@@ -64,6 +64,13 @@ class Predictions:
             )
         return self.truth
 
+    @property
+    def called(self) -> NDArray[np.int64]:
+        """The most probable class of each case; of two equal ones the positive, as at 0.5."""
+        if len(self.classes) == 2:
+            return (self.prob[:, 1] >= self.prob[:, 0]).astype(np.int64)
+        return self.prob.argmax(axis=1)
+
     def take(self, rows: NDArray[np.intp]) -> Predictions:
         """Only some rows."""
         return Predictions(

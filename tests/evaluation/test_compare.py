@@ -6,7 +6,7 @@ from scipy import stats
 
 from medvol.core import InputError, MissingInputError
 from medvol.core.files import write_text
-from medvol.evaluation import BootstrapPlan, compare
+from medvol.evaluation import BootstrapPlan, compare, read_predictions
 from medvol.metrics import Score, delong_test, scores_to_csv
 
 FAST = BootstrapPlan(resamples=500)
@@ -87,3 +87,53 @@ def test_other_cases_or_other_truth_are_refused(tmp_path, write_csv):
         compare(one, two)
     with pytest.raises(MissingInputError, match="neither"):
         compare(tmp_path, tmp_path)
+
+
+def test_a_patients_second_case_is_no_second_witness(tmp_path, write_csv):
+    # Six patients allow 2**6 patterns of signs: p cannot fall under 2/64, with however many cases.
+    rng = np.random.default_rng(0)
+    a = 0.8 + rng.normal(0, 0.01, 60)
+    first, second = scores(tmp_path / "a.csv", a), scores(tmp_path / "b.csv", a - 0.05)
+    rows = [(f"c{k}", f"c{k}.nii", f"l{k}.nii", k % 6) for k in range(60)]
+    for name in ("c", "l"):
+        for k in range(60):
+            (tmp_path / f"{name}{k}.nii").touch()
+    data = write_csv(tmp_path / "d.csv", ("case", "image", "label", "patient_id"), rows)
+    known, unknown = (compare(first, second, data=d, plan=FAST)[0] for d in (data, None))
+    assert (known.test, known.p) == ("signed ranks by patient", 2 / 64)
+    assert (unknown.test, unknown.p < 1e-8) == ("wilcoxon", True)
+
+
+def test_top_classes_of_repeated_patients_flip_together(tmp_path, write_csv):
+    rows = [(k, k % 2, 0.9 * (k % 2) + 0.05, k % 5) for k in range(40)]
+    wrong = [(k, y, 1 - p, who) for k, y, p, who in rows]
+    header = ("case", "truth", "prob", "patient_id")
+    files = [write_csv(tmp_path / n, header, r) for n, r in (("a.csv", rows), ("b.csv", wrong))]
+    accuracy = compare(*files, plan=FAST)[1]
+    assert (accuracy.difference, accuracy.test, accuracy.p) == (1, "sign flips by patient", 2 / 32)
+
+
+@pytest.mark.parametrize("patients", [12, 6])
+def test_auc_that_do_not_vary_prove_no_certain_gap(tmp_path, write_csv, patients):
+    # A perfect model beside a constant one: both variances are 0, DeLong says p = 0.
+    rows = [(k, k % 2, 0.1 + 0.8 * (k % 2), k % patients) for k in range(12)]
+    flat = [(k, y, 0.5, who) for k, y, _, who in rows]
+    header = ("case", "truth", "prob", "patient_id")
+    files = [write_csv(tmp_path / n, header, r) for n, r in (("a.csv", rows), ("b.csv", flat))]
+    auc = compare(*files, plan=FAST)[0]
+    assert (auc.difference, auc.test) == (0.5, "newcombe")
+    assert auc.lower < 0.5 < auc.upper
+    assert 0.005 < auc.p < 0.2
+
+
+def test_a_score_of_one_half_is_called_positive(tmp_path, write_csv):
+    rows = [(k, 1, 0.5) for k in range(6)]
+    data = read_predictions(write_csv(tmp_path / "a.csv", ("case", "truth", "prob"), rows))
+    assert data.called.tolist() == [1] * 6
+
+
+def test_closer_to_zero_is_better_on_either_side(tmp_path):
+    first = scores(tmp_path / "a.csv", [0.1, -0.1, 0.3], "relative_volume_difference")
+    second = scores(tmp_path / "b.csv", [0.2, -0.2, -0.1], "relative_volume_difference")
+    row = compare(first, second, plan=FAST)[0]
+    assert (row.better, row.worse) == (2, 1)
