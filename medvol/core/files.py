@@ -14,6 +14,8 @@ from typing import Any
 
 from medvol.core.errors import MedvolError, OutputError
 
+#: Bytes of a name; file systems allow 255.
+LONGEST_NAME = 180
 _CHUNK = 1 << 20
 
 
@@ -102,11 +104,13 @@ def output_path(folder: str | os.PathLike[str], *parts: str) -> Path:
 def safe_name(name: str) -> str:
     """``name`` reduced to letters, digits, ``.``, ``_``, ``-``, ``+`` and ``@``; never empty.
 
+    At most ``LONGEST_NAME`` bytes, so that suffixes and scratch marks still fit a file system.
+
     >>> safe_name("../../etc/passwd")
     'etc_passwd'
     """
-    cleaned = re.sub(r"[^\w.+@-]+", "_", name).lstrip("._").rstrip(". ")
-    return cleaned[:180] or "unnamed"
+    cleaned = re.sub(r"[^\w.+@-]+", "_", name).lstrip("._")
+    return cleaned.encode()[:LONGEST_NAME].decode(errors="ignore").rstrip(". ") or "unnamed"
 
 
 def _sync_folder(folder: Path) -> None:

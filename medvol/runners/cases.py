@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medvol.core.errors import InputError, MissingInputError
-from medvol.core.files import safe_name, sha256_file
+from medvol.core.files import LONGEST_NAME, output_path, safe_name, sha256_file
 from medvol.datasets import list_images
 
 _SUFFIXES = (
@@ -46,21 +46,29 @@ def find_cases(
 
     Raises:
         MissingInputError: If something does not exist or nothing is found.
+        InputError: If results would lie among the inputs.
     """
     found: dict[str, tuple[str, str]] = {}
     for given in inputs:
-        root = Path(given)
+        root = Path(os.path.abspath(given))
         if not root.exists():
             raise MissingInputError(f"{given}: does not exist")
-        for path in list_images(root):
-            if root.is_dir() and _lies_in(path, out):
+        results = Path(os.path.realpath(out)) if out is not None and root.is_dir() else None
+        if results and results == root.resolve():
+            raise InputError(f"{given}: is the folder of results too; name another one with -o")
+        inner = results if results and _lies_in(results, root) else None
+        for path in list_images(given):
+            if inner and _lies_in(path, inner):
                 continue
-            inside = path.relative_to(root.absolute()) if root.is_dir() else Path(path.name)
-            parts = inside.parts or (root.absolute().name,)
+            inside = path.relative_to(root) if root.is_dir() else Path(path.name)
+            parts = inside.parts or (root.name,)
             found.setdefault(str(path), (_stem(parts[-1]), _stem("_".join(parts))))
     if not found:
         raise MissingInputError("no image was named")
-    return [CaseInput(name, path) for path, name in _named(found).items()]
+    cases = [CaseInput(name, path) for path, name in _named(found).items()]
+    if out is not None:
+        _refuse_mixture(cases, out)
+    return cases
 
 
 def input_digest(path: str) -> str:
@@ -82,11 +90,18 @@ def input_digest(path: str) -> str:
     return digest.hexdigest()
 
 
-def _lies_in(path: Path, out: str | os.PathLike[str] | None) -> bool:
-    if out is None:
-        return False
-    results = Path(os.path.abspath(out))
-    return path == results or results in path.parents
+def _refuse_mixture(cases: Iterable[CaseInput], out: str | os.PathLike[str]) -> None:
+    for case in cases:
+        folder = output_path(out, case.name)
+        if _lies_in(Path(case.path), folder):
+            raise InputError(f"{case.path}: its results would lie beside it in {folder}; "
+                             "name another folder with -o")  # fmt: skip
+
+
+def _lies_in(path: Path, folder: str | os.PathLike[str]) -> bool:
+    """Whether it does once links among the folders above it are followed."""
+    place = Path(os.path.realpath(path.parent), path.name)
+    return place.is_relative_to(os.path.realpath(folder))
 
 
 def _named(found: dict[str, tuple[str, str]]) -> dict[str, str]:
@@ -96,13 +111,15 @@ def _named(found: dict[str, tuple[str, str]]) -> dict[str, str]:
     }
     taken = Counter(name.lower() for name in chosen.values())
     return {
-        path: name if taken[name.lower()] == 1 else f"{name}_{_mark(path)}"
+        path: name if taken[name.lower()] == 1 else _marked(name, path)
         for path, name in sorted(chosen.items())
     }
 
 
-def _mark(path: str) -> str:
-    return hashlib.sha256(path.encode()).hexdigest()[:8]
+def _marked(name: str, path: str) -> str:
+    """The name with a mark of its place, short enough that nothing cuts the mark off."""
+    mark = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    return f"{name.encode()[: LONGEST_NAME - 9].decode(errors='ignore')}_{mark}"
 
 
 def _stem(name: str) -> str:
