@@ -184,18 +184,20 @@ def _require_writable(out: str) -> None:
 
 
 def _refuse_if_all_are(records: list[Record], out: str) -> None:
-    """Where no input was usable there is no run to record: nothing stays, exit code 2."""
-    import shutil
+    """Where no input was usable there is no run to record: nothing of it stays, exit code 2."""
+    from contextlib import suppress
     from pathlib import Path
 
     from medvol.core.errors import InputError
+    from medvol.runners.record import case_folder, sweep
 
     if not records or any(record.status != "refused" for record in records):
         return
     for record in records:
-        shutil.rmtree(Path(out) / record.case, ignore_errors=True)
-    if not any(Path(out).iterdir()):
-        Path(out).rmdir()
+        sweep(out, record.case)
+    for folder in [*(case_folder(out, record.case) for record in records), Path(out)]:
+        with suppress(OSError):  # it holds something else, or is where the user stands
+            folder.rmdir()
     more = f" (and {len(records) - 1} more inputs refused)" if len(records) > 1 else ""
     raise InputError(f"{records[0].reason}{more}")
 

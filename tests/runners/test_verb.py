@@ -43,6 +43,20 @@ def test_nothing_usable_exits_2_with_one_line_and_writes_nothing(predict, tmp_pa
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_nothing_usable_leaves_the_users_own_files_alone(toy_bundle, tmp_path, capsys, monkeypatch):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "p1.nii.gz").write_bytes(b"no image")
+    (tmp_path / "in" / "p1").mkdir()
+    (tmp_path / "in" / "p1" / "notes.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    for place in ("in", "empty"):
+        monkeypatch.chdir(tmp_path / place)
+        arguments = [str(toy_bundle), str(tmp_path / "in" / "p1.nii.gz"), "--trust-bundle"]
+        assert main(["predict", *arguments, "-o", ".", "--device", "cpu"]) == 2
+        assert "p1.nii.gz" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert (tmp_path / "in" / "p1" / "notes.txt").read_text() == "mine"
+
+
 def test_a_dry_run_says_what_it_would_cost_and_predicts_nothing(predict, images, tmp_path, capsys):
     assert predict(str(images / "case0.nii.gz"), "--dry-run") == 0
     assert "GiB RAM" in capsys.readouterr().out
