@@ -94,7 +94,7 @@ def score_pair(case: str, label: str, pair: MaskPair, plan: MetricPlan) -> list[
     for column, row, params in plan.calls():
         assert row.of_pair is not None
         value = float(row.of_pair(pair, **params))
-        why = row.why_undefined(pair) if row.empty else ""
+        why = row.why_undefined(pair) if row.empty or pair.n_pred or pair.n_ref else ""
         if not (why or math.isfinite(value)):
             why = "no denominator"
         rows.append(Score(case, label, column, value, row.unit, why))
