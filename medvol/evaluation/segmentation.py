@@ -83,7 +83,9 @@ def measure_masks(
             found.volumes.extend(here.volumes)
         return found
     everywhere = sorted(labels or {value for one in measured for value in one})
-    nothing = MaskPair(np.zeros((0,) * 3, bool), np.zeros((0,) * 3, bool), (1.0,) * 3, 1)
+    are_images = any(v.unit == "mm2" for rows in measured for m in rows.values() for v in m.volumes)
+    axes = 2 if are_images else 3
+    nothing = MaskPair(np.zeros((0,) * axes, bool), np.zeros((0,) * axes, bool), (1.0,) * axes, 1)
     for one, by_value in zip(files, measured, strict=True):
         for value in everywhere:
             name = (labels or {}).get(value, str(value))
