@@ -108,7 +108,7 @@ def require_no_overlap(test: Manifest, train: Manifest) -> None:
     """Refuse test cases whose patient, or whose very file, the training data holds.
 
     Raises:
-        InputError: Naming cases, never the patient.
+        InputError: Naming cases, never the patient; also where a case has no patient to compare.
     """
     seen = {case.patient: case.case for case in train.training if case.patient}
     paths = {str(path): case.case for case in train.training for path in case.images}
@@ -126,6 +126,15 @@ def require_no_overlap(test: Manifest, train: Manifest) -> None:
             f"the training data, for example test case {one} and training case {other}; scores "
             "on them measure memory, remove them (medvol data split --by patient)"
         )
+    for root, cases, what in (
+        (test.root, test.cases, "test"), (train.root, train.training, "training"),
+    ):  # fmt: skip
+        if unknown := [case.case for case in cases if not case.patient]:
+            raise InputError(
+                f"{root}: {len(unknown)} {what} cases name no patient, for example {unknown[0]}; "
+                "whether a patient is in both cannot be told: add a column patient_id, or leave "
+                "out --train"
+            )
 
 
 def _group_names(column: str, values: Mapping[str, str]) -> dict[str, str]:
