@@ -42,7 +42,7 @@ def run(
     positive: Annotated[str | None, typer.Option(help="Positive class.")] = None,
     at: Annotated[str, typer.Option(help="Operating points.")] = _POINTS,
     prevalence: Annotated[float | None, typer.Option(help="State PPV and NPV at it.")] = None,
-    worst: Annotated[int, typer.Option(help="Worst cases listed.")] = 10,
+    worst: Annotated[int, typer.Option(help="Worst cases listed.", min=0)] = 10,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 10_000,
     confidence: Annotated[float, typer.Option(help="Nominal coverage.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
@@ -117,6 +117,8 @@ def _labels(text: str) -> dict[int, str] | None:
         value, _, name = part.partition("=")
         if not (value.strip().isdigit() and name.strip()):
             raise ConfigError(f"--labels: {part!r} is not of the form 1=liver")
+        if int(value) == 0:
+            raise ConfigError(f"--labels: {part!r}: 0 is the background, which is not scored")
         found[int(value)] = name.strip()
     return found or None
 

@@ -130,3 +130,14 @@ def test_a_wrong_call_is_one_line_and_exit_2(folder, capsys, monkeypatch, argume
     assert (code, out) == (2, "")
     assert words in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [(("--labels", "0=air,1=liver"), "0 is the background"), (("--worst", "-1"), "--worst")],
+)
+def test_what_cannot_be_meant_is_refused_in_one_line(folder, capsys, option, said):
+    masks = ("--pred", folder / "pred", "--ref", folder / "ref")
+    code, out, err = run(capsys, "evaluate", *masks, "-o", folder / "out", *option)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert said in err

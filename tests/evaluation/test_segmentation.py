@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from medvol.core import GridMismatchError, InputError, LabelError, MissingInputError
 from medvol.evaluation import (
@@ -66,6 +67,25 @@ def test_subgroups_carry_their_n_and_small_ones_are_marked(study):
     assert all(row.is_small for row in found.table)
 
 
+def test_misses_show_beside_metrics_that_need_no_empty_rule(study):
+    names = ("absolute_volume_difference", "relative_volume_difference", "specificity_voxel")
+    found = evaluate(study, metrics=names)
+    missed = {(r.label, r.metric): r.n_missed for r in found.table if r.label != "(all labels)"}
+    assert missed == {(n, m): 5 * (n == "tumour") for n in ("liver", "tumour") for m in names}
+
+
+def test_areas_of_images_have_one_unit_where_the_first_lacks_a_label(tmp_path):
+    for side in ("pred", "ref"):
+        (tmp_path / side).mkdir()
+        for k in range(3):
+            mask = np.zeros((12, 12), np.uint8)
+            mask[1:4, 1:4], mask[6:9, 6:9] = 1, 2 * (k > 0)
+            Image.fromarray(mask).save(tmp_path / side / f"c{k}.png")
+    evaluate(tmp_path, labels=None)
+    assert {row["unit"] for row in rows_of(tmp_path / "out" / "volumes.csv")} == {"mm2"}
+    assert {row["unit"] for row in rows_of(tmp_path / "out" / "agreement.csv")} == {"mm2"}
+
+
 def test_no_output_names_a_patient(study):
     evaluate(study, data=study / "data.csv", by=("sex",))
     texts = [p.read_text() for p in (study / "out").iterdir()]
@@ -126,6 +146,14 @@ def test_patients_of_the_training_data_are_refused_without_naming_them(study):
     with pytest.raises(InputError, match="10 test cases belong to patients") as caught:
         evaluate(study, data=study / "data.csv", train=study / "data.csv")
     assert "secret" not in str(caught.value)
+
+
+def test_cases_without_patients_are_not_said_to_be_strangers(study, write_csv):
+    rows = [(f"t{k}", f"pred/c{k}.nii.gz", f"ref/c{k}.nii.gz", "p" * (k > 0)) for k in range(3)]
+    header = ("case", "image", "label", "patient_id")
+    train = write_csv(study / "train.csv", header, rows)
+    with pytest.raises(InputError, match="1 training cases name no patient, for example t0"):
+        evaluate(study, data=study / "data.csv", train=train)
 
 
 def test_a_reference_without_prediction_is_refused(study):
