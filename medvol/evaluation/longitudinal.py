@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from medvol.core.errors import ConfigError, InputError, MissingInputError
 from medvol.core.files import write_text
 from medvol.evaluation.pairing import MaskFiles
+from medvol.evaluation.rows import read_table
 from medvol.evaluation.runs import write_run
 from medvol.evaluation.segmentation import read_masks
 from medvol.metrics.lesions import components
@@ -23,6 +24,7 @@ from medvol.metrics.result import Fields
 
 _MM3_PER_ML = 1000.0
 _COLUMNS = ("case", "baseline", "followup")
+_KINDS = ("", "follow", "followup", "follow-up", "retest")
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ def follow_pairs(
 
     Args:
         pairs: CSV with columns ``case``, ``baseline``, ``followup`` (label maps on one grid, that
-            is, registered) and optionally ``kind``; rows of kind ``retest`` are repeats without
-            true change, from which the repeatability limit is measured.
+            is, registered) and optionally ``kind``: ``follow`` (or empty), or ``retest``, repeats
+            without true change, from whose matched lesions the repeatability limit is measured.
         output: Folder to write.
         repeatability_percent: The limit, where it was measured elsewhere.
 
@@ -69,8 +71,8 @@ def follow_pairs(
         The rows as JSON values.
     """
     rows = _read_pairs(pairs)
-    retests = [row for row in rows if row.get("kind") == "retest"]
-    followed = [row for row in rows if row.get("kind") != "retest"]
+    retests = [row for row in rows if row["kind"] == "retest"]
+    followed = [row for row in rows if row["kind"] != "retest"]
     limit = _limit(pairs, retests, repeatability_percent)
     changes: list[LesionChange] = []
     for row in followed:
@@ -200,11 +202,14 @@ def _limit(
         return 1 / (1 + percent / 100), 1 + percent / 100
     if not retests:
         return None
-    volumes = []
+    found: list[LesionChange] = []
     for row in retests:
         files = MaskFiles(row["case"], Path(row["followup"]), Path(row["baseline"]))
-        second, first, _ = read_masks(files, None)
-        volumes.append((np.count_nonzero(first), np.count_nonzero(second)))
+        second, first, spacing = read_masks(files, None)
+        found += follow(row["case"], first, second, spacing)
+    # Of single lesions, as they are judged: the volume of all together varies less than theirs.
+    volumes = [(one.baseline_ml, one.followup_ml) for one in found]
+    volumes = [pair for pair in volumes if min(pair) > 0] or [(0.0, 0.0)]
     try:
         return repeatability_limit(*zip(*volumes, strict=True))
     except ConfigError as error:
@@ -212,21 +217,22 @@ def _limit(
 
 
 def _read_pairs(path: Path) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise MissingInputError(f"{path}: no such file")
-    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-    missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    header, rows = read_table(path)
+    missing = [name for name in _COLUMNS if name not in header]
     if missing:
         raise InputError(f"{path}: has no column {missing[0]!r}; needed: {', '.join(_COLUMNS)}")
-    rows = [{k: (v or "").strip() for k, v in row.items() if k} for row in reader]
-    for row in rows:
+    for line, row in enumerate(rows, start=2):
+        row["kind"] = row.get("kind", "").lower()
+        if row["kind"] not in _KINDS:
+            raise InputError(f"{path}: line {line}: kind {row['kind']!r} is neither retest nor "
+                             "follow")  # fmt: skip
         for name in ("baseline", "followup"):
+            if not row[name]:
+                raise InputError(f"{path}: line {line}: {name} is empty")
             file = path.parent / row[name]
             if not file.exists():
                 raise MissingInputError(f"{path}: case {row['case']!r}: {file} does not exist")
             row[name] = str(file)
-    if not rows:
-        raise MissingInputError(f"{path}: holds no row")
     return rows
 
 

@@ -104,3 +104,31 @@ def test_a_missing_file_or_column_is_named(tmp_path, write_csv):
     path = write_csv(tmp_path / "p.csv", ("case", "baseline", "followup"), [("a", "b", "c")])
     with pytest.raises(MissingInputError, match="case 'a'"):
         follow_pairs(path, tmp_path)
+    path = write_csv(tmp_path / "p.csv", ("case", "baseline", "followup"), [("a", "", "c")])
+    with pytest.raises(InputError, match="line 2: baseline is empty"):
+        follow_pairs(path, tmp_path)
+
+
+def test_a_misspelt_kind_is_refused_and_not_followed(tmp_path, save_mask, write_csv):
+    path = pairs_csv(tmp_path, save_mask, write_csv)
+    text = path.read_text()
+    path.write_text(text.replace("retest", "Retest"))
+    assert [row["case"] for row in follow_pairs(path, tmp_path / "out")] == ["case1"]
+    path.write_text(text.replace("retest", "re-test"))
+    with pytest.raises(InputError, match="line 2: kind 're-test' is neither"):
+        follow_pairs(path, tmp_path / "out")
+
+
+def test_the_limit_is_that_of_single_lesions_as_they_are_judged(tmp_path, save_mask, write_csv):
+    # A border that wanders between two structures: each varies, their sum does not.
+    rows = []
+    for k, at in enumerate((8, 9, 10, 11, 12, 9, 11, 10)):
+        for name, edge in (("a", 10), ("b", at)):
+            labels = np.zeros((20, 6, 6), np.uint8)
+            labels[:edge], labels[edge:] = 1, 2
+            save_mask(tmp_path / f"{k}{name}.nii", labels)
+        rows += [(f"{kind}{k}", f"{k}a.nii", f"{k}b.nii", kind) for kind in ("retest", "follow")]
+    path = write_csv(tmp_path / "p.csv", ("case", "baseline", "followup", "kind"), rows)
+    found = follow_pairs(path, tmp_path / "out")
+    assert len(found) == 16
+    assert {row["status"] for row in found} == {"stable"}
