@@ -89,9 +89,10 @@ def _save(new: Path, target: Path, network: Bundle | None, as_json: bool) -> Non
 
 
 def _scores(path: Path) -> list[Score]:
+    from medvol.evaluation.rows import read_text
     from medvol.metrics import scores_from_csv
 
-    return scores_from_csv(path.read_text(encoding="utf-8"), str(path))
+    return scores_from_csv(read_text(path), str(path))
 
 
 def _print(rows: Sequence[DriftRow], output: Path | None, as_json: bool) -> None:

@@ -202,7 +202,10 @@ def _longitudinal(pairs: Path, output: Path, repeatability: float | None, as_jso
         print(f"{row['case']:16}  label {row['label']}  lesion {row['lesion']}  {row['status']:9} "
               f"{row['baseline_ml']:.3f} -> {row['followup_ml']:.3f} ml  {text}  "
               f"{row['n_baseline']} -> {row['n_followup']} components")  # fmt: skip
-    limits = rows[0].get("limits_percent") if rows else None
+    if not rows:
+        print(f"no lesion at either time\ntables: {output}")
+        return
+    limits = rows[0].get("limits_percent")
     said = "none: give --repeatability, or rows of kind retest" if limits is None else (
         f"{limits[0]:.0f}% to +{limits[1]:.0f}%")  # fmt: skip
     print(f"repeatability limit: {said}\ntables: {output}")

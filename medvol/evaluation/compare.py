@@ -16,6 +16,7 @@ from medvol.core.errors import InputError, MissingInputError
 from medvol.evaluation.cases import CaseInfo, from_manifest, from_names
 from medvol.evaluation.classification import first_of_each
 from medvol.evaluation.predictions import Predictions, read_predictions
+from medvol.evaluation.rows import read_table
 from medvol.evaluation.summary import BootstrapPlan
 from medvol.metrics import (
     AucInterval,
@@ -93,7 +94,7 @@ def compare(
     plan = plan or BootstrapPlan()
     known = _known(data)
     paths = [_scores_file(path) for path in (first, second)]
-    headers = [_header(path) for path in paths]
+    headers = [read_table(path)[0] for path in paths]
     if all({"metric", "value", "case"} <= set(header) for header in headers):
         tables = [scores_from_csv(p.read_text(encoding="utf-8"), str(p)) for p in paths]
         _require_same_cases(paths, [{row.case for row in table} for table in tables])
@@ -281,11 +282,6 @@ def _scores_file(path: Path) -> Path:
         if file.is_file():
             return file
     raise MissingInputError(f"{path}: holds neither scores.csv nor predictions.csv")
-
-
-def _header(path: Path) -> list[str]:
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        return next(csv.reader(handle), [])
 
 
 def _require_same_cases(paths: Sequence[Path], cases: Sequence[set[str]]) -> None:

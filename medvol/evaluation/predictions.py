@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medvol.core.errors import InputError, LabelError, MissingInputError, NonFiniteError
+from medvol.core.errors import InputError, LabelError, NonFiniteError
 from medvol.evaluation.cases import CaseInfo
+from medvol.evaluation.rows import read_table
 
 _CASE = ("case", "case_id", "id", "file", "image")
 _TRUTH = ("truth", "y", "y_true", "target", "class", "label", "category")
@@ -110,7 +109,7 @@ def read_predictions(
         InputError: Naming the file, the line and the fault.
     """
     path = Path(path)
-    header, rows = _rows(path)
+    header, rows = read_table(path)
     case_column = _first(header, _CASE)
     if case_column is None:
         raise InputError(f"{path}: has no column 'case'")
@@ -134,22 +133,6 @@ def read_predictions(
     used = {case_column, truth_column, *_score_columns(header), *classes}
     infos = tuple(_info(row, case_column, used, cohort, known or {}) for row in rows)
     return Predictions(str(path), infos, classes, numbers, prob, logits, is_single)
-
-
-def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    if not path.is_file():
-        raise MissingInputError(f"{path}: no such file")
-    try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
-        rows = [
-            {k.strip(): (v or "").strip() for k, v in row.items() if isinstance(k, str)}
-            for row in reader
-        ]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: is no CSV file: {error}") from error
-    if not rows:
-        raise MissingInputError(f"{path}: holds no row")
-    return [name.strip() for name in reader.fieldnames or ()], rows
 
 
 def _first(header: Sequence[str], names: Sequence[str]) -> str | None:

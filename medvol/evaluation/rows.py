@@ -45,6 +45,28 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     return found
 
 
+def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Column names and rows of a CSV file that a user wrote, without blanks around the texts.
+
+    Raises:
+        MissingInputError: If there is no such file or no row in it.
+        InputError: If it is no CSV file.
+    """
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such file")
+    try:
+        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
+        rows = [
+            {k.strip(): (v or "").strip() for k, v in row.items() if isinstance(k, str)}
+            for row in reader
+        ]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: is no CSV file: {error}") from error
+    if not rows:
+        raise MissingInputError(f"{path}: holds no row")
+    return [name.strip() for name in reader.fieldnames or ()], rows
+
+
 def read_json(path: Path) -> Any:
     """A JSON file.
 

@@ -14,6 +14,7 @@ from medvol.core.errors import InputError, MissingInputError
 from medvol.core.files import sha256_file, write_json
 
 _FORMAT = 1
+_PARTS = {"command": str, "options": dict, "inputs": dict, "outputs": dict, "versions": dict}
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "nibabel", "SimpleITK")
 
 
@@ -79,6 +80,8 @@ def load_run(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: is no JSON: {error}") from error
     if not isinstance(run, dict) or run.get("medvol_run") != _FORMAT:
         raise InputError(f"{path}: is no run.json of this version of medvol")
+    if missing := [name for name in _PARTS if not isinstance(run.get(name), _PARTS[name])]:
+        raise InputError(f"{path}: is damaged: {missing[0]!r} is missing or of another kind")
     folder = path.parent.absolute()
     run["options"] = {k: _absolute(v, folder) for k, v in run["options"].items()}
     return run

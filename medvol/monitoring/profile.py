@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medvol.core.errors import InputError, MissingInputError, NonFiniteError
+from medvol.core.errors import InputError, NonFiniteError
+from medvol.evaluation.rows import read_table
 
 if TYPE_CHECKING:
     from medvol.bundle import Bundle
@@ -131,26 +132,17 @@ def profile_to_csv(profile: Profile) -> str:
 
 
 def _lists_images(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open(newline="", encoding="utf-8-sig") as handle:
-        return "image" in [name.strip().lower() for name in next(csv.reader(handle), [])]
+    return path.is_file() and "image" in [name.lower() for name in read_table(path)[0]]
 
 
 def _read_csv(path: Path) -> Profile:
-    if not path.is_file():
-        raise MissingInputError(f"{path}: no such file")
-    reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-    header = list(reader.fieldnames or ())
-    rows = list(reader)
-    if not rows:
-        raise MissingInputError(f"{path}: holds no row")
+    header, rows = read_table(path)
     columns = [name for name in header if name.lower() not in _IDENTIFIERS]
     named = next((name for name in header if name.lower() in _IDENTIFIERS), None)
     cases = tuple(row[named] if named else str(k) for k, row in enumerate(rows))
     try:
         table = np.array([[float(row[name]) for name in columns] for row in rows])
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{path}: a profile holds numbers only: {error}") from None
     if not np.isfinite(table).all():
         line, column = np.argwhere(~np.isfinite(table))[0]

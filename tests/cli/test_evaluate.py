@@ -141,3 +141,26 @@ def test_what_cannot_be_meant_is_refused_in_one_line(folder, capsys, option, sai
     code, out, err = run(capsys, "evaluate", *masks, "-o", folder / "out", *option)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", "BAD", "test.csv"),
+        ("calibrate", "--validation", "BAD", "--test", "test.csv"),
+        ("drift", "BAD", "--reference", "test.csv"),
+        ("drift", "test.csv", "--reference", "test.csv", "--scores", "none.csv",
+         "--reference-scores", "none.csv"),
+        ("evaluate", "--scores", "BAD", "-o", "out"),
+        ("evaluate", "--longitudinal", "BAD", "-o", "out"),
+        ("evaluate", "--rerun", "run.json"),
+        ("report", "."),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_refused_in_one_line(folder, capsys, monkeypatch, arguments):
+    monkeypatch.chdir(folder)
+    (folder / "BAD").write_bytes(b"\xff\xfe\x00\x81 no text")
+    (folder / "run.json").write_text('{"medvol_run": 1}')
+    code, out, err = run(capsys, *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert any(name in err for name in ("BAD", "none.csv", "run.json"))
