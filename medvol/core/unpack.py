@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import lzma
 import os
@@ -16,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from medvol.core.errors import MissingInputError, OutputError, UnsafeFileError
+from medvol.core.errors import MedvolError, MissingInputError, OutputError, UnsafeFileError
 
 _CHUNK = 1 << 20
 _MAX_NAME = 255
 _MAX_TAIL = 64 << 20
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zipfile.LargeZipFile, EOFError, zlib.error,
-           lzma.LZMAError, gzip.BadGzipFile)  # fmt: skip
+           lzma.LZMAError, gzip.BadGzipFile, ValueError)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -68,14 +69,16 @@ def unpack(
     try:
         _extract(archive, scratch, limits)
         _move_all(scratch, into)
+    except MedvolError:
+        raise
     except (RuntimeError, NotImplementedError) as error:
         raise UnsafeFileError(f"{archive}: is encrypted, or packed by a method that is not "
                               "supported") from error  # fmt: skip
     except _DAMAGE as error:
         raise UnsafeFileError(f"{archive}: is not a whole archive: {error}") from error
     except OSError as error:
-        if isinstance(error, OutputError):
-            raise
+        if error.errno == errno.EINVAL:  # its directory points before its first byte
+            raise UnsafeFileError(f"{archive}: is not a whole archive: {error}") from error
         raise OutputError(f"{into}: cannot unpack {archive.name}: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

@@ -77,8 +77,15 @@ def make_zip(path, name="x.txt", content=b"hello" * 10, patches=(), method=zipfi
 
 def spoiled(path, at, junk=b"\xff" * 100):
     raw = bytearray(path.read_bytes())
-    raw[at : at + len(junk)] = junk
+    raw[at : at + len(junk) or None] = junk
     path.write_bytes(raw)
+    return path
+
+
+def replaced(path, old, new):
+    raw = path.read_bytes()
+    assert old in raw
+    path.write_bytes(raw.replace(old, new))
     return path
 
 
@@ -106,6 +113,10 @@ ODD = {
     "the folder itself": (lambda at: make_zip(at / "b.zip", name="."), "no usable"),
     "backslashes that climb": (lambda at: make_zip(at / "b.zip", name="..\\..\\evil"), "outside"),
     "a drive": (lambda at: make_zip(at / "b.zip", name="C:\\evil"), "outside"),
+    "a name in no UTF-8": (lambda at: replaced(make_zip(at / "b.zip", name="caf\xe9"),
+                                               "\xe9".encode(), b"\xff\xfe"), "whole archive"),
+    "a directory beyond the end": (lambda at: spoiled(make_zip(at / "b.zip"), -6,
+                                                      b"\x40\x42\x0f\0"), "whole archive"),
     "a web page": (lambda at: spoiled(make_zip(at / "b.zip"), 0, b"<html>" * 60), "whole archive"),
 }  # fmt: skip
 
