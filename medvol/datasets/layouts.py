@@ -137,7 +137,7 @@ def parse_labels(
         labels = {str(value): name for value, name in enumerate(labels)}
     if not isinstance(labels, dict):
         raise InputError(f"{path}: 'labels' is no table of values and names")
-    if all(re.fullmatch(r"-?\d+", str(key)) for key in labels):
+    if all(re.fullmatch(r"-?\d{1,9}", str(key)) for key in labels):
         table = {int(value): str(name) for value, name in labels.items()}
         return {v: n for v, n in table.items() if v > 0}, {}, None
     single, regions, ignore = {}, {}, None
@@ -145,6 +145,8 @@ def parse_labels(
         values = [
             _label_value(path, name, v) for v in (value if isinstance(value, list) else [value])
         ]
+        if not values:
+            raise InputError(f"{path}: label {name!r} has no value")
         if name == "ignore":
             ignore = values[0]
         elif len(values) > 1:
@@ -174,7 +176,8 @@ def _region_labels(
     if order is None or not regions:
         return ()
     known = {value for members in regions.values() for value in members}
-    if not isinstance(order, list) or len(order) != len(regions) or not set(order) <= known:
+    is_order = isinstance(order, list) and len(order) == len(regions)
+    if not is_order or not all(type(value) is int and value in known for value in order):
         raise InputError(
             f"{path}: 'regions_class_order' is {order!r}; it must name one label value for each "
             f"of the {len(regions)} regions"
@@ -311,11 +314,11 @@ def _belongs(mask: dict[str, str], image: dict[str, str]) -> bool:
 
 def _bids_labels(root: Path) -> dict[int, str]:
     for table in sorted(root.rglob("*dseg.tsv")):
-        rows = [line.split("\t") for line in table.read_text("utf-8-sig").splitlines() if line]
-        if len(rows) > 1 and {"index", "name"} <= set(rows[0]):
-            index, name = rows[0].index("index"), rows[0].index("name")
-            try:
+        try:
+            rows = [line.split("\t") for line in table.read_text("utf-8-sig").splitlines() if line]
+            if len(rows) > 1 and {"index", "name"} <= set(rows[0]):
+                index, name = rows[0].index("index"), rows[0].index("name")
                 return {int(row[index]): row[name] for row in rows[1:] if int(row[index]) > 0}
-            except (ValueError, IndexError) as error:
-                raise InputError(f"{table}: is no valid table of labels: {error}") from error
+        except (OSError, ValueError, IndexError) as error:
+            raise InputError(f"{table}: is no valid table of labels: {error}") from error
     return {}

@@ -10,11 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from medvol.core.errors import InputError, LabelError, MissingInputError
+from medvol.core.errors import InputError, LabelError, MedvolError, MissingInputError
 from medvol.core.files import sha256_file, write_json
 from medvol.io.door import shown
 
 _VERSION = 1
+_SPLITS = ("train", "validation", "test")
 _TEXT_FIELDS = ("patient", "study", "split", "site", "sex")
 
 
@@ -213,11 +214,13 @@ def manifest_from_json(path: Path, content: dict[str, Any]) -> Manifest:
             labels={int(value): str(name) for value, name in content["labels"].items()},
             regions={n: tuple(int(v) for v in r) for n, r in content["regions"].items()},
             region_labels=tuple(int(v) for v in content.get("region_labels", ())),
-            ignore_label=content["ignore_label"],
-            channels=tuple(content["channels"]),
+            ignore_label=None if content["ignore_label"] is None else int(content["ignore_label"]),
+            channels=tuple(str(name) for name in list(content["channels"])),
             licence=content.get("licence", ""),
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except MedvolError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path}: is no valid manifest: {error!r}") from error
 
 
@@ -241,12 +244,17 @@ def guess_modality(channel: str) -> str | None:
 
 
 def _case_from_json(root: Path, row: dict[str, Any]) -> Case:
+    images, split, fold = row["images"], row.get("split"), row.get("fold")
+    if not isinstance(images, list) or not images:
+        raise ValueError(f"case {row['case']!r} has no list of images")
+    if split not in (None, *_SPLITS) or not (fold is None or (type(fold) is int and fold >= 0)):
+        raise ValueError(f"case {row['case']!r} has the split {split!r} and the fold {fold!r}")
     return Case(
         case=str(row["case"]),
-        images=tuple(_absolute(root, item) for item in row["images"]),
+        images=tuple(_absolute(root, item) for item in images),
         label=_absolute(root, row["label"]) if "label" in row else None,
         category=row.get("class"),
-        fold=row.get("fold"),
+        fold=fold,
         extra=row.get("extra", {}),
         **{name: row.get(name) for name in _TEXT_FIELDS},
     )
@@ -268,6 +276,24 @@ def _require_usable(root: Path, cases: tuple[Case, ...]) -> None:
             raise InputError(f"{root}: case {case.case!r} names its image as its label too")
 
 
+def require_apart(manifest: Manifest) -> None:
+    """Refuse one image as two cases, unless two readers drew it for the same side of a split.
+
+    Raises:
+        InputError: Naming the two cases.
+    """
+    seen: dict[tuple[Path, ...], Case] = {}
+    for case in manifest.cases:
+        other = seen.setdefault(case.images, case)
+        if other is case:
+            continue
+        pair = f"{manifest.root}: cases {other.case!r} and {case.case!r}"
+        if (case.split or "train", case.fold) != (other.split or "train", other.fold):
+            raise InputError(f"{pair} are the same image in both of two splits: a leak")
+        if (case.label, case.category) == (other.label, other.category):
+            raise InputError(f"{pair} are a duplicate: the same image and label")
+
+
 def require_files(cases: tuple[Case, ...]) -> None:
     """Refuse the first case of which a file does not exist.
 
@@ -278,9 +304,9 @@ def require_files(cases: tuple[Case, ...]) -> None:
         if not case.images:
             raise MissingInputError(f"case {case.case!r} has no image")
         for path in case.images:
-            if not path.exists():
+            if not os.path.exists(path):
                 raise MissingInputError(f"{shown(path)}: no such image (case {case.case!r})")
-        if case.label is not None and not case.label.exists():
+        if case.label is not None and not os.path.exists(case.label):
             raise MissingInputError(f"{shown(case.label)}: no such label (case {case.case!r})")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from medvol.core.errors import InputError, MedvolError, MissingInputError
 from medvol.datasets.folders import is_class_tree, read_class_tree, read_plain_folder
 from medvol.datasets.layouts import read_bids, read_json_datalist, read_nnunet
-from medvol.datasets.manifest import Manifest, manifest_from_json, require_files
+from medvol.datasets.manifest import Manifest, manifest_from_json, require_apart, require_files
 from medvol.datasets.tables import read_csv_datalist
 
 _CSV_NAMES = ("dataset.csv", "datalist.csv", "labels.csv", "manifest.csv", "index.csv")
@@ -34,17 +34,19 @@ def read_dataset(path: str | os.PathLike[str], *, strict: bool = True) -> Manife
 
     Raises:
         MissingInputError: If the folder, an image or a label does not exist, or nothing is found.
-        InputError: If the index is malformed or names a case twice.
+        InputError: If the index is malformed, or names a case or an image twice.
     """
     path = Path(os.path.abspath(path))
     if not path.is_file():
         manifest = _read_folder(path)
+        require_apart(manifest)
         if strict:
             require_files(manifest.cases)
         return manifest
     manifest = _read_file(path)
-    if strict:
-        with _naming(path):
+    with _naming(path):
+        require_apart(manifest)
+        if strict:
             require_files(manifest.cases)
     return manifest
 
@@ -117,5 +119,5 @@ def _load_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         raise InputError(f"{path}: is no valid JSON: {error}") from error

@@ -137,11 +137,11 @@ def _path_of(table: Path, item: Any) -> Path:
     if not isinstance(item, str):
         raise InputError(f"{table}: {item!r} is no path")
     path = Path(os.path.abspath(table.parent / item.replace("\\", "/")))
-    if path.exists():
+    if os.path.exists(path):  # False too for what no file system could hold
         return path
     for suffix in VOLUME_SUFFIXES:  # nnU-Net version 1 lists X.nii.gz, the disk has X_0000.nii.gz
         other = path.with_name(f"{path.name.removesuffix(suffix)}_0000{suffix}")
-        if path.name.endswith(suffix) and other.exists():
+        if path.name.endswith(suffix) and os.path.exists(other):
             return other
     return path
 

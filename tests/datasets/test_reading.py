@@ -180,6 +180,11 @@ def test_manifest_comes_back_the_same_and_names_no_absolute_path(touch, write_in
     assert (again.labels, again.channels) == (found.labels, found.channels)
 
 
+MANIFEST = {"medvol_manifest": 1, "name": "x", "labels": {}, "regions": {}, "ignore_label": None,
+            "channels": [], "cases": [{"case": "a", "images": ["a.nii"]}]}  # fmt: skip
+LISTED = {"a": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}
+
+
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
@@ -204,6 +209,25 @@ def test_manifest_comes_back_the_same_and_names_no_absolute_path(touch, write_in
         ({**MSD, "labels": 3}, "'labels'"),
         ({**MSD, "labels": {"a": 1, "b": 1}}, "two names"),
         ({**MSD, "labels": {"a": 1.5}}, "no integer"),
+        ({**MSD, "labels": {"a": []}}, "'a' has no value"),
+        ({**MSD, "labels": {"1" * 5000: "a"}}, "no integer"),
+        ('{"training": [], "x": ' + "1" * 5000 + "}", "no valid JSON"),
+        ({**MSD, "training": [{"image": "a" * 300 + ".nii.gz"}]}, "no such image"),
+        (
+            {
+                **NNUNET,
+                "channel_names": {"0": "CT"},
+                "labels": {"w": [1, 2]},
+                "regions_class_order": [[1]],
+                "dataset": LISTED,
+            },
+            "regions_class_order",
+        ),
+        ({**MANIFEST, "labels": {"abc": "liver"}}, "no valid manifest"),
+        ({**MANIFEST, "ignore_label": "x"}, "no valid manifest"),
+        ({**MANIFEST, "cases": [{"case": "a", "images": "a.nii"}]}, "no list of images"),
+        ({**MANIFEST, "cases": [{"case": "a", "images": ["a.nii"], "split": "Test"}]}, "'Test'"),
+        ({**MANIFEST, "cases": [{"case": "a", "images": ["a.nii"], "fold": "1"}]}, "fold '1'"),
         ({**MSD, "modality": {"x": "CT"}}, "channel keys"),
         ({**NNUNET, "labels": {}}, "no such folder|no image"),
         ({"medvol_manifest": 9}, "version 9"),
@@ -239,6 +263,36 @@ def test_malformed_csv_is_refused_in_one_line(touch, write_index, text, fault):
     touch("x.png", "y.png")
     with pytest.raises(InputError, match=fault):
         read_dataset(write_index(text, "labels.csv"))
+
+
+@pytest.mark.parametrize(
+    ("second", "fault"),
+    [
+        ({"label": "la.png", "fold": 1}, "leak"),
+        ({"label": "lb.png", "split": "test"}, "leak"),
+        ({"label": "./la.png", "fold": 0}, "duplicate"),
+        ({"label": "lb.png", "fold": 0}, None),
+    ],
+)
+def test_an_image_under_two_names_is_refused_unless_two_readers_drew_it(
+    touch, write_index, second, fault
+):
+    touch("x.png", "la.png", "lb.png")
+    first = {"case": "a", "image": "x.png", "label": "la.png", "fold": 0}
+    path = write_index({"training": [first, {"case": "b", "image": "./x.png", **second}]})
+    if fault is None:
+        assert len(read_dataset(path).cases) == 2
+        return
+    with pytest.raises(InputError, match=rf"'a' and 'b' .*{fault}"):
+        read_dataset(path)
+
+
+def test_a_bids_table_of_labels_that_is_no_text_is_refused(touch, write_index, tmp_path):
+    touch("sub-1/sub-1_T1w.nii.gz")
+    write_index({}, "dataset_description.json")
+    (tmp_path / "x_dseg.tsv").write_bytes(b"index\tname\n1\t\xff\xfe\n")
+    with pytest.raises(InputError, match=r"x_dseg\.tsv: is no valid table"):
+        read_dataset(tmp_path)
 
 
 def test_missing_empty_and_useless_folders_are_refused(tmp_path, touch):
