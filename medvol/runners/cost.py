@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import zlib
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from monai.data.utils import compute_shape_offset, zoom_affine
 
 from medvol.core.errors import ConfigError, InputError
 from medvol.core.geometry import Geometry
+from medvol.datasets.listing import is_dicom_file
 from medvol.inferers import (
     Job,
     Plan,
@@ -58,7 +61,7 @@ def read_geometry(path: str) -> Geometry | None:
 
         try:
             image: Any = nib.load(path)
-        except (ImageFileError, OSError, ValueError, EOFError) as error:
+        except (ImageFileError, OSError, ValueError, EOFError, zlib.error) as error:
             raise InputError(f"{path}: is no readable NIfTI file: {error}") from error
         shape = (*image.shape, 1, 1, 1)[:3]
         return Geometry((shape[0], shape[1], shape[2]), np.asarray(image.affine, np.float64))
@@ -196,19 +199,30 @@ def _itk_geometry(path: str) -> Geometry:
 
 
 def _dicom_geometry(folder: Path) -> Geometry | None:
-    """Size and spacing of a series from two of its headers, enough for a plan."""
+    """Size and spacing of a folder's longest series from its headers, enough for a plan."""
     import pydicom
     from pydicom.errors import InvalidDicomError
 
     tags = ["Rows", "Columns", "PixelSpacing", "SliceThickness", "NumberOfFrames",
-            "SpacingBetweenSlices"]  # fmt: skip
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+            "SpacingBetweenSlices", "SeriesInstanceUID", "ImagePositionPatient"]  # fmt: skip
+    series: dict[str, list[Any]] = defaultdict(list)
     try:
-        header = pydicom.dcmread(files[0], stop_before_pixels=True, specific_tags=tags)
-        rows, columns = int(header.Rows), int(header.Columns)
-        step = header.get("SpacingBetweenSlices") or header.get("SliceThickness")
-        spacing = [float(header.PixelSpacing[1]), float(header.PixelSpacing[0]), float(step)]
-    except (InvalidDicomError, AttributeError, IndexError, TypeError, ValueError):
+        for path in sorted(p for p in folder.iterdir() if is_dicom_file(p)):
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+            series[str(header.get("SeriesInstanceUID"))].append(header)
+        return _series_geometry(max(series.values(), key=len))
+    except (InvalidDicomError, AttributeError, IndexError, TypeError, ValueError, OSError,
+            EOFError, NotImplementedError):  # fmt: skip
         return None  # the reader will name the fault
-    slices = int(header.get("NumberOfFrames") or len(files))
-    return Geometry((columns, rows, slices), np.diag([*spacing, 1.0]))
+
+
+def _series_geometry(headers: Sequence[Any]) -> Geometry:
+    first = headers[0]
+    places = {tuple(float(v) for v in h.get("ImagePositionPatient") or ()) for h in headers}
+    slices = int(first.get("NumberOfFrames") or len(places - {()}) or len(headers))
+    step = first.get("SpacingBetweenSlices") or first.get("SliceThickness")
+    if slices == len(places) > 1:  # a slice may be thicker or thinner than the step to the next
+        low, high = np.min(list(places), axis=0), np.max(list(places), axis=0)
+        step = np.linalg.norm(high - low) / (slices - 1)
+    spacing = [float(first.PixelSpacing[1]), float(first.PixelSpacing[0]), float(step)]
+    return Geometry((int(first.Columns), int(first.Rows), slices), np.diag([*spacing, 1.0]))
