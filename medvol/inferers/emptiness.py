@@ -32,21 +32,20 @@ def body_box(image: torch.Tensor, background: float, least: Sequence[int]) -> Bo
 
 
 def outside_values(
-    channels: int, activation: Activation | None, like: torch.Tensor
+    channels: int, like: torch.Tensor, *, activation: Activation, is_probability: bool
 ) -> torch.Tensor:
     """What a network that knows of nothing but background would say, one value per channel.
 
     Args:
         channels: Number of output channels.
-        activation: The activation that follows; None if outputs are probabilities.
         like: Gives type and device.
+        activation: With ``softmax`` channel 0 is background; with ``sigmoid`` none is.
+        is_probability: Whether the activation lies behind the outputs, or still follows.
     """
     values = like.new_zeros(channels)
-    if activation is None:
-        values[0] = 1.0 if channels > 1 else 0.0
-    elif activation == "softmax" and channels > 1:
-        values[0] = _NEVER
-    elif activation == "sigmoid":
+    if activation == "softmax" and channels > 1:
+        values[0] = 1.0 if is_probability else _NEVER
+    elif activation == "sigmoid" and not is_probability:
         values -= _NEVER
     return values
 

@@ -149,10 +149,15 @@ class SlabWriter:
     """Receives finished planes of the network's grid and fills a label map on the source grid."""
 
     def __init__(
-        self, grid_map: GridMap, axis: int, decision: Decision, out: NDArray[np.uint8]
+        self,
+        grid_map: GridMap,
+        axis: int,
+        decision: Decision,
+        out: NDArray[np.uint8],
+        activation: Activation = "softmax",
     ) -> None:
         across = [a for a in range(3) if a != axis]
-        self.decision = decision
+        self.decision, self.activation = decision, activation
         along = grid_map.weights(axis)
         self.along = np.eye(grid_map.network_size[axis]) if along is None else along
         used = self.along != 0
@@ -170,7 +175,11 @@ class SlabWriter:
         """
         channels, count = sums.shape[:2]
         self.decision.check(channels)
-        fill_unseen(sums, share, outside_values(channels, self.decision.activation, sums))
+        outside = outside_values(
+            channels, sums, activation=self.activation,
+            is_probability=self.decision.activation is None,
+        )  # fmt: skip
+        fill_unseen(sums, share, outside)
         for index in range(count):
             plane = sums[:, index]
             plane.copy_(self.decision.activate(plane.div_(share[index])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from medvol.core.errors import ConfigError, GridMismatchError, InputError
 from medvol.core.geometry import Geometry
 from medvol.inferers.convolution import onednn_convolutions
-from medvol.inferers.emptiness import body_box
+from medvol.inferers.emptiness import body_box, outside_values
 from medvol.inferers.mirrors import Mirrors, averaged
 from medvol.inferers.slabs import Decision, GridMap, LayerRun, SlabWriter, slab_axis, stitch_slabs
 from medvol.inferers.stitching import Network, Stitcher, WindowSource, padded
@@ -65,6 +66,10 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         amp: Half precision on CUDA, bfloat16 where the device has it; the CPU ignores it.
         scratch_dir: Blend in a file of this folder, mapped into memory, instead of in memory.
 
+    Attributes:
+        sees_probabilities: Set it where networks return probabilities and not what ``activation``
+            is still to be applied to.
+
     Raises:
         ConfigError: If an argument is out of range.
         PolicyError: If the anatomy or a label forbids a mirror.
@@ -112,6 +117,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         self.returns = returns
         self.background, self.overlap_slack = background, float(overlap_slack)
         self.amp, self.scratch_dir = amp, scratch_dir
+        self.sees_probabilities = False
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> Any:
         """Predict ``inputs`` (B, C, spatial...) window by window and blend.
@@ -159,9 +165,12 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         for some, out in source.predict(places, predictor, to=stitch_on, shown=self.progress):
             if not stitcher.add(some, out):
                 return super().__call__(inputs, network, *args, **kwargs)
-        activation = None if self.mirrors else self.activation
-        stitcher.finish(activation)
-        return stitcher.result(inputs, box, activation)
+        outside = partial(
+            outside_values, activation=self.activation,
+            is_probability=self.mirrors is not None or self.sees_probabilities,
+        )  # fmt: skip
+        stitcher.finish(outside)
+        return stitcher.result(inputs, box, outside)
 
     def label_map(
         self,
@@ -198,7 +207,8 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         labels[:] = 0
         stitch_on = torch.device(self.device or inputs.device)
         axis, skips = slab_axis(windows.grid), self.background is not None
-        writer = SlabWriter(_map_to(source, inputs, box, anti_alias), axis, decision, labels)
+        grid_map = _map_to(source, inputs, box, anti_alias)
+        writer = SlabWriter(grid_map, axis, decision, labels, self.activation)
         run = LayerRun(windows, network, stitch_on)
         with torch.no_grad(), onednn_convolutions():
             weight = self._weight(windows, stitch_on)

@@ -16,12 +16,13 @@ from monai.inferers.utils import _flatten_struct, _pack_struct
 from monai.utils.type_conversion import convert_to_dst_type
 
 from medvol.inferers.channels_last import channels_first
-from medvol.inferers.emptiness import fill_unseen, is_empty, outside_values
+from medvol.inferers.emptiness import fill_unseen, is_empty
 from medvol.inferers.windows import Box, WindowGrid
-from medvol.networks.ensemble import Activation
 
 Place = tuple[int, Box]
 Network = Callable[..., Any]
+#: Output per channel where nothing is, from the number of channels and a tensor of their type.
+Outside = Callable[[int, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -138,33 +139,28 @@ class Stitcher:
             self.share[item][box].add_(self.weight)  # pyright: ignore[reportOptionalSubscript]
         return True
 
-    def finish(self, activation: Activation | None) -> None:
-        """Divide the sums by their weights; what no window covered becomes background.
-
-        Args:
-            activation: What follows, so that background can be said in its terms; None if the
-                sums hold probabilities.
-        """
+    def finish(self, outside: Outside) -> None:
+        """Divide the sums by their weights; what no window covered becomes ``outside``."""
         shares = self.share or [self.grid.weight_sum(self.weight)] * self.batch
         for total in self.sums:
-            outside = outside_values(total.shape[1], activation, total)
+            values = outside(total.shape[1], total)
             for item, share in enumerate(shares):
                 if self.share is not None:
-                    fill_unseen(total[item], share, outside)
+                    fill_unseen(total[item], share, values)
                 total[item].div_(share)
 
-    def result(self, like: torch.Tensor, box: Box | None, activation: Activation | None) -> Any:
+    def result(self, like: torch.Tensor, box: Box | None, outside: Outside) -> Any:
         """The blended outputs on the grid of ``like``, typed as ``like``.
 
         Args:
             like: The image batch as it came.
             box: Where in it the predicted image lies, if it was cropped.
-            activation: See ``finish``.
+            outside: See ``finish``.
         """
         inner = (slice(None), slice(None), *self.grid.inner)
         parts = [total[inner] for total in self.sums]
         if box is not None:
-            parts = [self._uncrop(part, like, box, activation) for part in parts]
+            parts = [self._uncrop(part, like, box, outside) for part in parts]
         target = like
         if isinstance(like, MetaTensor):
             target = MetaTensor([]).copy_meta_from(like, copy_attr=False)
@@ -172,11 +168,10 @@ class Stitcher:
         return convert_to_dst_type(out, target, device=self.weight.device)[0]
 
     def _uncrop(
-        self, part: torch.Tensor, like: torch.Tensor, box: Box, activation: Activation | None
+        self, part: torch.Tensor, like: torch.Tensor, box: Box, outside: Outside
     ) -> torch.Tensor:
         whole = part.new_empty((*part.shape[:2], *like.shape[2:]))
-        outside = outside_values(part.shape[1], activation, part)
-        whole[:] = outside.reshape(1, -1, *[1] * (part.ndim - 2))
+        whole[:] = outside(part.shape[1], part).reshape(1, -1, *[1] * (part.ndim - 2))
         whole[(slice(None), slice(None), *box)] = part
         return whole
 

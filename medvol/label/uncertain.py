@@ -67,7 +67,7 @@ def image_uncertainty(
     if mirrors is None and body_part:
         mirrors = Mirrors.parse(True, body_part, labels)
     if hasattr(blend, "mirrors"):
-        blend.mirrors = None
+        blend.mirrors, blend.sees_probabilities = None, True
     flips = mirrors.combinations(image) if mirrors else [()]
     activation = getattr(blend, "activation", "softmax")
     with torch.no_grad():

@@ -206,7 +206,7 @@ def _with_probabilities(
     image, kind = data["image"], inferer.activation
     flips = inferer.mirrors.combinations(image[None]) if inferer.mirrors else [()]
     inferer = copy.copy(inferer)  # the ladder's next rung needs the mirrors again
-    inferer.mirrors, members = None, session.members
+    inferer.mirrors, inferer.sees_probabilities, members = None, True, session.members
     found = predict_uncertain(inferer, image[None], members, activation=kind, flips=flips)
     parts = {"pred": found.probabilities[0]}
     if session.options.uncertainty:

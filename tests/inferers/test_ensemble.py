@@ -54,3 +54,16 @@ def test_mirror_images_are_members_too():
         want = (net(x).softmax(1) + net(x.flip(2)).flip(2).softmax(1)) / 2
     torch.testing.assert_close(found.probabilities, want)
     assert float(found.epistemic.max()) > 1e-3
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_what_is_declared_empty_has_probabilities_and_no_doubt(activation):
+    image = torch.zeros(1, 1, 24, 24, 24)
+    image[..., 8:14, 8:14, 8:14] = 1
+    inferer = SlidingWindowInferer((8, 8, 8), 2, 0.5, activation=activation, background=0.0)
+    inferer.sees_probabilities = True
+    found = predict_uncertain(inferer, image, [lambda x: torch.cat([x, -x], 1)],
+                              activation=activation)  # fmt: skip
+    corner = found.probabilities[0, :, 0, 0, 0].tolist()
+    assert corner == ([1, 0] if activation == "softmax" else [0, 0])
+    assert found.aleatoric[0, 0, 0, 0, 0] == found.epistemic[0, 0, 0, 0, 0] == 0

@@ -246,6 +246,26 @@ def test_declared_background_gives_the_same_labels_slab_by_slab():
     assert agreement(got, want) > 0.99  # one voxel beside the crop repeats its edge
 
 
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_mirrors_do_not_fill_the_far_outside_with_a_structure(activation):
+    image = MetaTensor(body(), affine=torch.eye(4, dtype=torch.float64))
+    far = torch.nn.functional.max_pool3d(body(), 19, 1, 9)[0, 0] == 0
+
+    def net(window):  # two structures, or background and one
+        return torch.cat([window * 3 - 0.5, -window - 1], 1)
+
+    inferer = SlidingWindowInferer(
+        (8, 8, 8), 2, 0.5, "gaussian", tta=[0], activation=activation, background=0.0
+    )
+    values = (1, 2) if activation == "sigmoid" else None
+    decision = Decision(activation, (0.5,) if values else None, values)
+    labels = inferer.label_map(image, net, Geometry((40, 36, 44), np.eye(4)), decision)
+    blended = inferer(image, net)
+    assert not labels[far.numpy()].any()
+    structures = blended.sigmoid() if activation == "sigmoid" else blended.softmax(1)[:, 1:]
+    assert structures[0, :, far].max() < 1e-6
+
+
 def test_an_image_of_nothing_but_background_is_background():
     image = MetaTensor(torch.zeros(1, 1, 20, 20, 20), affine=torch.eye(4, dtype=torch.float64))
     inferer = SlidingWindowInferer((8, 8, 8), 2, background=0.0)
