@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medvol.core import ConfigError, output_path
+from medvol.core import ConfigError, GridMismatchError, MissingInputError, output_path
 from medvol.explain.cam import Explainer
 from medvol.explain.capture import class_scores, undisturbed
 from medvol.explain.inferer import Method, make_explainer
@@ -85,6 +85,8 @@ def explain_files(
     Returns:
         The content of every ``explanation.json``.
     """
+    if wish.masks is not None and not any((wish.masks / path.name).is_file() for path in paths):
+        raise MissingInputError(f"{wish.masks}: holds no mask named like an image")
     rows, names = [], set()
     for path in paths:
         case = classifier.preprocessing({"image": str(path), "source": str(path)})
@@ -197,7 +199,11 @@ def _against_mask(
 
     if not (folder / path.name).is_file():
         return None
-    mask = np.asarray(read_image(folder / path.name).as_tensor())[0].reshape(unit.shape) > 0
+    found = np.asarray(read_image(folder / path.name).as_tensor())[0]
+    if found.size != unit.size or found.shape[: unit.ndim] != unit.shape:
+        raise GridMismatchError(f"{folder / path.name}: has shape {found.shape} but its image has "
+                                f"{unit.shape}")  # fmt: skip
+    mask = found.reshape(unit.shape) > 0
     if not mask.any():
         return None
     cell = [n / max(1, c) for n, c in zip(unit.shape, cells, strict=True)]

@@ -8,7 +8,7 @@ from monai.inferers import SimpleInferer
 from monai.networks.nets import DenseNet121, resnet10
 from monai.transforms import Compose, LoadImaged, Orientationd, ResizeWithPadOrCropd
 
-from medvol.core import ConfigError
+from medvol.core import ConfigError, GridMismatchError, MissingInputError
 from medvol.explain import (
     CAMInferer,
     Classifier,
@@ -44,7 +44,7 @@ def classifier(tiny):
 
 
 def test_map_raw_map_overlay_and_numbers_lie_on_the_images_grid(tmp_path, volume, tiny):
-    wish = Wish(layer="act", class_index=1, masks=tmp_path / "none")
+    wish = Wish(layer="act", class_index=1)
     (row,) = explain_files(classifier(tiny), [volume], tmp_path / "out", wish)
     folder = tmp_path / "out" / "case"
     assert json.loads((folder / "explanation.json").read_text()) == row
@@ -59,7 +59,7 @@ def test_map_raw_map_overlay_and_numbers_lie_on_the_images_grid(tmp_path, volume
     assert row["class"] == "b"
     assert row["layers"] == {"act": [6, 6, 6]}
     assert (folder / "overlay.png").stat().st_size > 0
-    assert row["mask"] is None
+    assert "mask" not in row
 
 
 def test_raw_map_covers_the_world_that_the_network_saw(tmp_path, volume, tiny):
@@ -87,6 +87,16 @@ def test_checks_and_masks_add_their_numbers(tmp_path, volume, tiny):
     assert 0 <= row["mask"]["energy_inside"] <= 1
     assert set(row["deletion"]) == {"area", "random"}
     assert row["randomisation"]["is_passed"] in (True, False, None)
+
+
+def test_masks_that_do_not_fit_are_refused_and_not_left_out(tmp_path, volume, tiny):
+    masks = tmp_path / "masks"
+    with pytest.raises(MissingInputError, match="holds no mask named like an image"):
+        explain_files(classifier(tiny), [volume], tmp_path / "out", Wish(masks=masks))
+    masks.mkdir()
+    write_nifti(masks / "case.nii.gz", np.ones((4, 5, 6), np.uint8), AFFINE)
+    with pytest.raises(GridMismatchError, match=r"case\.nii\.gz: has shape \(4, 5, 6\)"):
+        explain_files(classifier(tiny), [volume], tmp_path / "out", Wish(layer="act", masks=masks))
 
 
 def test_two_files_of_one_name_do_not_overwrite_each_other(tmp_path, volume, tiny):
