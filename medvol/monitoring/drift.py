@@ -99,6 +99,10 @@ def find_performance_drift(
     """Hold scores of new cases against those of the reference; only a worsening alarms.
 
     Undefined scores are left out; infinite distances rank last, as misses should.
+
+    Raises:
+        InputError: If no label and metric has 5 defined scores on both sides: silence would look
+            like stability.
     """
     from scipy.stats import mannwhitneyu
 
@@ -120,6 +124,11 @@ def find_performance_drift(
              "n_new": len(a), "n_reference": len(b), "statistic": float(test.statistic),
              "p": float(test.pvalue), "effect": effect}
         )  # fmt: skip
+    if not found:
+        raise InputError(
+            "no label and metric has 5 defined scores on both sides, so that drift of performance "
+            "cannot be tested"
+        )
     adjusted = benjamini_hochberg([row["p"] for row in found])
     return [
         DriftRow(**row, q=float(q), is_alarm=bool(q < plan.level and bad))

@@ -102,6 +102,12 @@ def test_misses_count_as_worse_distances():
     assert find_performance_drift(new, old, FAST)[0].is_alarm
 
 
+def test_performance_that_cannot_be_tested_is_not_passed_over():
+    few = [Score(f"c{k}", "liver", "dice", 0.8) for k in range(4)]
+    with pytest.raises(InputError, match="5 defined scores on both sides"):
+        find_performance_drift(few, few, FAST)
+
+
 def test_statistics_follow_the_scanner():
     rng = np.random.default_rng(0)
     smooth = np.add.outer(np.arange(20.0), np.arange(20.0))[..., None] * np.ones(12)
