@@ -177,8 +177,8 @@ def _evaluation(source: Path, facts: Facts) -> None:
     say(facts, "evaluation_inputs", f"{len(run['inputs'])} files with SHA-256", file, "inputs")
     say(facts, "software", [f"{k} {v}" for k, v in run["versions"].items()], file, "versions")
     say(facts, "statistics", f"{options.get('confidence', 0) * 100:g}% intervals, bootstrap of "
-        f"{options.get('resamples')} resamples clustered by patient, seed {options.get('seed')}; "
-        "DeLong and Wilson where patients are independent", file,
+        f"{options.get('resamples')} resamples clustered by patient (a case where unknown), seed "
+        f"{options.get('seed')}; DeLong and Wilson where patients are independent", file,
         "options.confidence, resamples, seed")  # fmt: skip
     say(facts, "reproducibility", f"medvol evaluate --rerun {file} repeats it", file, "inputs")
     if options.get("train") is not None:
@@ -188,13 +188,15 @@ def _evaluation(source: Path, facts: Facts) -> None:
         say(facts, "threshold", "fixed on other patients than those tested", file,
             "options.validation")  # fmt: skip
     table = f"{source.name}/summary.csv"
+    unnamed = {cohort for cohort, cases in results.cases.items()
+               if any(case.get("patient_known") == "no" for case in cases)}  # fmt: skip
     for row in results.table:
         is_class = hasattr(row, "operating_point")
         names = ("value", "lower", "upper") if is_class else ("mean", "mean_lower", "mean_upper")
         bounds = [row[name] for name in names]
         at = f" at {row.operating_point}" if is_class and row.operating_point else ""  # pyright: ignore[reportAttributeAccessIssue]
-        text = (f"{row.label} {row.metric}{at}: {show_interval(*bounds)}, n={row.n}, "
-                f"{row.n_patients} patients")  # fmt: skip
+        who = "patients unknown" if row.cohort in unnamed else f"{row.n_patients} patients"
+        text = f"{row.label} {row.metric}{at}: {show_interval(*bounds)}, n={row.n}, {who}"
         if not is_class:
             text += f", {row.n_missed} missed, {row.n_invented} invented"  # pyright: ignore[reportAttributeAccessIssue]
         key = (

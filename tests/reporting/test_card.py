@@ -89,3 +89,10 @@ def test_a_folder_that_is_nothing_is_refused(tmp_path):
 def test_every_key_of_the_card_can_be_said():
     assert {key for keys in CARD.values() for key in keys} <= KEYS
     assert [len(listed.topics) for listed in CHECKLISTS] >= [40, 40, 40]
+
+
+def test_a_card_does_not_count_patients_that_nobody_named(mask_run, tmp_path):
+    write_card([mask_run], tmp_path)
+    text = (tmp_path / "card.md").read_text()
+    assert "n=6, patients unknown" in text
+    assert "6 patients" not in text
