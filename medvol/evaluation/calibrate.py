@@ -21,13 +21,12 @@ from medvol.metrics import (
     bootstrap_ci,
     calibration_line,
     ece,
-    fit_temperature,
     from_cases,
     weighted_mean,
 )
 from medvol.metrics.calibration import as_logits
 from medvol.metrics.result import Fields
-from medvol.uncertainty import fit_operating
+from medvol.uncertainty import fit_operating, fit_temperature
 
 #: What a bundle's configs read: temperature, threshold, conformal sets.
 OPERATING = Path("models") / "operating.json"
@@ -72,12 +71,19 @@ def calibrate(validation: Path, test: Path, *, plan: BootstrapPlan | None = None
     """Fit a temperature on one file of logits and measure it on another.
 
     Raises:
-        InputError: If a file has no logits or truth, or the files share patients.
+        InputError: If a file has no logits or truth, the files share patients, or the fitted
+            cases are of one class or all called rightly: no finite temperature fits those best.
     """
     plan = plan or BootstrapPlan(resamples=2000)
     fitted_on, measured_on = read_predictions(validation), read_predictions(test)
     require_other_cases(fitted_on, measured_on)
-    temperature = fit_temperature(_logits(fitted_on), fitted_on.known_truth)
+    scores, known = _logits(fitted_on), fitted_on.known_truth
+    if (scores.argmax(axis=1) == known).all():
+        raise InputError(
+            f"{validation}: every case is called rightly, so that the more extreme the "
+            "probabilities, the better they fit; a temperature needs some that are wrong"
+        )
+    temperature = fit_temperature(scores, known)
     logits, truth = _logits(measured_on), measured_on.known_truth
     rows: list[CalibrationRow] = []
     for when, t in (("before", 1.0), ("after", temperature)):

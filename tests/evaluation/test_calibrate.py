@@ -100,3 +100,13 @@ def test_fitting_and_testing_on_the_same_patients_is_refused(tmp_path, write_csv
     prob = write_csv(tmp_path / "p.csv", ("case", "truth", "prob"), [("x", 0, 0.2), ("y", 1, 0.7)])
     with pytest.raises(InputError, match="has no logits"):
         calibrate(prob, path)
+
+
+@pytest.mark.parametrize(("truth", "said"), [(0, "one class"), (1, "called rightly")])
+def test_cases_that_no_finite_temperature_fits_best_are_refused(tmp_path, write_csv, truth, said):
+    # All of class 0 and half of them called 1; or both classes and none of them wrong.
+    rows = [(f"v{k}", truth * (k % 2), 2 * (k % 2) - 1) for k in range(20)]
+    path = write_csv(tmp_path / "v.csv", ("case", "truth", "logit"), rows)
+    other = write_csv(tmp_path / "t.csv", ("case", "truth", "logit"), [("t0", 0, 1), ("t1", 1, 2)])
+    with pytest.raises(InputError, match=said):
+        calibrate(path, other, plan=FAST)
