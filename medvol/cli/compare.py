@@ -34,3 +34,5 @@ def run(
         print(f"{row.label:18}  {row.metric:16}  {row.first:.4g} against {row.second:.4g}  "
               f"difference {text}  n={row.n}, {row.n_undefined} undefined  better {row.better}, "
               f"worse {row.worse}  {row.test} p={row.p:.3g}, Holm {row.p_holm:.3g}")  # fmt: skip
+    if data is None:
+        print("each case counts as a patient unless its file names one; --data names them")

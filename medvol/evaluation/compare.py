@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvol.core.errors import InputError, MissingInputError
-from medvol.evaluation.cases import CaseInfo, from_manifest, from_names
+from medvol.evaluation.cases import CaseInfo, from_manifest
 from medvol.evaluation.classification import first_of_each
 from medvol.evaluation.predictions import Predictions, read_predictions
 from medvol.evaluation.rows import read_table
@@ -83,16 +83,17 @@ def compare(
     """Compare two evaluations, or two CSV files of scores.
 
     Args:
-        first: Folder with ``scores.csv``, such a file, or a ``predictions.csv``.
+        first: An evaluation's folder, a ``scores.csv`` of masks, or a ``predictions.csv``.
         second: The same of the other model on the same cases.
-        data: Data set that knows the patients; without it each case counts as one.
+        data: Data set that knows patients and, where the files lack it, the truth; without it
+            each case counts as a patient unless its file names one.
         plan: How intervals are drawn.
 
     Raises:
         InputError: If the two do not hold the same cases.
     """
     plan = plan or BootstrapPlan()
-    known = _known(data)
+    known, truth = _known(data)
     paths = [_scores_file(path) for path in (first, second)]
     headers = [read_table(path)[0] for path in paths]
     if all({"metric", "value", "case"} <= set(header) for header in headers):
@@ -100,7 +101,7 @@ def compare(
         _require_same_cases(paths, [{row.case for row in table} for table in tables])
         rows = compare_scores(tables[0], tables[1], known, plan)
     else:
-        read = [read_predictions(path, known=known) for path in paths]
+        read = [read_predictions(path, known=known, truth=truth or None) for path in paths]
         _require_same_cases(paths, [{info.case for info in one.cases} for one in read])
         rows = compare_predictions(read[0], read[1], plan)
     return adjusted(rows)
@@ -269,16 +270,22 @@ def _median(x: NDArray[np.float64]) -> float:
     return float(weighted_quantile(x)(np.ones((1, len(x))))[0]) if len(x) else math.nan
 
 
-def _known(data: Path | None) -> dict[str, CaseInfo]:
+def _known(data: Path | None) -> tuple[dict[str, CaseInfo], dict[str, str]]:
+    """What a data set knows of each case, and the classes of those that have one."""
     if data is None:
-        return {}
+        return {}, {}
     from medvol.datasets import read_dataset
 
-    return from_manifest(read_dataset(data)) or from_names(())
+    manifest = read_dataset(data)
+    return from_manifest(manifest), {c.case: c.category for c in manifest.cases if c.category}
 
 
 def _scores_file(path: Path) -> Path:
-    for file in (path / "scores.csv", path / "predictions.csv") if path.is_dir() else (path,):
+    # An evaluated classification keeps its probabilities in cases.csv, beside its curves.
+    names = (
+        ("cases.csv",) if (path / "curves.json").is_file() else ("scores.csv", "predictions.csv")
+    )
+    for file in [path / name for name in names] if path.is_dir() else (path,):
         if file.is_file():
             return file
     raise MissingInputError(f"{path}: holds neither scores.csv nor predictions.csv")

@@ -2,11 +2,18 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from medvol.core import InputError, MissingInputError
 from medvol.core.files import write_text
-from medvol.evaluation import BootstrapPlan, compare, read_predictions
+from medvol.evaluation import (
+    BootstrapPlan,
+    ScoreOptions,
+    compare,
+    evaluate_scores,
+    read_predictions,
+)
 from medvol.metrics import Score, delong_test, scores_to_csv
 
 FAST = BootstrapPlan(resamples=500)
@@ -137,3 +144,28 @@ def test_closer_to_zero_is_better_on_either_side(tmp_path):
     second = scores(tmp_path / "b.csv", [0.2, -0.2, -0.1], "relative_volume_difference")
     row = compare(first, second, plan=FAST)[0]
     assert (row.better, row.worse) == (2, 1)
+
+
+def test_two_evaluated_classifications_are_compared_by_auc(tmp_path, write_csv):
+    files = [predictions(tmp_path / f"{n}.csv", write_csv, n)[2] for n in (0, 1)]
+    for n, file in enumerate(files):
+        evaluate_scores(ScoreOptions(file, tmp_path / f"e{n}", resamples=50))
+    rows = compare(tmp_path / "e0", tmp_path / "e1", plan=FAST)
+    wanted = compare(*files, plan=FAST)
+    assert [(r.label, r.metric, r.difference) for r in rows] == [
+        (r.label, r.metric, pytest.approx(r.difference)) for r in wanted
+    ]
+    assert [r.metric for r in rows] == ["auc_roc", "accuracy"]
+
+
+def test_the_data_set_may_know_the_truth(tmp_path, write_csv):
+    rows = [(f"c{k}", f"c{k}.png", "ab"[k % 2], k) for k in range(12)]
+    for _, image, _, _ in rows:
+        Image.new("L", (4, 4)).save(tmp_path / image)
+    data = write_csv(tmp_path / "d.csv", ("case", "image", "class", "patient_id"), rows)
+    header = ("case", "prob_a", "prob_b")
+    right = [(c, 0.9 - 0.8 * (k % 2), 0.1 + 0.8 * (k % 2)) for k, (c, *_) in enumerate(rows)]
+    flat = [(c, 0.5, 0.5) for c, *_ in rows]
+    files = [write_csv(tmp_path / n, header, r) for n, r in (("x.csv", right), ("y.csv", flat))]
+    auc = compare(*files, data=data, plan=FAST)[0]
+    assert (auc.label, auc.first, auc.second) == ("b", 1.0, 0.5)
