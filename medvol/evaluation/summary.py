@@ -182,8 +182,8 @@ def badness(value: float, direction: str) -> float:
 def show(value: float, digits: int = 3) -> str:
     """A number for a table; what is not quite 1 or 0 never prints as 1 or 0.
 
-    >>> show(0.99996), show(1.0), show(0.0001), show(float("nan"))
-    ('>0.999', '1.000', '<0.001', 'undefined')
+    >>> show(0.99996), show(1.0), show(0.0001), show(-0.0001), show(float("nan"))
+    ('>0.999', '1.000', '<0.001', '>-0.001', 'undefined')
     """
     if math.isnan(value):
         return "undefined"
@@ -193,8 +193,9 @@ def show(value: float, digits: int = 3) -> str:
     unit = 10**-digits
     if value < 1 and float(text) == 1:
         return f">{1 - unit:.{digits}f}"
-    if value > 0 and float(text) == 0:
-        return f"<{unit:.{digits}f}"
+    if float(text) == 0:
+        sign = "<" if value > 0 else ">-" if value < 0 else ""
+        return f"{sign}{unit if value else 0:.{digits}f}"
     return text
 
 
