@@ -112,11 +112,16 @@ def fix_thresholds(
 
     Raises:
         ConfigError: If a rule is unknown.
+        InputError: If a class has no case on either side: no threshold could be told.
     """
     chosen = {}
     truth = validation.known_truth
     for k, label in positives(validation):
         y, score = truth == k, validation.prob[:, k]
+        if rules and y.all() == y.any():
+            only = "only" if y.any() else "no"
+            raise InputError(f"{validation.source}: {only} case is of {label!r}; a threshold needs "
+                             "cases of the class and others")  # fmt: skip
         for rule in rules:
             chosen[label, rule] = _threshold(rule, y, score).threshold
     return chosen

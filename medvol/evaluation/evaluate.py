@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from medvol.core.errors import ConfigError, MissingInputError
 from medvol.core.files import write_text
@@ -26,7 +29,7 @@ from medvol.evaluation.rows import fields_to_csv
 from medvol.evaluation.runs import changed_outputs, read_run, write_run
 from medvol.evaluation.segmentation import measure_masks
 from medvol.evaluation.summary import BootstrapPlan, SummaryRow
-from medvol.metrics import MetricPlan, Score, scores_to_csv
+from medvol.metrics import MetricPlan, Score, metric_of, scores_to_csv
 
 if TYPE_CHECKING:
     from medvol.datasets import Manifest
@@ -89,7 +92,7 @@ class ScoreOptions:
         external: CSV of an external cohort.
         data: Data set that knows class, patient, site and sex.
         train: The training data set, to refuse shared patients.
-        positive: The positive class of a file with a single score.
+        positive: The positive class, of a single score or of two classes.
         rules: Operating points to fix on the validation cases.
         prevalence: State predictive values at this share of positives too.
         by: Columns to form subgroups by.
@@ -211,7 +214,7 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
         curves.append(cohort_curves(data, thresholds, draw))
         texts[f"scores{end}.csv"] = scores_to_csv(_case_scores(data))
         texts[f"cases{end}.csv"] = cases_to_csv(data.cases, options.by, _case_columns(data))
-    worst = sorted(_case_scores(test), key=lambda row: (-row.value, row.case))[: options.worst]
+    worst = _worst_scores(_case_scores(test))[: options.worst]
     texts["summary.csv"] = fields_to_csv(classification.ClassRow, rows)
     texts["worst.csv"] = scores_to_csv(worst)
     texts["curves.json"] = json.dumps({"cohorts": curves}, allow_nan=False) + "\n"
@@ -319,10 +322,28 @@ def _case_infos(
     return from_names(names, cohort) | {k: v for k, v in known.items() if k in set(names)}
 
 
+def _worst_scores(rows: Sequence[Score]) -> list[Score]:
+    known = [row for row in rows if not math.isnan(row.value)]
+    direction = {row.metric: metric_of(row.metric).direction for row in known}
+    return sorted(known, key=lambda r: (-summary.badness(r.value, direction[r.metric]), r.case))
+
+
 def _case_scores(data: Predictions) -> list[Score]:
-    """Per case, the squared error of its probabilities (the two-class form halves it)."""
+    """Per case, the squared error of its probabilities (the two-class form halves it).
+
+    Scores that are no probabilities have none: there it is the share of the other classes' cases
+    that the case is ranked rightly against, whose mean over a class is that class's AUC.
+    """
     truth = data.known_truth
     rows = []
+    if not data.is_probability:
+        for k, info in enumerate(data.cases):
+            own = data.prob[:, truth[k]]
+            others = own[truth != truth[k]]
+            right = np.where(others < own[k], 1.0, np.where(others == own[k], 0.5, 0.0))
+            value = float(right.mean()) if others.size else math.nan
+            rows.append(Score(info.case, data.classes[int(truth[k])], "auc_roc", value))
+        return rows
     for k, info in enumerate(data.cases):
         gap = data.prob[k].copy()
         gap[truth[k]] -= 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -64,6 +64,11 @@ class Predictions:
         return self.truth
 
     @property
+    def is_probability(self) -> bool:
+        """Whether every score lies in 0 to 1, so that calibration and Brier score mean anything."""
+        return self.prob.size > 0 and bool(self.prob.min() >= 0 and self.prob.max() <= 1)
+
+    @property
     def called(self) -> NDArray[np.int64]:
         """The most probable class of each case; of two equal ones the positive, as at 0.5."""
         if len(self.classes) == 2:
@@ -103,7 +108,7 @@ def read_predictions(
         cohort: ``internal`` or ``external``.
         truth: Case to class name, where the file has none.
         known: What a manifest knows of each case.
-        positive: Name of the positive class of a file with a single score.
+        positive: Name of the positive class, of a single score or of two classes.
 
     Raises:
         InputError: Naming the file, the line and the fault.
@@ -128,11 +133,16 @@ def read_predictions(
     classes, prob, logits, is_single = _scores(path, header, rows, positive)
     if is_single and texts is not None:
         named = classes[1] if classes[1] in texts else None
+        if positive and named not in (None, positive):
+            raise LabelError(
+                f"{path}: its score is of {named!r}, so {positive!r} cannot be positive"
+            )
         classes = _binary_names(path, texts, positive or named)
     numbers = None if texts is None else _class_numbers(path, texts, classes)
     used = {case_column, truth_column, *_score_columns(header), *classes}
     infos = tuple(_info(row, case_column, used, cohort, known or {}) for row in rows)
-    return Predictions(str(path), infos, classes, numbers, prob, logits, is_single)
+    found = Predictions(str(path), infos, classes, numbers, prob, logits, is_single)
+    return found if is_single or positive is None else _turned(found, positive)
 
 
 def _first(header: Sequence[str], names: Sequence[str]) -> str | None:
@@ -199,6 +209,19 @@ def _single(
     if not score and logits is not None:
         prob = apply_temperature(logits, 1.0)
     return ("negative", positive or "positive"), prob, logits, True
+
+
+def _turned(data: Predictions, positive: str) -> Predictions:
+    """With the positive of two classes second; of more each counts as positive in turn."""
+    if positive not in data.classes:
+        raise LabelError(f"{data.source}: {positive!r} is not one of {list(data.classes)}")
+    if len(data.classes) > 2 or data.classes[1] == positive:
+        return data
+    return replace(
+        data, classes=data.classes[::-1], prob=data.prob[:, ::-1],
+        truth=None if data.truth is None else 1 - data.truth,
+        logits=None if data.logits is None else data.logits[:, ::-1],
+    )  # fmt: skip
 
 
 def _two_columns(positive: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -160,7 +160,7 @@ def _mask_table(results: Results, files: CaseFiles) -> CaseTable:
             found.append((rank, CaseRow(cohort, case, cells)))
     first = metric_name(metrics[0])
     return _sorted_table(header, found, f"Sorted by {first}, worst first; a row per structure.",
-                         f"{metrics[0]}<0.8")  # fmt: skip
+                         f"{first.lower().replace(' ', '_')}<0.8")  # fmt: skip
 
 
 def _score_table(results: Results) -> CaseTable:
@@ -168,19 +168,27 @@ def _score_table(results: Results) -> CaseTable:
     names = [name for name in results.cases["internal"][0] if name not in ("case", "cohort")]
     texts = [n for n in names if n in ("truth", "called") or n.startswith("group_")]
     numbers = [n for n in names if n.startswith("prob_")]
+    metric = results.scores["internal"][0].metric
+    is_brier = metric == "brier"
+    last = "Brier" if is_brier else "ranked rightly"
+    scored = "P({})" if is_brier else "score of {}"
     header = ["case", *["cohort"] * several,
               *(n.removeprefix("group_").replace("called", "most probable") for n in texts),
-              *(f"P({n.removeprefix('prob_')})" for n in numbers), "Brier"]  # fmt: skip
+              *(scored.format(n.removeprefix("prob_")) for n in numbers), last]  # fmt: skip
     found = []
     for cohort, rows in results.cases.items():
-        brier = {s.case: s.value for s in results.scores[cohort]}
+        by_case = {s.case: s for s in results.scores[cohort]}
         for row in rows:
-            value = brier[row["case"]]
+            score = by_case[row["case"]]
             cells = [*[Cell(cohort)] * several, *(Cell(row[n]) for n in texts),
-                     *(_number(float(row[n])) for n in numbers), _number(value)]  # fmt: skip
-            found.append((value, CaseRow(cohort, row["case"], cells)))
-    return _sorted_table(header, found, "Sorted by the squared error of the probabilities, worst "
-                         "first.", "brier>0.5")  # fmt: skip
+                     *(_number(float(row[n])) for n in numbers), _number(score.value)]  # fmt: skip
+            found.append((_rank(score, metric), CaseRow(cohort, row["case"], cells)))
+    if is_brier:
+        note = "Sorted by the squared error of the probabilities, worst first."
+        return _sorted_table(header, found, note, "brier>0.5")
+    note = ("The scores are no probabilities: sorted by the share of the other classes' cases that "
+            "a case is ranked rightly against, worst first.")  # fmt: skip
+    return _sorted_table(header, found, note, "ranked_rightly<0.5")
 
 
 def _sorted_table(

@@ -237,3 +237,38 @@ def test_nothing_that_is_not_one_prints_as_one():
     assert show(math.inf) == "inf"
     assert show_interval(1.0, 1.0, 1.0) == "1.000 (every resample equal)"
     assert show_interval(0.5, math.nan, math.nan) == "0.500 (no interval)"
+
+
+def test_the_positive_class_is_the_one_asked_for(tmp_path, write_csv):
+    y, p = draw(0)
+    header = ("case", "truth", "prob_ill", "prob_well")
+    rows = [(k, ("well", "ill")[int(y[k])], p[k], 1 - p[k]) for k in range(len(y))]
+    path = write_csv(tmp_path / "t.csv", header, rows)
+    numbered = write_csv(tmp_path / "n.csv", header, [(k, int(not y[k]), *r[2:])
+                         for k, r in enumerate(rows)])  # fmt: skip
+    for file in (path, numbered):
+        data = read_predictions(file, positive="ill")
+        assert data.classes == ("well", "ill")
+        assert auc_roc(data.known_truth, data.prob[:, 1]) == pytest.approx(auc_roc(y, p))
+    with pytest.raises(LabelError, match="'sick' is not one of"):
+        read_predictions(path, positive="sick")
+    single = write_csv(tmp_path / "s.csv", ("case", "truth", "prob_ill"), [r[:3] for r in rows])
+    with pytest.raises(LabelError, match="its score is of 'ill'"):
+        read_predictions(single, positive="well")
+
+
+def test_the_most_confident_right_scores_are_not_the_worst_cases(tmp_path, write_csv):
+    # Scores from -9 to 9 are no probabilities: their squared error grows with being right.
+    rows = [(f"c{k}", k // 10, s) for k, s in enumerate([*range(-9, 1), *range(0, 10)])]
+    rows[0] = ("c0", 0, 5.5)
+    path = write_csv(tmp_path / "t.csv", ("case", "truth", "score"), rows)
+    found = evaluate_scores(ScoreOptions(path, tmp_path / "out", worst=2, resamples=50))
+    assert [(r.case, r.metric, r.value) for r in found.worst] == [
+        ("c0", "auc_roc", 0.4), ("c10", "auc_roc", 0.85)
+    ]  # fmt: skip
+
+
+def test_validation_cases_of_one_class_fix_no_threshold(tmp_path, write_csv):
+    path = write_csv(tmp_path / "v.csv", ("case", "truth", "prob"), [(k, 0, 0.1) for k in range(9)])
+    with pytest.raises(InputError, match="no case is of '1'"):
+        fix_thresholds(read_predictions(path))

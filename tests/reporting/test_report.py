@@ -7,7 +7,15 @@ import pytest
 
 from medvol.cli.main import main
 from medvol.core import ConfigError, MissingInputError
+from medvol.evaluation import (
+    MaskOptions,
+    ScoreOptions,
+    evaluate_scores,
+    evaluate_segmentation,
+    read_results,
+)
 from medvol.reporting import write_report
+from medvol.reporting.cases import case_table, find_files
 from tests.reporting.conftest import HOSTILE
 
 
@@ -58,3 +66,33 @@ def test_the_verb_prints_where_things_are(mask_run, tmp_path, capsys):
     assert main(["report", str(mask_run), "-o", str(tmp_path), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["report"] == str(tmp_path / "report.html")
+
+
+def columns(table):
+    """Names of the columns as the page's filter compares them (report.js)."""
+    return [re.sub(r"\s+", "_", name.lower()) for name in table.header]
+
+
+def test_the_filter_that_the_page_suggests_names_a_column(mask_run, tmp_path):
+    folder = mask_run.parent
+    for metric in ("nsd_voxel", "hd95"):
+        evaluate_segmentation(
+            MaskOptions(folder / "pred", folder / "ref", tmp_path / metric, metrics=(metric,),
+                        resamples=50)
+        )  # fmt: skip
+        results = read_results(tmp_path / metric)
+        table = case_table(results, find_files(results, None))
+        word = re.split("[<>]", table.example)[0]
+        assert any(name.startswith(word) for name in columns(table))
+
+
+def test_scores_that_are_no_probabilities_are_not_shown_as_such(tmp_path):
+    lines = [f"c{k},{k // 10},{s}" for k, s in enumerate([*range(-9, 1), *range(10)])]
+    (tmp_path / "t.csv").write_text("\n".join(["case,truth,score", *lines]) + "\n")
+    evaluate_scores(ScoreOptions(tmp_path / "t.csv", tmp_path / "out", resamples=50))
+    results = read_results(tmp_path / "out")
+    table = case_table(results, find_files(results, None))
+    assert table.header[-1] == "ranked rightly"
+    assert not any(name.startswith("P(") for name in table.header)
+    assert [table.rows[k].case for k in (0, 1)] == ["c10", "c9"]
+    assert "no probabilities" in table.note
