@@ -30,7 +30,6 @@ from medvol.runners.members import joint_digest, member_identities, named_member
 from medvol.runners.record import PredictOptions
 from medvol.transforms import Spacingd
 
-_log = logging.getLogger(__name__)
 logging.getLogger("monai.data").setLevel(logging.ERROR)  # tells of codecs nobody asked for
 #: What the first case adds for good: modules that reading and planning import, and the kernels
 #: that oneDNN compiles. Measured on a crop of 36x50x34 voxels and on 512x512x600.
@@ -149,8 +148,12 @@ class Session:
         return Compose([self._build(item) for item in self.finish.whole])
 
     def to_cpu(self) -> None:
-        """Give the GPU up for the rest of the session."""
+        """Give the GPU up for the rest of the session: later cases run on the CPU as well."""
         self.network.to("cpu")
+        self.device = torch.device("cpu")
+        if isinstance(self.inferer, SlidingWindowInferer):
+            self.inferer.amp = False
+        self.inferer.sw_device = self.device
 
     def _component(self, name: str) -> Any:
         if name not in self.config:
