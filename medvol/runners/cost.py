@@ -70,18 +70,23 @@ def read_geometry(path: str) -> Geometry | None:
     return _dicom_geometry(Path(path)) if Path(path).is_dir() else None
 
 
-def plan_case(session: Session, case: CaseInput, *, is_timed: bool = False) -> dict[str, Any]:
-    """The plan for one case as plain values; empty where the header does not tell the size.
+def plan_case(session: Session, case: CaseInput, source: Geometry | None = None) -> dict[str, Any]:
+    """The plan for one case as plain values, which says nothing of seconds.
 
-    Without ``is_timed`` it says nothing of seconds.
+    Args:
+        session: The bundle.
+        case: The image.
+        source: Its grid once it is loaded; empty is the plan where without that the header does
+            not tell the size.
 
     Raises:
         TooLargeError: If the ceilings cannot be kept.
+        ConfigError: If it cannot be told whether they can.
     """
-    plan = job_plan(session, case.path, is_timed=is_timed)
-    if plan is None:
-        return {}
-    return {name: value for name, value in asdict(plan).items() if name != "seconds" or is_timed}
+    plan = grid_plan(session, source) if source else job_plan(session, case.path)
+    return (
+        {name: value for name, value in asdict(plan).items() if name != "seconds"} if plan else {}
+    )
 
 
 def job_plan(session: Session, path: str, *, is_timed: bool = False) -> Plan | None:
@@ -94,20 +99,34 @@ def job_plan(session: Session, path: str, *, is_timed: bool = False) -> Plan | N
 
     Raises:
         TooLargeError: If the ceilings cannot be kept.
+        ConfigError: If it cannot be told whether they can.
     """
     source = read_geometry(path)
-    if source is None or not isinstance(session.inferer, SlidingWindowInferer):
-        return None
-    inferer, options = session.inferer, session.options
-    size = network_size(source, session.spacing_mm)
-    grid = inferer.grid_over(size)
-    footprint = session.footprint(grid.roi)
+    return None if source is None else grid_plan(session, source, is_timed=is_timed)
+
+
+def grid_plan(session: Session, source: Geometry, *, is_timed: bool = False) -> Plan | None:
+    """The plan for an image on a grid; None where the network's memory cannot be foretold.
+
+    Raises:
+        TooLargeError: If the ceilings cannot be kept.
+        ConfigError: If there are any, but it cannot be told whether they can.
+    """
+    inferer, options, footprint = session.inferer, session.options, None
+    if isinstance(inferer, SlidingWindowInferer):
+        size = network_size(source, session.spacing_mm)
+        grid = inferer.grid_over(size)
+        footprint = session.footprint(grid.roi)
     if footprint is None:
+        if options.max_ram or options.max_gpu:
+            raise ConfigError("--max-ram and --max-gpu-mem cannot be kept with this bundle: what "
+                              "its network takes cannot be foretold")  # fmt: skip
         return None
     passes = session.passes(inferer)
     job = Job(
         source.shape, size, inferer.roi_size, inferer.overlap, footprint,
-        batch=inferer.sw_batch_size, passes=passes, base_bytes=session.base_bytes,
+        batch=inferer.sw_batch_size, in_channels=session.in_channels, passes=passes,
+        base_bytes=session.base_bytes,
         window_s=window_seconds(session, grid) if is_timed else 0.0,
         slack=inferer.overlap_slack, on_gpu=session.device.type == "cuda",
     )  # fmt: skip

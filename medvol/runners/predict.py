@@ -80,6 +80,7 @@ def load(session: Session, case: CaseInput) -> Loaded:
         with _timed(record, "load"):
             data: Any = session.preprocessing({"image": case.path})
         loaded.source = _source_of(data["image"])
+        record.predicted = plan or plan_case(session, case, loaded.source)
         loaded.data = data
     return loaded
 

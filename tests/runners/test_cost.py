@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
-from medvol.runners import find_cases, run_local
+from medvol.runners import Session, find_cases, job_plan, predict_case, run_local
 from medvol.runners.cost import read_geometry
 
 
@@ -61,3 +64,49 @@ def test_a_damaged_stream_is_refused_and_the_rest_go_on(tmp_path, options, make_
     records = run_local(find_cases([tmp_path / "in"]), options())
     assert [r.status for r in records] == ["refused", "done"]
     assert "a.nii.gz" in records[0].reason
+
+
+def test_every_channel_of_the_image_is_counted(tmp_path, options, images, make_bundle):
+    from monai.networks.nets.unet import UNet
+
+    plans = []
+    for channels in (1, 4):
+        bundle = make_bundle(tmp_path / f"channels{channels}")
+        path = bundle / "configs" / "inference.json"
+        config = json.loads(path.read_text())
+        config["network_def"]["in_channels"] = channels
+        path.write_text(json.dumps(config))
+        arguments = {k: v for k, v in config["network_def"].items() if k != "_target_"}
+        torch.save(UNet(**arguments).state_dict(), bundle / "models" / "model.pt")
+        session = Session(options(bundle=str(bundle)))
+        plans.append(job_plan(session, str(images / "case0.nii.gz")))
+    for phase in ("load", "prepare"):
+        assert plans[1].phases[phase] == 4 * plans[0].phases[phase]
+
+
+def test_a_ceiling_holds_where_only_the_loaded_image_tells_its_size(tmp_path, options, make_image):
+    image = nib.load(make_image(tmp_path / "a.nii.gz", 0))
+    nib.save(nib.Nifti1Pair(np.asarray(image.dataobj), image.affine), tmp_path / "in.hdr")
+    cases = find_cases([tmp_path / "in.hdr"])
+    (record,) = run_local(cases, options())
+    assert record.status == "done"
+    assert record.predicted["ram_bytes"] > 0
+    (record,) = run_local(cases, options(out=str(tmp_path / "small"), max_ram=10**6))
+    assert record.status == "refused"
+    assert "needs at least" in record.reason
+
+
+def test_a_ceiling_that_nobody_can_foretell_is_refused(options, images, monkeypatch):
+    session = Session(options(max_ram=10**10))
+    monkeypatch.setattr(session, "footprint", lambda roi: None)
+    record = predict_case(session, find_cases([images / "case0.nii.gz"])[0])
+    assert record.status == "refused"
+    assert "--max-ram" in record.reason
+
+
+def test_after_the_gpu_was_given_up_later_cases_run_on_the_cpu(options, images):
+    session = Session(options())
+    session.device = session.inferer.sw_device = torch.device("cuda")
+    session.to_cpu()
+    record = predict_case(session, find_cases([images / "case0.nii.gz"])[0])
+    assert (record.status, record.device) == ("done", "cpu"), record.reason
