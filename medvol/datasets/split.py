@@ -86,7 +86,7 @@ def split_patients(
         The split; a patient's stratum is that of its rarest case.
 
     Raises:
-        ConfigError: If there are fewer patients than places, or the numbers make no sense.
+        ConfigError: If a fold or the test set would stay empty, or the numbers make no sense.
         InputError: If a locked split tears a patient apart.
     """
     fields = tuple(stratify)
@@ -104,6 +104,13 @@ def split_patients(
     stratum = _stratum_by_group(groups, fields, strata or {})
     quota = {TEST: test_fraction} | dict.fromkeys(range(folds), (1.0 - test_fraction) / folds)
     places = _deal(stratum, fixed, quota, seed)
+    empty = [p for p, share in quota.items() if share > 0 and p not in places.values()]
+    if empty and locked is None:
+        what = "the test set" if empty[0] == TEST else f"fold {empty[0]}"
+        raise ConfigError(
+            f"{manifest.root}: {what} would hold none of {len(groups)} patients; ask for fewer "
+            "folds or another test_fraction"
+        )
     place = {case.case: places[group] for group, cases in groups.items() for case in cases}
     return Split(folds, seed, place, fields)
 

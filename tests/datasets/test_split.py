@@ -118,7 +118,16 @@ def test_torn_patients_are_named_by_case_and_refused():
 
 
 @pytest.mark.parametrize(
-    "options", [{"folds": 1}, {"folds": 50}, {"test_fraction": 1.0}, {"test_fraction": -0.1}]
+    "options",
+    [
+        {"folds": 1},
+        {"folds": 50},
+        {"test_fraction": 1.0},
+        {"test_fraction": -0.1},
+        {"test_fraction": 0.8},
+        {"test_fraction": 0.001},
+        {"folds": 9, "test_fraction": 0.1},
+    ],
 )
 def test_senseless_numbers_are_refused(options):
     with pytest.raises(ConfigError):
