@@ -36,7 +36,8 @@ KEYWORDS = {
     0x00280120: "PixelPaddingValue", 0x00280121: "PixelPaddingRangeLimit",
     0x00280301: "BurnedInAnnotation", 0x00281052: "RescaleIntercept", 0x00281053: "RescaleSlope",
     0x00281054: "RescaleType",
-    0x00282110: "LossyImageCompression", 0x00541001: "Units", 0x00541102: "DecayCorrection",
+    0x00282110: "LossyImageCompression", 0x00541001: "Units", 0x00541006: "SUVType",
+    0x00541102: "DecayCorrection",
     0x70531000: "SUVScaleFactor",
     0x0062000B: "ReferencedSegmentNumber", 0x00620004: "SegmentNumber",
     0x00620001: "SegmentationType",
@@ -44,6 +45,11 @@ KEYWORDS = {
 TAGS = {keyword: tag for tag, keyword in KEYWORDS.items()}
 WANTED = frozenset(KEYWORDS) | SEQUENCES
 _GROUPS_SHARED, _GROUPS_FRAME = 0x52009229, 0x52009230
+_STORAGE = "1.2.840.10008.5.1.4.1.1."
+_MODALITY_OF_CLASS = {
+    f"{_STORAGE}2": "CT", f"{_STORAGE}2.1": "CT", f"{_STORAGE}4": "MR", f"{_STORAGE}4.1": "MR",
+    f"{_STORAGE}20": "NM", f"{_STORAGE}128": "PT", f"{_STORAGE}130": "PT",
+}  # fmt: skip
 _NUMBER = re.compile(r"[0-9+\-.,eE \\]{1,100}")
 
 Vector = tuple[float, ...]
@@ -93,8 +99,11 @@ class DicomImage:
 
     @property
     def modality(self) -> str:
-        """DICOM Modality, upper case, letters only."""
-        return re.sub(r"[^A-Z]", "", self.texts.get("Modality", "").upper())[:4]
+        """DICOM Modality, upper case, letters only; where it is missing, what the class says."""
+        said = self.texts.get("Modality") or _MODALITY_OF_CLASS.get(
+            self.texts.get("SOPClassUID", ""), ""
+        )
+        return re.sub(r"[^A-Z]", "", said.upper())[:4]
 
     @property
     def series(self) -> str:
@@ -227,6 +236,13 @@ class Getter:
         values = self.numbers(keyword)
         return values[0] if values else None
 
+    def moment(self, keyword: str) -> str:
+        """A value that tells frames apart, as text whichever way it is stored; empty if absent."""
+        raw, form = self.raw(keyword), _BINARY.get(keyword)
+        if raw is None or form is None or len(raw) != struct.calcsize(form):
+            return self.text(keyword)
+        return repr(struct.unpack(self.order + form, raw)[0])
+
     def items(self, tag: int) -> list[Getter]:
         """The items of a sequence."""
         value = self.elements.get(tag)
@@ -242,6 +258,8 @@ _TEXTS = ("ImageType", "SOPClassUID", "SOPInstanceUID", "Modality", "StudyInstan
 _TIMES = ("TemporalPositionIdentifier", "TemporalPositionIndex", "StackID", "EchoNumbers",
           "EchoTime", "DiffusionBValue", "TriggerTime", "AcquisitionNumber",
           "AcquisitionTime")  # fmt: skip
+
+_BINARY = {"TemporalPositionIndex": "I", "DiffusionBValue": "d"}
 
 
 def _patient_key(get: Getter) -> str:
@@ -288,7 +306,7 @@ def _frame(image: DicomImage, index: int, layers: list[Getter]) -> Frame:
         pixel_spacing_mm=numbers("PixelSpacing", 2),
         thickness_mm=abs(thickness[0]) if thickness else None,
         slope=slope[0] if slope else None, intercept=intercept[0] if intercept else None,
-        time=tuple(next((repr(v) for g in flat if (v := g.raw(word))), "") for word in _TIMES),
+        time=tuple(next((t for g in flat if (t := g.moment(word))), "") for word in _TIMES),
         segment=segment,
     )  # fmt: skip
 

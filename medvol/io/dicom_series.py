@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medvol.core.errors import GeometryError, GridMismatchError, InputError
 from medvol.core.geometry import Geometry, affine_from_lps
 from medvol.io.dicom_header import DicomImage, Frame
-from medvol.io.door import check_claim, check_spacing, shown
+from medvol.io.door import check_claim, check_spacing, number, shown
 
 #: Steps between slices may differ by this much or by 1%, whichever is larger.
 STEP_TOLERANCE_MM = 0.01
@@ -111,8 +111,10 @@ def _place(frame: Frame) -> tuple[float, ...]:
 
 
 def _time_order(text: str) -> tuple[float, str]:
-    digits = "".join(c for c in text if c in "0123456789.")
-    return (float(digits) if digits.count(".") < 2 and digits.strip(".") else 0.0, text)
+    try:
+        return number(text), text
+    except ValueError:
+        return 0.0, text
 
 
 def _one_of_each(where: Path, frames: Sequence[Frame]) -> None:

@@ -274,3 +274,17 @@ def test_a_compressed_frame_must_be_what_its_header_claims(
     folder = dicom_series(voxels=np.tile(phantom, (8, 8, 1)))
     with pytest.raises(InputError, match=fault):
         read_scan(compressed(folder, syntax, lambda ds: change(ds, 0)))
+
+
+@pytest.mark.parametrize("keyword", ["TemporalPositionIndex", "DiffusionBValue", "EchoTime"])
+def test_volumes_are_numbered_by_their_value_not_by_its_bytes(dicom_series, keyword):
+    voxels = np.repeat(np.arange(24) // 2, 12).reshape(24, 3, 4).transpose(2, 1, 0)
+
+    def change(ds, z):
+        setattr(ds, keyword, z // 2 + 1)
+        ds.ImagePositionPatient = [0, 0, 3 * (z % 2)]
+
+    folder = dicom_series(change, voxels=voxels)
+    for number in (1, 9, 10, 12):
+        options = ReadOptions(dicom=DicomOptions(volume=number))
+        assert (read_scan(folder, options).array == number - 1).all()
