@@ -27,6 +27,8 @@ _BESIDE = frozenset({".txt", ".xml", ".json", ".csv", ".tsv", ".html", ".htm", "
                      ".raw", ".sha256", ".md5", ".css", ".js", ".dll", ".ico"})  # fmt: skip
 _BESIDE_NAMES = frozenset({"DICOMDIR", "LOCKFILE", "VERSION", "README", "LICENSE", "THUMBS"})
 _AIR_HU = -1024.0
+#: Modalities whose stored values mean nothing before they are rescaled.
+_CALIBRATED = {"CT": "Hounsfield units are", "PT": "uptake is"}
 
 
 @dataclass(frozen=True)
@@ -222,15 +224,20 @@ def _check_kind(image: DicomImage) -> None:
     name = shown(image.path)
     if image.samples != 1 or image.photometric.startswith(("RGB", "YBR", "PALETTE")):
         raise InputError(f"{name}: is a colour image (RGB or palette), not a grey volume")
-    if isinstance(image.parsed.elements.get(0x00283000), list):
-        raise InputError(f"{name}: its values go through a Modality LUT, which is not supported")
+    _check_lookup(image)
+
+
+def _check_lookup(image: DicomImage) -> None:
+    if image.parsed.elements.get(0x00283000):
+        raise InputError(f"{shown(image.path)}: its values go through a Modality LUT, which is not "
+                         "supported")  # fmt: skip
 
 
 def _check_rescale(image: DicomImage) -> None:
     for frame in image.frames:
-        if image.modality == "CT" and (frame.slope is None or frame.intercept is None):
+        if image.modality in _CALIBRATED and None in (frame.slope, frame.intercept):
             raise InputError(f"{shown(image.path)}: RescaleSlope or RescaleIntercept (rescale) is "
-                             "missing, so Hounsfield units are unknown")  # fmt: skip
+                             f"missing, so {_CALIBRATED[image.modality]} unknown")  # fmt: skip
         if frame.slope == 0:
             raise InputError(f"{shown(image.path)}: RescaleSlope is 0: rescale would erase the "
                              "image")  # fmt: skip
@@ -298,10 +305,25 @@ def _fill_padding(
         voxels[z][mask] = nothing
 
 
-def _read_projection(where: Path, image: DicomImage) -> Scan:
+def gate_projection(where: Path, image: DicomImage) -> None:
+    """Everything that can be refused of a plain picture without decoding it.
+
+    Raises:
+        InputError: One line naming what is wrong.
+    """
     check_claim(where, (image.rows, image.columns, image.samples))
     if image.photometric.startswith("PALETTE"):
         raise InputError(f"{shown(where)}: palette colour images are not supported")
+    is_lossy = image.parsed.syntax in LOSSY
+    if image.samples > 1 and image.photometric.startswith("YBR") and not is_lossy:
+        raise InputError(f"{shown(where)}: YBR colours are not supported")
+    _check_lookup(image)
+    check_pixel_claim(image)
+    _check_rescale(image)
+
+
+def _read_projection(where: Path, image: DicomImage) -> Scan:
+    gate_projection(where, image)
     stored = next(stored_frames(image)).astype(np.float32)
     if image.samples == 1:
         if image.photometric == "MONOCHROME1":  # bright is where the film is dark
@@ -309,8 +331,6 @@ def _read_projection(where: Path, image: DicomImage) -> Scan:
             stored = top - stored
         scale(stored.copy(), image.frames[0], 1.0, stored)
         stored = stored[..., None]
-    elif image.photometric.startswith("YBR") and image.parsed.syntax not in LOSSY:
-        raise InputError(f"{shown(where)}: YBR colours are not supported")
     return Scan(
         to_float32(where, np.ascontiguousarray(stored.transpose(2, 1, 0))), np.eye(4), where
     )

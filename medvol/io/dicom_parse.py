@@ -253,7 +253,7 @@ def _take(
             cursor.need(n)
             return
         raise _EndOfBuffer
-    if vr == b"SQ" or (not vr and tag in SEQUENCES):
+    if vr == b"SQ" or (vr in (b"", b"UN") and tag in SEQUENCES):
         into[tag] = _items(cursor, vr, cursor.position + n, wanted, depth + 1)
         return
     if n > _MAX_VALUE:

@@ -41,6 +41,8 @@ SYNTAX_NAMES = {
 #: First bytes of a JPEG or JPEG-LS, a JPEG 2000 codestream and a JP2 file.
 _FRAME_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  ")
 _ITEM, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE0DD
+#: Zeros and no-operations that pad a plane of RLE.
+_RLE_PADDING = b"\0\x80"
 
 Pixels = NDArray[Any]
 
@@ -316,18 +318,25 @@ def _rle(image: DicomImage, stream: bytes) -> Pixels:
                          f"{n_bytes * image.samples}")  # fmt: skip
     per_plane = image.rows * image.columns
     bounds = [*offsets[:n], len(stream)]
+    if bounds[0] < 64 or sorted(bounds) != bounds:
+        raise InputError(f"{name}: truncated or corrupt RLE pixel data: its planes are "
+                         "not in order")  # fmt: skip
     planes = np.empty((image.samples, n_bytes, per_plane), dtype=np.uint8)
     for i in range(n):
-        plane = _unpack_bits(stream[bounds[i] : bounds[i + 1]], per_plane)
+        plane, rest = _unpack_bits(stream[bounds[i] : bounds[i + 1]], per_plane)
         if len(plane) < per_plane:
             raise InputError(f"{name}: truncated or corrupt RLE pixel data")
-        planes[i // n_bytes, i % n_bytes] = np.frombuffer(plane, np.uint8, per_plane)
+        if len(plane) > per_plane or rest.strip(_RLE_PADDING):
+            raise InputError(f"{name}: RLE pixel data holds more than the {image.rows}x"
+                             f"{image.columns} pixels that the header claims")  # fmt: skip
+        planes[i // n_bytes, i % n_bytes] = np.frombuffer(plane, np.uint8)
     big = np.ascontiguousarray(planes.transpose(0, 2, 1)).view(f">u{n_bytes}")[..., 0]
     values = big.astype(f"={'i' if image.is_signed else 'u'}{n_bytes}")
     return values[0] if image.samples == 1 else np.ascontiguousarray(values.T)
 
 
-def _unpack_bits(data: bytes, limit: int) -> bytearray:
+def _unpack_bits(data: bytes, limit: int) -> tuple[bytearray, bytes]:
+    """At least ``limit`` bytes where there are as many, and what was not unpacked."""
     out, i, n = bytearray(), 0, len(data)
     while i < n and len(out) < limit:
         control = data[i]
@@ -338,7 +347,7 @@ def _unpack_bits(data: bytes, limit: int) -> bytearray:
         elif control > 128:
             out += data[i : i + 1] * (257 - control)
             i += 1
-    return out
+    return out, data[i:]
 
 
 _Decoder = Callable[[DicomImage, bytes], Pixels]

@@ -78,16 +78,17 @@ def read_itk_format(path: Path, *, channels: bool = False, assume_ras: bool = Fa
     return Scan(to_float32(path, stored.reshape(-1, *geometry.shape)), geometry.affine, path)
 
 
-def read_grid(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
-    """Shape and affine of a file that passes the gate up to its voxels, which are not read.
+def read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Shape (channels last) and affine of a file that passes the gate up to its voxels.
 
     Raises:
-        InputError: If the header is refused.
+        InputError: If the header is refused, or the file too short.
     """
-    volume, geometry, _ = _open(path, False)
+    volume, geometry, channel_axis = _open(path, False)
     check_claim(path, volume.shape)
-    check_file(volume.data_path)
-    return geometry.shape, geometry.affine
+    volume.check_length()
+    n_channels = 1 if channel_axis is None else volume.shape[channel_axis]
+    return (*geometry.shape, n_channels) if n_channels > 1 else geometry.shape, geometry.affine
 
 
 def _open(path: Path, assume_ras: bool) -> tuple[RawVolume, Geometry, int | None]:

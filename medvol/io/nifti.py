@@ -92,12 +92,8 @@ def read_nifti(path: Path, orientation: Orientation = "strict", *, channels: boo
     """
     head_path, data_path = _pair(path)
     with open_bytes(head_path) as source:
-        header = parse_header(path, source.head(544))
-        if not header.single and data_path == head_path:
-            raise InputError(f"{shown(path)}: its magic bytes say that its voxels lie in an .img "
-                             "file, but it is no .hdr file")  # fmt: skip
+        header = _header(path, source, has_partner=data_path != head_path)
         shape, n_channels = _volume_shape(path, header.shape, channels)
-        check_claim(path, header.shape)
         affine = header_affine(path, header, shape, orientation)
         raw = _read_voxels(path, source, header) if header.single else None
     if raw is None:
@@ -106,6 +102,34 @@ def read_nifti(path: Path, orientation: Orientation = "strict", *, channels: boo
     voxels = _scaled(path, raw, header)
     stored = voxels.reshape((*shape, n_channels), order="F")
     return Scan(np.moveaxis(stored, -1, 0), affine, path)
+
+
+def read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Shape (channels last) and affine of a file that passes the gate up to its voxels.
+
+    Nothing is decompressed; of a plain file its length is compared with the header's claim.
+
+    Raises:
+        InputError: If the header is refused, or the file too short.
+    """
+    head_path, data_path = _pair(path)
+    with open_bytes(head_path) as source:
+        header = _header(path, source, has_partner=data_path != head_path)
+        if header.single:
+            source.check_length(header.offset + header.n_bytes)
+    if not header.single:
+        with open_bytes(data_path) as source:
+            source.check_length(header.offset + header.n_bytes)
+    shape, n_channels = _volume_shape(path, header.shape, True)
+    affine = header_affine(path, header, shape, "strict")
+    return (*shape, n_channels) if n_channels > 1 else shape, affine
+
+
+def is_second_half(path: Path) -> bool:
+    """Whether this is the .img whose .hdr lies beside it."""
+    stem = path.with_suffix("") if path.suffix.lower() == ".gz" else path
+    head = stem.with_suffix(".hdr")
+    return stem.suffix.lower() == ".img" and any(p.is_file() for p in (head, Path(f"{head}.gz")))
 
 
 def parse_header(path: Path, head: bytes) -> NiftiHeader:
@@ -152,6 +176,15 @@ def header_affine(
     chosen = sform or qform
     assert chosen is not None
     return chosen.affine
+
+
+def _header(path: Path, source: ByteSource, has_partner: bool) -> NiftiHeader:
+    header = parse_header(path, source.head(544))
+    if not header.single and not has_partner:
+        raise InputError(f"{shown(path)}: its magic bytes say that its voxels lie in an .img "
+                         "file, but it is no .hdr file")  # fmt: skip
+    check_claim(path, header.shape)
+    return header
 
 
 def _pair(path: Path) -> tuple[Path, Path]:

@@ -41,7 +41,7 @@ class RawVolume:
             InputError: If they are cut, damaged, or more than claimed.
         """
         check_claim(self.path, self.shape)
-        size = check_file(self.data_path)
+        size = self.check_length()
         with self.data_path.open("rb") as handle:
             if self.encoding == "raw":
                 raw = self._plain(handle, size)
@@ -57,9 +57,19 @@ class RawVolume:
                 refuse_surplus(self.path, len(inflater.read(max(slab, 4096))), slab)
         return np.frombuffer(raw, self.dtype).reshape(self.shape, order="F")
 
+    def check_length(self) -> int:
+        """The size of the data file, which must hold what the header claims if it is not packed.
+
+        Raises:
+            InputError: If it is missing or too short.
+        """
+        size = check_file(self.data_path)
+        if self.encoding == "raw":
+            self._expect(size if self.from_end else max(size - self.offset, 0))
+        return size
+
     def _plain(self, handle: IO[bytes], size: int) -> bytes:
         offset = size - self.n_bytes if self.from_end else self.offset
-        self._expect(size - offset if offset >= 0 else size)
         left = size - offset - self.n_bytes
         handle.seek(offset)
         raw = handle.read(self.n_bytes)

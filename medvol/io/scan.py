@@ -19,9 +19,8 @@ from medvol.io.dicom_header import DicomImage, read_header
 from medvol.io.dicom_parse import NotDicomError
 from medvol.io.dicom_pixels import SYNTAX_NAMES
 from medvol.io.dicom_series import group_series
-from medvol.io.door import check_claim, shown
+from medvol.io.door import shown
 from medvol.io.image import is_nifti_name
-from medvol.io.stream import open_bytes
 
 _WORKERS = 4
 
@@ -111,7 +110,7 @@ def _headers(files: list[Path]) -> Iterator[tuple[Path, DicomImage | ScanRow | s
 def _inspect(path: Path) -> DicomImage | ScanRow | str | None:
     suffix = path.suffix.lower()
     if is_nifti_name(path.name):
-        return _volume_row(path, "NIfTI")
+        return None if nifti.is_second_half(path) else _volume_row(path, "NIfTI")
     if suffix in itk_formats.SUFFIXES:
         return _volume_row(path, "NRRD" if "hdr" in suffix or "nrrd" in suffix else "MetaImage")
     if suffix in picture.SUFFIXES:
@@ -145,27 +144,19 @@ def _merged(rows: list[ScanRow]) -> list[ScanRow]:
 def _volume_row(path: Path, kind: str) -> ScanRow:
     row = ScanRow(str(path), kind, members=[path])
     try:
-        if kind == "NIfTI":
-            with open_bytes(path) as source:
-                header = nifti.parse_header(path, source.head(544))
-            row.shape = tuple(n for i, n in enumerate(header.shape) if i < 3 or n > 1)
-            check_claim(path, row.shape)
-            if len(row.shape) > 3:
-                row.notes.append("more than three axes: read it with channels=True")
-            x, y, z, *_ = *row.shape, 1, 1
-            volume = (x, y, z)
-            affine = nifti.header_affine(path, header, volume, "strict")
-        else:
-            volume, affine = itk_formats.read_grid(path)
-            row.shape = volume
-        _describe(row, volume, affine)
+        read_grid = nifti.read_grid if kind == "NIfTI" else itk_formats.read_grid
+        row.shape, affine = read_grid(path)
+        if len(row.shape) > 3:
+            row.notes.append("more than three axes: read it with channels=True")
+        _describe(row, row.shape[:3], affine)
     except MedvolError as error:
         row.problem = str(error)
     return row
 
 
-def _describe(row: ScanRow, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> None:
-    geometry = Geometry(shape, affine)
+def _describe(row: ScanRow, shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
+    x, y, z = shape
+    geometry = Geometry((x, y, z), affine)
     row.spacing_mm = tuple(round(v, 4) for v in geometry.spacing_mm)
     row.axes = geometry.axis_codes
 
@@ -190,6 +181,7 @@ def _series_row(group: list[DicomImage]) -> ScanRow:
             return row
         if dicom.is_projection(group):
             row.shape = row.shape[:2]
+            dicom.gate_projection(where, first)
             return row
         options = dicom.DicomOptions(resample_tilt=True, volume=1)
         volumes = dicom.count_volumes(group)

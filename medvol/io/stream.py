@@ -108,10 +108,8 @@ class ByteSource:
             InputError: If the file ends earlier or its compression is damaged.
         """
         self._position = offset + n
+        self.check_length(offset + n)
         if self._inflater is None:
-            if offset + n > self._size:
-                raise InputError(f"{shown(self.path)}: truncated: expected {offset + n} bytes, "
-                                 f"found {self._size}")  # fmt: skip
             self._handle.seek(offset)
             return self._handle.read(n)
         already = len(self._peeked)
@@ -123,6 +121,16 @@ class ByteSource:
             raise InputError(f"{shown(self.path)}: truncated: expected {offset + n} bytes, found "
                              f"{found} after decompression")  # fmt: skip
         return body
+
+    def check_length(self, n: int) -> None:
+        """Refuse a plain file of fewer than ``n`` bytes; a compressed one does not say.
+
+        Raises:
+            InputError: If it is shorter.
+        """
+        if self._inflater is None and n > self._size:
+            raise InputError(f"{shown(self.path)}: truncated: expected {n} bytes, "
+                             f"found {self._size}")  # fmt: skip
 
     def check_end(self, one_more: int) -> None:
         """Verify the checksum, and that no further slice hides behind the claimed voxels.

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medvol.core import InputError
-from medvol.io import read_scan
+from medvol.io import read_scan, scan_folder
 from tests.io.test_dicom_gate import delete, enhanced, put
 from tests.io.test_nifti_gate import VOXELS, nifti
 from tests.io.test_odd_dicom import JPEG_LS, RLE, compressed, place
@@ -166,6 +166,8 @@ COMPRESSED = {
     "two frames of planes": (RLE, lambda f: packed(f, f), "several frames"),
     "an offset beyond the end": (
         RLE, lambda f: packed(f[:8] + b"\xff\xff\xff\x00" + f[12:]), "truncated or corrupt"),
+    "a plane that starts in the header": (
+        RLE, lambda f: packed(f[:4] + b"\0\0\0\0" + f[8:]), "not in order"),
     "15 planes": (RLE, lambda f: packed(b"\x0f" + f[1:]), "15 planes"),
     "two thirds of the planes": (RLE, lambda f: packed(f[: len(f) * 2 // 3]), "truncated"),
     "a JPEG 2000 cut in the middle": (
@@ -260,3 +262,55 @@ def test_detached_voxels_must_be_what_the_header_says(tmp_path, encoding, voxels
     (tmp_path / "t.nhdr").write_bytes(head + b"\n\n")
     (tmp_path / "v.raw").write_bytes(voxels)
     assert "t.nhdr" in refused(tmp_path / "t.nhdr", fault) or fault == "truncated"
+
+
+@pytest.mark.parametrize("syntax", [RLE, JPEG_LS])
+def test_a_compressed_frame_may_hold_no_row_more_than_claimed(dicom_series, phantom, syntax):
+    folder = dicom_series(voxels=np.tile(phantom, (8, 8, 1)))
+
+    def change(ds):
+        ds.Rows -= 1
+
+    assert refused(compressed(folder, syntax, change), "header claims")
+
+
+def as_radiograph(ds, z):
+    ds.Modality, ds.SOPClassUID = "DX", "1.2.840.10008.5.1.4.1.1.1.1"
+    for word in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"):
+        delattr(ds, word)
+    return z == 0
+
+
+@pytest.mark.parametrize("change", [look_up, put("RescaleSlope", 0)])
+def test_a_radiograph_whose_values_mean_nothing_is_refused_and_listed_so(dicom_series, change):
+    def both(ds, z):
+        change(ds, z)
+        return as_radiograph(ds, z)
+
+    (path,) = dicom_series(both).iterdir()
+    fault = refused(path, r"Modality LUT|RescaleSlope is 0")
+    (row,) = scan_folder(path.parent)
+    assert row.problem == fault
+
+
+def test_a_table_from_a_writer_that_does_not_know_it_is_a_table(dicom_series):
+    inside = b"\x28\0\x02\x30" + (6).to_bytes(4, "little") + b"\x04\0\0\0\x10\0"
+    value = b"\xfe\xff\0\xe0" + len(inside).to_bytes(4, "little") + inside
+    folder = dicom_series(lambda ds, z: ds.add_new(0x00293000, "UN", value))
+    for path in folder.iterdir():
+        raw = path.read_bytes()
+        assert b"\x29\0\0\x30UN" in raw
+        path.write_bytes(raw.replace(b"\x29\0\0\x30UN", b"\x28\0\0\x30UN"))
+    assert refused(folder, "Modality LUT")
+
+
+@pytest.mark.parametrize("modality", [None, "PT"])
+def test_calibrated_values_need_their_scale_even_where_only_the_class_names_them(
+    dicom_series, modality
+):
+    def change(ds, z):
+        del ds.RescaleSlope, ds.RescaleIntercept, ds.Modality
+        if modality:
+            ds.Modality, ds.Units = modality, "GML"
+
+    assert refused(dicom_series(change), "rescale")

@@ -79,3 +79,31 @@ def test_a_tilt_and_a_time_series_are_noted(dicom_series):
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(MissingInputError, match="does not exist"):
         scan_folder(tmp_path / "nowhere")
+
+
+def test_what_cannot_be_read_is_not_called_usable(phantom, tmp_path):
+    import nibabel
+
+    affine = np.diag([2.0, 3, 4, 1])
+    write_nifti(tmp_path / "cut.nii", phantom, affine)
+    write_itk(tmp_path / "whole.mha", phantom, affine)
+    plain = tmp_path / "plain.nrrd"
+    plain.write_bytes(
+        b"NRRD0004\ntype: short\ndimension: 3\nspace: RAS\nsizes: 2 2 2\nencoding: raw\n"
+        b"endian: little\nspace directions: (1,0,0) (0,1,0) (0,0,1)\nspace origin: (0,0,0)\n\n"
+        + b"\0"
+        * 15
+    )
+    (tmp_path / "cut.nii").write_bytes((tmp_path / "cut.nii").read_bytes()[:-1])
+    pair = nibabel.Nifti1Pair(phantom, affine)
+    pair.set_sform(affine, 1)
+    for name in ("pair", "half"):
+        nibabel.save(pair, tmp_path / f"{name}.hdr")
+    (tmp_path / "half.img").unlink()
+    rows = {row.path: row.problem for row in scan_folder(tmp_path)}
+    assert set(rows) == {"cut.nii", "whole.mha", "plain.nrrd", "pair.hdr", "half.hdr"}
+    assert not rows["pair.hdr"]
+    assert not rows["whole.mha"]
+    assert "truncated" in rows["cut.nii"]
+    assert "truncated" in rows["plain.nrrd"]
+    assert "half.img is missing" in rows["half.hdr"]
