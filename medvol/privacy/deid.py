@@ -25,7 +25,8 @@ from medvol.core.errors import (
     OutputError,
 )
 from medvol.core.files import atomic_path, output_path, write_json
-from medvol.io.dicom import walk_files
+from medvol.io.dicom import is_beside, walk_files
+from medvol.io.dicom_parse import NotDicomError, parse_file
 from medvol.io.door import shown
 from medvol.privacy.audit import Residual, audit_dataset, identity_words
 from medvol.privacy.faces import FACE_MODALITIES, judged
@@ -95,12 +96,9 @@ def deidentify_folder(
     cleaner = _Cleaner(Rules.load(profile), pseudonyms, _Folders(target), report)
     n_dicom = 0
     for index, path in enumerate(files, 1):
-        try:
-            dataset = _read(path)
-        except InputError:
-            continue  # a readme beside the slices is no DICOM object and is not copied
-        n_dicom += 1
-        cleaner.copy(dataset, n_dicom)
+        if not _is_stranger(path):
+            n_dicom += 1
+            cleaner.copy(path, n_dicom)
         if on_file is not None:
             on_file(index, len(files))
     if not n_dicom:
@@ -129,10 +127,11 @@ class _Cleaner:
     residuals: dict[str, dict[Residual, None]] = field(default_factory=dict)
     scans: dict[str, str] = field(default_factory=dict)
 
-    def copy(self, dataset: Dataset, number: int) -> None:
+    def copy(self, path: Path, number: int) -> None:
         """Write one de-identified copy; ``number`` names it where it must be left out."""
-        modality = str(dataset.get("Modality", ""))
         try:
+            dataset = _read(path)
+            modality = str(dataset.get("Modality", ""))
             place, found = _one_file(dataset, self.rules, self.pseudonyms, self.folders)
         except OutputError:
             raise
@@ -181,18 +180,30 @@ def _require_apart(source: Path, target: Path) -> None:
         raise OutputError(f"{shown(target)}: exists and is not empty; choose a new folder")
 
 
+def _is_stranger(path: Path) -> bool:
+    """Whether a file is no DICOM object (a readme beside the slices) and is not copied."""
+    if path.name.upper().split(".")[0] == "DICOMDIR":
+        return True
+    try:
+        parse_file(path, frozenset())
+    except NotDicomError:
+        return True
+    except InputError:
+        return is_beside(path)
+    return False
+
+
 def _read(path: Path) -> Dataset:
     import pydicom
-    from pydicom.errors import InvalidDicomError
 
-    if path.name.upper().split(".")[0] == "DICOMDIR":
-        raise InputError(f"{shown(path)}: a DICOMDIR is not copied")
     try:
+        syntax = parse_file(path, frozenset()).syntax
         with _quiet():
-            return pydicom.dcmread(path)
-    except (InvalidDicomError, OSError, ValueError, KeyError, EOFError, AttributeError,
-            NotImplementedError) as error:  # fmt: skip
-        raise InputError(f"{shown(path)}: is not a readable DICOM file") from error
+            dataset = pydicom.dcmread(path, force=True)  # files without preamble too
+            dataset.file_meta.setdefault("TransferSyntaxUID", pydicom.uid.UID(syntax))
+    except (OSError, ValueError, KeyError, EOFError, AttributeError, NotImplementedError) as error:
+        raise InputError("is damaged and cannot be read: left out") from error
+    return dataset
 
 
 def _one_file(

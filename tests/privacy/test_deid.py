@@ -177,6 +177,26 @@ def test_documents_are_left_out_and_said(tmp_path):
     assert "document" in report.left_out[0]["why"]
 
 
+def test_a_file_without_preamble_is_copied_and_a_damaged_one_is_said(tmp_path):
+    source = series(tmp_path / "in", n=3)
+    bare, cut, _ = sorted(source.iterdir())
+    bare.write_bytes(bare.read_bytes()[132:])
+    cut.write_bytes(cut.read_bytes()[:400])
+    (source / "notes.txt").write_text("Janssen")
+    (source / "IM9").write_bytes(b"")
+    report = deidentify_folder(source, tmp_path / "out", load_profile("basic"), KEY)
+    assert report.written == 2
+    assert [row["why"] for row in report.left_out] == [
+        "is damaged and cannot be read: left out"
+    ] * 2
+    assert not report.is_clean
+    copies = sorted((tmp_path / "out").rglob("*.dcm"))
+    assert len(copies) == 2
+    assert not any(word.encode() in path.read_bytes() for path in copies for word in PLANTED)
+    for path in copies:
+        assert pydicom.dcmread(path).pixel_array.any()
+
+
 def test_a_word_kept_against_the_profile_is_never_written(tmp_path):
     # a keyword that a profile keeps may not smuggle a name out
     profile = load_profile("basic")
