@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medvol.bundle import Bundle
 from medvol.core.errors import MissingInputError
-from medvol.core.files import atomic_path
+from medvol.core.files import atomic_path, sha256_file
+
+if TYPE_CHECKING:
+    from medvol.datasets import Case
 
 Map = NDArray[np.uint8]
 _DECISIONS = ("AsDiscreted", "ToLabelMapd", "RegionsToLabelMapd")
@@ -154,7 +158,8 @@ def predict_cases(
         bundle: Whose evaluation is run.
         data: Data set.
         members: Weights files; several are averaged.
-        cache: Folder of label maps that are there already and need no prediction.
+        cache: Folder of label maps; what the same members said of the same files before is there
+            already and needs no prediction.
         fold: Only the cases that this fold held out.
         keeps_probs: Keep probabilities beside the label maps.
     """
@@ -162,13 +167,15 @@ def predict_cases(
 
     from medvol.datasets import read_dataset
 
+    found = read_dataset(data).cases
+    cache = cache / _key(bundle, members, found)
     parser = bundle.parser(
         "evaluate", dataset_dir=data, fold=fold, output_dir=str(cache / "scores"),
         checkpoint=str(_joined(members, cache)),
         network_def=ensemble_config(bundle, len(members)), **{"handlers": []},
         **({"postprocessing": _with_copy(bundle)} if keeps_probs else {}),
     )  # fmt: skip
-    patients = {case.case: case.group for case in read_dataset(data).cases}
+    patients = {case.case: case.group for case in found}
     names = [str(row["case"]) for row in parser.get_parsed_content("cases")]
     places = [cache / f"{name}.npz" for name in names]
     if not all(_holds(path, keeps_probs) for path in places):
@@ -178,6 +185,14 @@ def predict_cases(
     number = -1 if fold is None else fold
     return [_read(path, name, number, patients[name], keeps_probs)
             for path, name in zip(places, names, strict=True)]  # fmt: skip
+
+
+def _key(bundle: Bundle, members: Sequence[Path], cases: Sequence[Case]) -> str:
+    """A folder's name that changes with the weights, the bundle's evaluation and the data."""
+    files = [path for case in cases for path in (*case.images, case.label) if path is not None]
+    facts = [sha256_file(path) for path in (*members, bundle.config_path("evaluate"))]
+    facts += [f"{path} {(stat := path.stat()).st_size} {stat.st_mtime_ns}" for path in files]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
 
 
 class _Keeper:

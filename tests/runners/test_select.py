@@ -149,6 +149,21 @@ def test_exported_bundle_averages_its_folds_and_says_what_it_rests_on(trained, t
     assert "exists" in capsys.readouterr().err
 
 
+def test_networks_trained_anew_in_the_same_folder_are_judged_anew(trained, tmp_path, capsys):
+    folder, runs, data = trained
+    seen = []
+    for attempt in range(2):
+        out = tmp_path / f"try{attempt}_segmentation"
+        words = ["select", str(folder), str(runs), "--data", str(data), "-o", str(out)]
+        assert main([*words, "--trust-bundle", "--single", "--json"]) == 0
+        seen.append(json.loads(capsys.readouterr().out)["networks"][0]["dice"])
+        for fold in range(2):  # a network that finds nothing
+            path = runs / f"fold_{fold}" / "model.pt"
+            state = {name: torch.zeros_like(value) for name, value in load_weights(path).items()}
+            save_checkpoint(path, state)
+    assert seen[1] < seen[0]
+
+
 def test_hold_out_set_decides_between_one_fold_and_all(trained, tmp_path, capsys):
     folder, runs, data = trained
     held = write_blobs(tmp_path / "held", n=3, first_seed=50)
