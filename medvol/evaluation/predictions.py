@@ -215,7 +215,7 @@ def _turned(data: Predictions, positive: str) -> Predictions:
     """With the positive of two classes second; of more each counts as positive in turn."""
     if positive not in data.classes:
         raise LabelError(f"{data.source}: {positive!r} is not one of {list(data.classes)}")
-    if len(data.classes) > 2 or data.classes[1] == positive:
+    if len(data.classes) != 2 or data.classes.index(positive) == 1:
         return data
     return replace(
         data, classes=data.classes[::-1], prob=data.prob[:, ::-1],
