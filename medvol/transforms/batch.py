@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from medvol.core import GridMismatchError
+from medvol.core import ConfigError, GridMismatchError
 from medvol.transforms.draw import about
 from medvol.transforms.grid import Warp, sampling_grid
 from medvol.transforms.sample import sample
@@ -21,7 +22,18 @@ class RandSpatialBatchd(RandSpatiald):
     Every item gets its own draw. Takes the same arguments; ``cubic`` and ``onehot`` modes, crops
     around foreground and the inverse belong to ``RandSpatiald``. The affine of a batched
     ``MetaTensor`` gives the spacing; plain tensors count as 1 mm.
+
+    Raises:
+        ConfigError: If asked for what belongs to ``RandSpatiald``, or for what that refuses.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if {"cubic", "onehot"} & set(self.mode) or self.foreground_key is not None:
+            raise ConfigError(
+                f"RandSpatialBatchd reads by bilinear or nearest, not {list(self.mode)}, and does "
+                "not crop around foreground; use RandSpatiald"
+            )
 
     def __call__(
         self, data: Mapping[Hashable, torch.Tensor], lazy: bool | None = None

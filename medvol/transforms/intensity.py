@@ -260,4 +260,6 @@ def _spacing(image: torch.Tensor) -> tuple[float, ...]:
 def _row(name: str, row: Sequence[float]) -> tuple[float, float, float]:
     if len(row) != 3 or not 0 <= row[0] <= 1 or row[1] > row[2]:
         raise ConfigError(f"effect {name!r} wants [probability, low, high], found {list(row)}")
+    if name in ("gamma", "low_resolution") and row[1] <= 0:
+        raise ConfigError(f"effect {name!r} wants strengths above 0, found {list(row)}")
     return float(row[0]), float(row[1]), float(row[2])

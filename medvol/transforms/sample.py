@@ -120,10 +120,11 @@ class Resampler:
 
 def sample(volume: torch.Tensor, grid: torch.Tensor, mode: str, padding: str) -> torch.Tensor:
     """Resample a channel-first volume, or a batch of them, at grids (B, *out_shape, n)."""
-    if padding == "min":
-        fill = volume.min()
-        return sample(volume - fill, grid, mode, "zeros") + fill
     is_batch = volume.ndim == grid.ndim
+    if padding == "min":  # each item's own: what is air in one scan may be tissue in another
+        axes = tuple(range(int(is_batch), volume.ndim))
+        fill = volume.amin(axes, keepdim=True)
+        return sample(volume - fill, grid, mode, "zeros") + fill
     source = volume.to(torch.float32) if is_batch else volume.to(torch.float32)[None]
     out = grid_sample(source, grid, mode=mode, padding_mode=padding, align_corners=False)
     return _to_dtype(out if is_batch else out[0], volume.dtype)

@@ -141,3 +141,6 @@ def test_unknown_and_malformed_effects_are_refused():
         RandIntensityd("image", effects={"sparkle": (1, 0, 1)})
     with pytest.raises(ConfigError, match="wants"):
         RandIntensityd("image", effects={"noise": (1, 2)})
+    for name in ("gamma", "low_resolution"):
+        with pytest.raises(ConfigError, match="above 0"):
+            RandIntensityd("image", effects={name: (1, -1, 1)})

@@ -243,6 +243,20 @@ def test_a_batch_of_one_equals_the_single_transform():
     assert torch.allclose(one.as_tensor(), many[0], atol=1e-4)
 
 
+def test_a_batch_is_padded_by_each_items_own_minimum():
+    batch = torch.rand(2, 1, 12, 12, 12) + torch.tensor([5.0, 105.0]).reshape(2, 1, 1, 1, 1)
+    move = RandSpatialBatchd("image", padding_mode="min", translate_range_mm=6.0, elastic=False)
+    out = move.set_random_state(0)({"image": batch})["image"]
+    assert torch.allclose(out.amin((1, 2, 3, 4)), batch.amin((1, 2, 3, 4)), atol=1e-2)
+
+
+@pytest.mark.parametrize("options", [{"mode": "cubic"}, {"mode": "onehot"},
+                                     {"foreground_key": "label"}])  # fmt: skip
+def test_a_batch_refuses_what_belongs_to_the_single_transform(options):
+    with pytest.raises(ConfigError, match="use RandSpatiald"):
+        RandSpatialBatchd("image", **options)
+
+
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_as_the_cpu():
     data = pair((40, 36, 30))
