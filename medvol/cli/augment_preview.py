@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,7 +41,7 @@ def run(
     scores = [
         {
             "signal": sample.score.signal,
-            "sides": dict(sample.score.sides),
+            "sides": {k: None if math.isnan(v) else v for k, v in sample.score.sides.items()},
             "folding": sample.score.folding,
             "faults": list(sample.score.faults),
         }
@@ -49,8 +50,7 @@ def run(
     ]
     failed = [score for score in scores if score["faults"]]
     if as_json:
-        text = json.dumps({"bundle": found.name, "out": str(out), "samples": scores})
-        print(text.replace("NaN", "null"))
+        print(json.dumps({"bundle": found.name, "out": str(out), "samples": scores}))
     else:
         print(f"{out}: {len(scores)} samples, {len(failed)} failed")
         for score in failed:

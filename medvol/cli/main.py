@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own usage errors carry their text there
             return _refuse(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
-        if line := refusal_in(error):
+        if line := refusal_in(error) or _said_by_the_system(error):
             return _refuse(line)
         raise
     return code if isinstance(code, int) else 0
@@ -123,6 +123,13 @@ def _add(app: typer.Typer, verb: str, module: str) -> None:
 
 def _verb(module: str) -> Callable[..., None]:
     return importlib.import_module(f"medvol.cli.{module}").run
+
+
+def _said_by_the_system(error: Exception) -> str | None:
+    """What the operating system has against a file: a name too long, a missing right."""
+    if not isinstance(error, OSError) or error.filename is None:
+        return None
+    return str(MedvolError(f"{error.filename}: {error.strerror}"))
 
 
 def _refuse(line: str, code: int = 2) -> int:

@@ -12,7 +12,8 @@ class MedvolError(Exception):
     """Root of all refusals; ``str(error)`` is one line that names the file and the fault."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(str(message).split()))
+        line = " ".join(str(message).split())  # neither a line nor an escape of a name survives
+        super().__init__("".join(c if c.isprintable() else "?" for c in line))
 
 
 class InputError(MedvolError, ValueError):

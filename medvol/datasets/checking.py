@@ -10,6 +10,7 @@ from typing import Any
 from medvol.datasets.manifest import Manifest
 from medvol.datasets.plausibility import Oddity, find_oddities
 from medvol.datasets.stats import CaseStats, read_all_stats
+from medvol.io.door import shown
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def check_dataset(manifest: Manifest, progress: Callable[[int], None] | None = N
 
 
 def _fault(odd: Oddity, files: dict[str, Any]) -> Fault:
-    return Fault(odd.case, odd.kind, f"{files[odd.case]}: {odd.text}")
+    return Fault(odd.case, odd.kind, f"{shown(files[odd.case])}: {odd.text}")
 
 
 def _unlabelled(manifest: Manifest) -> list[Fault]:
@@ -95,13 +96,13 @@ def _unlabelled(manifest: Manifest) -> list[Fault]:
     train = manifest.training
     if manifest.layout != "folder" and any(case.label for case in train):
         return [
-            Fault(case.case, "no label", f"{case.image}: has no label map")
+            Fault(case.case, "no label", f"{shown(case.image)}: has no label map")
             for case in train
             if case.label is None
         ]
     if manifest.classes:
         return [
-            Fault(case.case, "no label", f"{case.image}: has no class")
+            Fault(case.case, "no label", f"{shown(case.image)}: has no class")
             for case in train
             if case.category is None
         ]
