@@ -43,7 +43,7 @@ def run_task(
             command,
             stdout=sink,
             stderr=subprocess.STDOUT,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - between steps no other thread runs
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - between steps no other thread runs
         )
         try:
             _follow(child, table, epoch)
@@ -67,14 +67,14 @@ def _follow(child: subprocess.Popen[bytes], table: Path, epoch: Epoch) -> None:
                 epoch(seen)
 
 
-def _die_with_parent() -> Callable[[], None] | None:
+def die_with_parent(by: signal.Signals = signal.SIGKILL) -> Callable[[], None] | None:
     """On Linux a killed parent takes its run along, lest it write on beside a resumed one."""
     if sys.platform != "linux":
         return None
     libc, parent = ctypes.CDLL(None), os.getpid()
 
     def arrange() -> None:
-        libc.prctl(1, signal.SIGKILL)
+        libc.prctl(1, by)
         if os.getppid() != parent:
             os._exit(1)
 

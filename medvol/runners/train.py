@@ -20,6 +20,7 @@ from typing import IO, Any
 from medvol.bundle import load
 from medvol.core.errors import ConfigError, InputError, MedvolError
 from medvol.core.files import write_json
+from medvol.runners.monai_run import die_with_parent
 
 #: Fold number that trains on every case; its folder is named so.
 ALL_CASES = -1
@@ -27,6 +28,8 @@ ALL_CASES = -1
 RECORD = "run.json"
 #: Lines of the training process that a person wants to see.
 _SHOWN = re.compile(r" - (medvol\.\S+) - (INFO|WARNING|ERROR) - (.*)")
+#: Options of a bundle that the verb gives itself.
+_OWN = {"dataset_dir": "--data", "output_dir": "--out", "fold": "--folds", "resume": "--resume"}
 _NO_METRIC = {"epoch", "steps", "loss", "lr", "seconds"}
 Say = Callable[[str], None]
 
@@ -102,11 +105,14 @@ def run_training(options: TrainOptions, say: Say = lambda line: None) -> list[Fo
         MedvolError: If the bundle, the data set or the output folder cannot be used.
     """
     folds = check_training(options)
-    end = None if options.budget_s is None else time.time() + options.budget_s
-    runs = []
+    left, runs = options.budget_s, []
     for index, fold in enumerate(folds):
-        share = None if end is None else max(1.0, end - time.time()) / (len(folds) - index)
+        share = None if left is None else max(1.0, left) / (len(folds) - index)
+        is_begun, began = (fold_dir(options.out, fold) / "last.pt").exists(), time.time()
         runs.append(run_fold(replace(options, budget_s=share), fold, say))
+        if left is not None and share is not None:  # of a fold that was begun before, all is spent
+            is_spent = is_begun and runs[-1].status != "failed"
+            left -= share if is_spent else time.time() - began
     return runs
 
 
@@ -124,8 +130,13 @@ def check_training(options: TrainOptions) -> list[int]:
         raise ConfigError(f"{bundle.name}: has no {task}.json, so that it cannot be trained")
     if not Path(options.data).exists():
         raise InputError(f"{options.data}: no such data set")
-    count = int(options.settings.get("folds") or bundle.config(task).get("folds", 1))
-    folds = list(range(count)) if options.folds is None else list(options.folds)
+    if taken := [name for name in _OWN if name in options.settings]:
+        raise ConfigError(f"--set {taken[0]}: is told by {_OWN[taken[0]]}")
+    told = options.settings.get("folds") or str(bundle.config(task).get("folds", 1))
+    if not told.isdigit():
+        raise ConfigError(f"--set folds={told}: is no number of folds")
+    count = int(told)
+    folds = list(dict.fromkeys(range(count) if options.folds is None else options.folds))
     if bad := [fold for fold in folds if not ALL_CASES <= fold < count]:
         raise ConfigError(f"fold {bad[0]} does not exist: {bundle.name} has folds 0 to {count - 1},"
                           " and -1 for a run on every case")  # fmt: skip
@@ -157,7 +168,7 @@ def run_fold(options: TrainOptions, fold: int, say: Say = lambda line: None) -> 
     run = replace(_summed(FoldRun(fold, str(folder))), seconds=seconds)
     if code:
         run = replace(run, status="failed", reason=why(code, tail, options.processes))
-    write_json(record, run.row())
+    write_json(record, {**run.row(), "settings": options.settings})
     return run
 
 
@@ -214,7 +225,13 @@ def _watch(words: list[str], log: Path, began: float, say: Say) -> tuple[int, li
     tail: deque[str] = deque(maxlen=200)
     with (
         log.open("ab") as sink,
-        subprocess.Popen(words, env=env, stdout=sink, stderr=subprocess.PIPE) as process,
+        subprocess.Popen(
+            words,
+            env=env,
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - no other thread runs yet
+        ) as process,
     ):
         try:
             assert process.stderr is not None
@@ -264,7 +281,7 @@ def sweep(
     Args:
         options: What and how; everything must be visible from every node.
         runner: ``ray`` or ``slurm``.
-        workers: Folds at a time, for a local Ray cluster.
+        workers: Folds at a time; they share the budget's time in rounds of so many.
         address: Ray cluster to join, or submitit's cluster (``local`` tries it out here).
         say: Receives a line as each fold ends.
 
@@ -276,6 +293,8 @@ def sweep(
     start = {"ray": _ray_folds, "slurm": _slurm_folds}.get(runner)
     if start is None:
         raise ConfigError(f"runner {runner!r} is unknown; choose local, ray or slurm")
+    if options.budget_s is not None:
+        options = replace(options, budget_s=options.budget_s / math.ceil(len(folds) / workers))
     runs = []
     for run in start(options, folds, workers, address):
         say(line_of(run))

@@ -10,12 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from medvol.bundle import fork
 from medvol.cli.main import main
 from medvol.core.errors import ConfigError
-from medvol.runners import TrainOptions
+from medvol.runners import FoldRun, TrainOptions, run_training, sweep
 from medvol.runners.train import check_training, command, fold_dir, run_fold, why
 from tests.blobs import write_blobs
 
@@ -82,6 +83,9 @@ def test_refusal_of_the_training_is_the_last_line_and_exit_2(data, tmp_path, cap
         ({"folds": (7,)}, "fold 7 does not exist"),
         ({"bundle": "no_such_segmentation"}, "is no bundle"),
         ({"data": "/nonexistent/scans"}, "/nonexistent/scans"),
+        ({"settings": {"folds": "many"}}, "folds=many"),
+        ({"settings": {"fold": "2"}}, "--folds"),
+        ({"settings": {"output_dir": "elsewhere"}}, "--out"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path, given, said):
@@ -95,6 +99,67 @@ def test_folder_with_a_run_wants_to_be_resumed_or_left_alone(tmp_path):
     with pytest.raises(ConfigError, match="--resume"):
         check_training(options(tmp_path))
     assert check_training(options(tmp_path, is_resumed=True)) == [0]
+
+
+def test_a_fold_named_twice_is_trained_once(tmp_path):
+    assert check_training(options(tmp_path, folds=(1, 0, 1))) == [1, 0]
+
+
+def test_a_resumed_budget_gives_each_fold_what_a_straight_run_gives(tmp_path, monkeypatch):
+    given = {}
+
+    def run(asked, fold, say):
+        given[fold] = asked.budget_s
+        return FoldRun(fold, "", "kept" if fold < 3 else "done")
+
+    monkeypatch.setattr("medvol.runners.train.run_fold", run)
+    for fold in range(4):  # the last of them was cut off
+        (tmp_path / f"fold_{fold}").mkdir()
+        (tmp_path / f"fold_{fold}" / "last.pt").touch()
+    run_training(options(tmp_path, folds=None, is_resumed=True, budget_s=500.0))
+    assert given == pytest.approx(dict.fromkeys(range(5), 100.0), abs=1)
+
+
+@pytest.mark.parametrize(("workers", "share_s"), [(2, 100.0), (5, 300.0), (8, 300.0)])
+def test_folds_side_by_side_share_the_budget(tmp_path, monkeypatch, workers, share_s):
+    seen = []
+
+    def start(asked, folds, *_):
+        seen.append(asked.budget_s)
+        return [FoldRun(fold, "") for fold in folds]
+
+    monkeypatch.setattr("medvol.runners.train._ray_folds", start)
+    sweep(options(tmp_path, folds=None, budget_s=300.0), "ray", workers, say=str)
+    assert seen == [share_s]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
+def test_a_killed_command_takes_its_training_along(tmp_path):
+    code = ("import sys, pathlib; from medvol.runners.train import _watch; "
+            "_watch(['sleep', '90'], pathlib.Path('train.log'), 0.0, print)")  # fmt: skip
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    try:
+        children = _awaited(lambda: _descendants(parent.pid))
+    finally:
+        parent.kill()
+        parent.wait()
+    assert children
+    assert _awaited(lambda: not any(_lives(pid) for pid in children))
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _awaited(ask):
+    """What comes out true within half a minute."""
+    end = time.time() + 30
+    while not (found := ask()) and time.time() < end:
+        time.sleep(0.05)
+    return found
 
 
 def test_strange_bundle_is_not_run_unless_trusted(tmp_path):
