@@ -33,7 +33,7 @@ from medvol.runners.thresholds import (
     insert_thresholds,
     redrawn,
 )
-from medvol.runners.train import Say
+from medvol.runners.train import RECORD, Say
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,8 @@ def _pools(
     source: Bundle, runs: Sequence[Path], data: str, keeps_probs: bool, say: Say
 ) -> list[_Pool]:
     count = int(source.config("train").get("folds", 1))
+    for run in runs:
+        _require_same_split(source, run)
     weights = [fold_weights(run, count) for run in runs]
     pools = []
     for chosen in _groups(len(runs)):
@@ -157,6 +159,18 @@ def _pools(
         ]  # fmt: skip
         pools.append(_Pool(name, [path for i in chosen for path in weights[i]], cases))
     return pools
+
+
+def _require_same_split(source: Bundle, run: Path) -> None:
+    """Refuse folds that were dealt otherwise: their networks saw what they would be scored on."""
+    config = source.config("train")
+    for record in sorted(run.glob(f"fold_*/{RECORD}")):
+        told = json.loads(record.read_text("utf-8")).get("settings", {})
+        for name in ("folds", "split_seed"):
+            if told.get(name, str(config.get(name))) != str(config.get(name)):
+                raise ConfigError(f"{record.parent}: was trained with {name}={told[name]}, but the "
+                                  f"bundle deals cases by {name}={config.get(name)}; train it "
+                                  "without that setting")  # fmt: skip
 
 
 def _refined(

@@ -149,6 +149,15 @@ def test_exported_bundle_averages_its_folds_and_says_what_it_rests_on(trained, t
     assert "exists" in capsys.readouterr().err
 
 
+def test_folds_of_another_deal_are_refused(trained, tmp_path, capsys):
+    folder, runs, data = trained
+    record = {"status": "done", "settings": {"split_seed": "7"}}
+    (runs / "fold_1" / "run.json").write_text(json.dumps(record))
+    words = ["select", str(folder), str(runs), "--data", str(data), "-o", str(tmp_path / "x")]
+    assert main([*words, "--trust-bundle"]) == 2
+    assert "split_seed=7" in capsys.readouterr().err
+
+
 def test_networks_trained_anew_in_the_same_folder_are_judged_anew(trained, tmp_path, capsys):
     folder, runs, data = trained
     seen = []
