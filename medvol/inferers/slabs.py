@@ -236,8 +236,10 @@ class LayerRun:
             chosen = places[:1]
         self.seen = True
         for some, out in self.source.predict(chosen, self.network, to=self.device):
-            for (_, box), value in zip(some, channels_first(out).to(self.device), strict=True):
-                yield box, value
+            values = list(channels_first(out).to(self.device))
+            del out  # here and below, so that no window is held while the next is predicted
+            for _, box in some:
+                yield box, values.pop(0)
 
 
 def slab_axis(grid: WindowGrid) -> int:
@@ -269,8 +271,9 @@ def stitch_slabs(
             summed window by window and are 0 where none lay.
     """
     depth, starts = grid.roi[axis], grid.starts[axis]
-    share_layer = _layer_share(grid, weight, axis)
-    share = torch.zeros_like(share_layer)
+    share_layer = None if skips else _layer_share(grid, weight, axis)
+    across = [n for a, n in enumerate(grid.padded) if a != axis]
+    share = weight.new_zeros((depth, *across))
     weight = weight.movedim(axis, 0)
     sums: torch.Tensor | None = None
     for index, start in enumerate(starts):
@@ -282,7 +285,8 @@ def stitch_slabs(
             sums[(slice(None), slice(None), *place)].addcmul_(part.to(sums), weight)
             if skips:
                 share[(slice(None), *place)].add_(weight)
-        if not skips:
+            del value, part
+        if share_layer is not None:
             share.add_(share_layer)
         done = (starts[index + 1] if index + 1 < len(starts) else start + depth) - start
         if sums is None:

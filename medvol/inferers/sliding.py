@@ -165,6 +165,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         for some, out in source.predict(places, predictor, to=stitch_on, shown=self.progress):
             if not stitcher.add(some, out):
                 return super().__call__(inputs, network, *args, **kwargs)
+            del out  # so that it is not held while the next is predicted
         outside = partial(
             outside_values, activation=self.activation,
             is_probability=self.mirrors is not None or self.sees_probabilities,

@@ -72,6 +72,7 @@ class WindowSource:
                 out = network(self._gather(some))
             if self.device.type != "cuda" or to.type == "cuda":
                 yield some, out
+                del out  # the next batch needs the room
                 continue
             started = _copy_out(out)
             if waiting is not None:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from medvol.bundle.lean import import_monai
 from medvol.core.pages import ask_for_huge_pages
-from tools.bench.inference import WINDOW, network
 
 SPACING_MM = (1.5, 1.5, 1.5)
 CLASSES = 14
@@ -23,8 +23,11 @@ CLASSES = 14
 def main() -> None:
     """Run one contender on one image and print its figures as JSON."""
     name, image = sys.argv[1], sys.argv[2]
-    if name != "MONAI":
-        ask_for_huge_pages()  # as the verb does
+    if name != "MONAI":  # as the verb does
+        ask_for_huge_pages()
+        import_monai()
+    from tools.bench.inference import network
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
     net = network(CLASSES)
@@ -55,6 +58,8 @@ def by_monai(image: str, net: torch.nn.Module, folder: Path) -> Any:
     from monai.transforms.io.dictionary import LoadImaged, SaveImaged
     from monai.transforms.post.dictionary import Activationsd, AsDiscreted, Invertd
     from monai.transforms.spatial.dictionary import Orientationd, Spacingd
+
+    from tools.bench.inference import WINDOW
 
     before = Compose(
         [
@@ -97,6 +102,7 @@ def by_medvol(
     )
     from medvol.io import MedvolReader, write_nifti
     from medvol.transforms import Spacingd
+    from tools.bench.inference import WINDOW
 
     before = Compose(
         [
