@@ -52,6 +52,7 @@ _SPACES = {
 _UNIT_MM = {"": 1.0, "mm": 1.0, "millimeter": 1.0, "millimetre": 1.0, "um": 0.001, "µm": 0.001,
             "micron": 0.001, "micrometer": 0.001, "cm": 10.0, "centimeter": 10.0,
             "m": 1000.0, "meter": 1000.0}  # fmt: skip
+_FLAGS = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 #: Kinds of an axis along which something lies in space.
 _SPATIAL_KINDS = frozenset({"domain", "space", "none", "???"})
 
@@ -180,7 +181,10 @@ def _require_one_spacing(
     """Refuse spacings that differ from the lengths of the directions; the format has either."""
     words = fields.get("spacings", "").split()
     said = [word for axis, word in enumerate(words) if axis not in free]
-    plain = [number(word) if word.lower() != "nan" else math.nan for word in said]
+    try:
+        plain = [number(word) for word in said]
+    except ValueError as error:
+        raise GeometryError(f"{name}: spacings holds a value that is not a number") from error
     if len(plain) == 3 and np.any(np.abs(np.asarray(plain) / lengths - 1) > _SPACING_TOLERANCE):
         raise GeometryError(f"{name}: its spacings contradict its space directions")
 
@@ -207,7 +211,7 @@ def _metaimage(
     code = _META_TYPES.get(fields.get("elementtype", ""))
     if code is None:
         raise InputError(f"{name}: its data type is not supported; wanted scalar numbers")
-    if fields.get("binarydata", "true").lower() != "true":
+    if not _is_true(name, "BinaryData", fields.get("binarydata", "true")):
         raise InputError(f"{name}: text voxels are not supported")
     scaling = {
         "elementtointensityfunctionslope": (1.0,),
@@ -216,8 +220,10 @@ def _metaimage(
     if any(_floats(name, fields, key) not in ((), plain) for key, plain in scaling.items()):
         raise InputError(f"{name}: ElementToIntensityFunction (a slope or offset of its values) "
                          "is not supported")  # fmt: skip
-    msb = fields.get("binarydatabyteordermsb", fields.get("elementbyteordermsb", "false")).lower()
-    encoding = "zlib" if fields.get("compresseddata", "false").lower() == "true" else "raw"
+    order = _said_once(name, fields, "binarydatabyteordermsb", "elementbyteordermsb") or "false"
+    is_msb = _is_true(name, "BinaryDataByteOrderMSB", order)
+    is_packed = _is_true(name, "CompressedData", fields.get("compresseddata", "false"))
+    encoding = "zlib" if is_packed else "raw"
     n_channels = _integers(name, {"elementnumberofchannels": "1", **fields},
                            "elementnumberofchannels")[0]  # fmt: skip
     source, skip = fields["elementdatafile"], fields.get("headersize", "0")
@@ -228,7 +234,7 @@ def _metaimage(
         raise InputError(f"{name}: a HeaderSize of {skip} contradicts voxels behind the header")
     data, offset = (path, end) if local else (_beside(path, source), max(int(skip), 0))
     full = shape if n_channels == 1 else (n_channels, *shape)
-    dtype = np.dtype((">" if msb == "true" else "<") + code)
+    dtype = np.dtype((">" if is_msb else "<") + code)
     volume = RawVolume(path, data, offset, full, dtype, encoding, skip == "-1" and not local)
     return (
         volume,
@@ -241,8 +247,7 @@ def _meta_affine(
     name: str, fields: dict[str, str], n: int, assume_ras: bool
 ) -> NDArray[np.float64]:
     def first(*keys: str) -> tuple[float, ...]:
-        key = next((k for k in keys if k in fields), None)
-        return _floats(name, fields, key) if key else ()
+        return _floats(name, {keys[0]: _said_once(name, fields, *keys)}, keys[0])
 
     spacing = first("elementspacing")
     matrix = first("transformmatrix", "rotation", "orientation")
@@ -266,6 +271,21 @@ def _meta_affine(
     affine[:n, 3] = origin
     affine[:3] *= _unit_mm(name, {fields.get("distanceunits", "").strip('"').lower()})
     return LPS_TO_RAS @ affine
+
+
+def _said_once(name: str, fields: dict[str, str], *keys: str) -> str:
+    """The value under whichever of the keys that mean the same; empty if under none."""
+    found = {" ".join(fields[key].lower().split()) for key in keys if key in fields}
+    if len(found) > 1:
+        raise InputError(f"{name}: its header contradicts itself: {' and '.join(keys)} differ")
+    return found.pop() if found else ""
+
+
+def _is_true(name: str, key: str, text: str) -> bool:
+    """A MetaImage flag, whose readers go by its first letter."""
+    if text.lower() not in _FLAGS:
+        raise InputError(f"{name}: {key} is neither True nor False")
+    return _FLAGS[text.lower()]
 
 
 def _lines(

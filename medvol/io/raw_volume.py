@@ -81,13 +81,23 @@ class RawVolume:
 
     def _text(self, handle: IO[bytes]) -> NDArray[Any]:
         handle.seek(self.offset)
+        text = handle.read()
         try:
-            values = np.array(handle.read().split(), dtype=np.float64)
+            values = np.array(text.split(), dtype=np.float64)
+            if b"_" in text:
+                raise ValueError("Python alone reads 1_0 as ten")
         except ValueError as error:
             raise InputError(f"{shown(self.path)}: its text voxels hold a non-number") from error
         if values.size != math.prod(self.shape):
             raise InputError(f"{shown(self.path)}: truncated or too long: {values.size} text "
                              f"voxels, expected {math.prod(self.shape)}")  # fmt: skip
+        if self.dtype.kind in "iu":
+            limits = np.iinfo(self.dtype)
+            fits = (values == np.rint(values)) & (limits.min <= values) & (values <= limits.max)
+            fits |= ~np.isfinite(values)  # refused later, as in every format
+            if not fits.all():
+                raise InputError(f"{shown(self.path)}: text voxel {values[~fits][0]:g} is no "
+                                 f"{self.dtype.name}, which its header claims")  # fmt: skip
         return values.reshape(self.shape, order="F")
 
     def _expect(self, found: int) -> None:

@@ -226,6 +226,11 @@ def test_a_few_bytes_of_padding_are_said(tmp_path):
 TEXT_HEADERS = {
     "spacings beside directions": (nrrd_text, {"spacings": "2 2 2"}, "contradict its space dir"),
     "a direction too few": (nrrd_text, {"space directions": "(1,0,0) (0,1,0)"}, "disagree"),
+    "spacings of letters": (nrrd_text, {"spacings": "x y z"}, "spacings holds"),
+    "two matrices": (meta_text, {"Orientation": "-1 0 0 0 1 0 0 0 1"}, "orientation differ"),
+    "two places": (meta_text, {"Position": "5 0 0"}, "position and origin differ"),
+    "two byte orders": (meta_text, {"ElementByteOrderMSB": "True"}, "msb differ"),
+    "a flag of another kind": (meta_text, {"BinaryDataByteOrderMSB": "big"}, "neither True"),
     "no axis in space": (nrrd_text, {"space directions": "none none none"}, "0 spatial axes"),
     "17 dimensions": (nrrd_text, {"dimension": "17"}, "disagree"),
     "sizes beyond 64 bits": (nrrd_text, {"sizes": "4294967297 4294967297 4294967297"}, "sizes"),
@@ -256,7 +261,11 @@ def test_a_text_header_must_agree_with_its_voxels(tmp_path, what):
     ("gzip", gzip.compress(bytes(range(16)), mtime=0)[:-12], "truncated"),
     ("gzip", gzip.compress(b"\1\0" * 8 + bytes(1 << 22), mtime=0), "more than its header"),
     ("ascii", b"1 2 3 4 5 6 7", "7 text voxels"), ("ascii", b"1 2 3 4 5 6 7 nan", "non-finite"),
-], ids=["gzip called raw", "half", "cut", "too long", "a number short", "nan"])  # fmt: skip
+    ("ascii", b"1 2 3 4 5 6 7 1.5", "1.5 is no int16"),
+    ("ascii", b"1 2 3 4 5 6 7 99999", "99999 is no int16"),
+    ("ascii", b"1 2 3 4 5 6 7 1_0", "non-number"),
+], ids=["gzip called raw", "half", "cut", "too long", "a number short", "nan", "a fraction",
+        "beyond the type", "an underscore"])  # fmt: skip
 def test_detached_voxels_must_be_what_the_header_says(tmp_path, encoding, voxels, fault):
     head = nrrd_text(encoding=encoding, **{"data file": "v.raw"}).partition(b"\n\n")[0]
     (tmp_path / "t.nhdr").write_bytes(head + b"\n\n")
@@ -314,3 +323,10 @@ def test_calibrated_values_need_their_scale_even_where_only_the_class_names_them
             ds.Modality, ds.Units = modality, "GML"
 
     assert refused(dicom_series(change), "rescale")
+
+
+@pytest.mark.parametrize("flag", ["True", "T", "1"])
+def test_a_flag_of_byte_order_is_read_as_its_readers_do(tmp_path, flag):
+    path = tmp_path / "t.mha"
+    path.write_bytes(meta_text(BinaryDataByteOrderMSB=flag))
+    assert (read_scan(path).array == 256).all()
