@@ -29,8 +29,10 @@ def run(
     from dataclasses import asdict
 
     from medvol.privacy import Pseudonyms, deidentify_folder, load_key, load_profile
+    from medvol.privacy.deid import require_apart
 
     chosen = load_profile(profile)
+    require_apart(source, out, key_file)  # before a key is written for nothing
     key, origin = load_key(key_file)
 
     def progress(done: int, total: int) -> None:

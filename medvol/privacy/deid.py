@@ -90,7 +90,7 @@ def deidentify_folder(
         MissingInputError: If ``source`` holds no DICOM object.
     """
     source, target = Path(source), Path(target)
-    _require_apart(source, target)
+    require_apart(source, target)
     files = [source] if source.is_file() else walk_files(source)
     report = DeidReport(profile.name, key_origin)
     cleaner = _Cleaner(Rules.load(profile), pseudonyms, _Folders(target), report)
@@ -169,7 +169,13 @@ class _Folders:
         return self.numbers[key]
 
 
-def _require_apart(source: Path, target: Path) -> None:
+def require_apart(source: Path, target: Path, key_file: Path | None = None) -> None:
+    """Refuse a target or key that would touch the source, or lie among the copies.
+
+    Raises:
+        MissingInputError: If there is no source.
+        OutputError: Otherwise.
+    """
     if not source.exists():
         raise MissingInputError(f"{shown(source)}: does not exist")
     here, there = source.resolve(), target.resolve()
@@ -178,6 +184,8 @@ def _require_apart(source: Path, target: Path) -> None:
                           "written to")  # fmt: skip
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{shown(target)}: exists and is not empty; choose a new folder")
+    if key_file and any(key_file.resolve().is_relative_to(place) for place in (here, there)):
+        raise OutputError(f"{shown(key_file)}: the key must lie outside the scans and their copies")
 
 
 def _is_stranger(path: Path) -> bool:

@@ -225,6 +225,19 @@ def test_the_command_exits_0_1_and_2(tmp_path, capsys):
     assert "is no privacy profile; known: basic" in capsys.readouterr().err
 
 
+def test_a_refused_run_writes_no_key_and_no_key_lies_among_scans(tmp_path, capsys):
+    source, out = series(tmp_path / "in", n=1), tmp_path / "out"
+    key = tmp_path / "key"
+    assert main(["data", "deid", str(tmp_path / "no"), "-o", str(out), "--key-file", str(key)]) == 2
+    assert not key.exists()
+    for place in (source, out):
+        command = ["data", "deid", str(source), "-o", str(out), "--key-file", str(place / "key")]
+        assert main(command) == 2
+        assert "key must lie outside" in capsys.readouterr().err
+    assert len(list(source.iterdir())) == 1
+    assert not out.exists()
+
+
 def test_profiles_are_checked(tmp_path):
     for text, fault in (("name: x\ndates: never", "dates must be"), ("dates: shift", "a name"),
                         ("name: x\nkeep: [NoSuchWord]", "no DICOM keyword"),
