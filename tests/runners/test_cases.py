@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 
 from medvol.core.errors import InputError
 from medvol.core.files import output_path
 from medvol.runners import find_cases
+from medvol.runners.cases import input_digest
 
 
 def test_a_folder_above_is_found_from_below(tmp_path, make_image, monkeypatch):
@@ -51,3 +53,15 @@ def test_long_names_get_folders_of_their_own(tmp_path, make_image, letter):
     folders = {output_path(tmp_path, case.name) for case in cases}
     assert len(cases) == len(folders) == 2
     assert all(len(os.fsencode(folder.name)) < 200 for folder in folders)
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr", ".hdr"])
+def test_a_header_stands_for_its_voxels_too(tmp_path, suffix):
+    import SimpleITK as sitk
+
+    digests = set()
+    for value in (0, 1):
+        image = sitk.GetImageFromArray(np.full((4, 4, 4), value, np.uint8))
+        sitk.WriteImage(image, str(tmp_path / f"a{suffix}"))
+        digests.add(input_digest(str(tmp_path / f"a{suffix}")))
+    assert len(digests) == 2
