@@ -76,7 +76,11 @@ def run(
         _dry_run(cases, options, is_json)
         return
     _require_writable(out)
-    chosen = _classify if is_classification(options) else _runner(runner)
+    chosen = _runner(runner)
+    if is_classification(options):
+        if runner != "local":
+            raise ConfigError(f"--runner {runner} is not for {bundle}, which is a classification")
+        chosen = _classify
     if records := chosen(cases, options, workers, address, _Progress(len(cases))):  # else: a rank
         _refuse_if_all_are(records, out)
         _finish(records, is_json)

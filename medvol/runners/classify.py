@@ -6,13 +6,20 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
 from medvol.bundle import load
 from medvol.bundle.lean import require_components
-from medvol.core.errors import MedvolError
+from medvol.core.errors import ConfigError, MedvolError
 from medvol.engines.workflow import refusal_in
 from medvol.runners.cases import CaseInput, input_digest
 from medvol.runners.local import Report
 from medvol.runners.record import PredictOptions, Record
+from medvol.runners.session import reader_overrides
+
+_FOR_MASKS = {"formats": "--format", "tta": "--tta", "uncertainty": "--uncertainty",
+              "max_ram": "--max-ram", "max_gpu": "--max-gpu-mem", "engine": "--engine",
+              "ensemble": "--ensemble"}  # fmt: skip
 
 
 def is_classification(options: PredictOptions) -> bool:
@@ -26,13 +33,18 @@ def run_classification(
 ) -> list[Record]:
     """Classify every case that can be read; ``predictions.csv`` and a record each.
 
+    Windows, masks and other engines are not for classifiers: options of these are refused.
     Images that the bundle's preprocessing refuses are recorded and left out, so that one of them
     does not end the run. Already classified cases are classified again: they take no time.
     """
+    _require_legal(options)
+    if options.threads:
+        torch.set_num_threads(options.threads)
     bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
     config = bundle.config("inference")
     require_components(config, config)
     changes: dict[str, Any] = {"output_dir": options.out, "dataset_dir": _root(cases)}
+    changes |= reader_overrides(config, options.reader)
     if options.device:
         changes["device"] = options.device
     screen = bundle.parser("inference", **changes).get_parsed_content("preprocessing")
@@ -47,6 +59,13 @@ def run_classification(
             record.save(options.out)
         report(record)
     return records
+
+
+def _require_legal(options: PredictOptions) -> None:
+    plain = PredictOptions(options.bundle, options.out)
+    for name, option in _FOR_MASKS.items():
+        if getattr(options, name) != getattr(plain, name):
+            raise ConfigError(f"{option} is not for {options.bundle}, which is a classification")
 
 
 def _screened(case: CaseInput, screen: Any, options: PredictOptions) -> Record:

@@ -85,7 +85,10 @@ def window_shape(session: Session) -> tuple[int, ...]:
     Raises:
         ConfigError: If the bundle's window follows the image's size.
     """
-    roi = session.inferer.roi_size
+    roi = getattr(session.inferer, "roi_size", None)
+    if roi is None:
+        raise ConfigError(f"{session.bundle.name}: predicts without windows; only segmentation "
+                          "bundles run in other engines")  # fmt: skip
     if isinstance(roi, int) or min(roi) < 1:
         raise ConfigError(f"the window {roi} is not fixed, so that the network cannot be exported")
     return (session.in_channels, *(int(n) for n in roi))

@@ -64,6 +64,8 @@ class PredictOptions:
     def __post_init__(self) -> None:
         if unknown := set(self.formats) - set(FORMATS):
             raise ConfigError(f"format {sorted(unknown)[0]!r} is unknown; choose from {FORMATS}")
+        if not self.formats:
+            raise ConfigError(f"no format is named; choose from {FORMATS}")
         if "sr" in self.formats and "dicomseg" not in self.formats:
             object.__setattr__(self, "formats", (*self.formats, "dicomseg"))
 

@@ -73,7 +73,7 @@ class Session:
         self.config = self.bundle.config("inference")
         self.device = _device(options.device)
         self.parser = self.bundle.parser(
-            "inference", device=str(self.device), **_reader_overrides(self.config, options.reader)
+            "inference", device=str(self.device), **reader_overrides(self.config, options.reader)
         )
         require_components(self.config, _SECTIONS)
         self.labels = self.bundle.labels
@@ -251,7 +251,7 @@ def _device(asked: str) -> torch.device:
     return device
 
 
-def _reader_overrides(config: dict[str, Any], reader: dict[str, Any]) -> dict[str, Any]:
+def reader_overrides(config: Mapping[str, Any], reader: Mapping[str, Any]) -> dict[str, Any]:
     """What the user said of the inputs, as arguments of the config's ``LoadImaged``."""
     steps = config["preprocessing"]["transforms"]
     return {

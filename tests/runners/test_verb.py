@@ -81,12 +81,39 @@ def test_a_dry_run_over_the_ceiling_exits_1(predict, images, capsys):
         ["--max-ram", "lots"],
         ["--runner", "abacus"],
         ["--format", "bmp"],
+        ["--format", ","],
     ],
 )
 def test_wrong_usage_exits_2_with_one_line(predict, images, arguments, capsys):
     given = arguments if arguments[0].startswith("/") else [str(images), *arguments]
     assert predict(*given) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--format", "dicomseg"],
+        ["--uncertainty"],
+        ["--engine", "onnx"],
+        ["--max-ram", "6GB"],
+        ["--runner", "workers"],
+        ["--runner", "abacus"],
+    ],
+)
+def test_what_a_classifier_cannot_do_is_refused_and_not_left_out(tmp_path, capsys, words):
+    (tmp_path / "a.png").write_bytes(b"never read")
+    arguments = ["predict", "chest_xray_classification", str(tmp_path / "a.png")]
+    assert main([*arguments, "-o", str(tmp_path / "out"), *words]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words[0].removeprefix("--") in line
+
+
+def test_a_classifier_is_not_exported_in_one_line(tmp_path, capsys):
+    arguments = ["chest_xray_classification", "--to", "torchscript", "-o", str(tmp_path / "m")]
+    assert main(["export", *arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "chest_xray_classification" in line
 
 
 def test_an_export_keeps_dice_and_hd95(toy_bundle, images, tmp_path, capsys):
