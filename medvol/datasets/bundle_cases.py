@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from medvol.core.errors import ConfigError, InputError, LabelError, MissingInputError
+from medvol.core.errors import LabelError, MissingInputError
 from medvol.datasets.listing import list_images
 from medvol.datasets.manifest import Case, Manifest
 from medvol.datasets.reading import read_dataset
-from medvol.datasets.split import require_disjoint_patients, split_patients
+from medvol.datasets.split import own_fold, require_disjoint_patients, split_patients
 
 #: Fold number that means: train on every case and validate on a fifth of the same ones.
 ALL = -1
@@ -92,15 +92,8 @@ def _labelled(dataset_dir: str | os.PathLike[str], labels: Mapping[Any, str]) ->
 def _fold_names(
     manifest: Manifest, labels: Mapping[Any, str], fold: int, folds: int, seed: int
 ) -> tuple[list[str], list[str]]:
-    without = [case.case for case in manifest.cases if case.fold is None]
-    if 0 < len(without) < len(manifest.cases):
-        raise InputError(f"{manifest.root}: {len(without)} of {len(manifest.cases)} cases have no "
-                         f"fold ({without[0]!r} ...); give every case one, or none")  # fmt: skip
-    if not without:
-        held = [case.case for case in manifest.cases if case.fold == fold]
-        if not held:
-            raise ConfigError(f"{manifest.root}: no case is in fold {fold}")
-        return [case.case for case in manifest.cases if case.fold != fold], held
+    if (own := own_fold(manifest, fold)) is not None:
+        return own
     split = split_patients(manifest, folds=folds, seed=seed, strata=_strata(manifest, labels))
     return split.training(fold), split.validation(fold)
 

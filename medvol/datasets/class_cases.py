@@ -15,7 +15,7 @@ from medvol.core.errors import ConfigError, InputError, LabelError, MissingInput
 from medvol.datasets.listing import list_images, stem
 from medvol.datasets.manifest import Case, Manifest
 from medvol.datasets.reading import read_dataset
-from medvol.datasets.split import require_disjoint_patients, split_patients
+from medvol.datasets.split import own_fold, require_disjoint_patients, split_patients
 
 logger = logging.getLogger(__name__)
 
@@ -201,11 +201,8 @@ def _entry(case: Case, numbers: Mapping[str, int]) -> dict[str, Any]:
 def _fold_names(
     manifest: Manifest, fold: int, folds: int, seed: int, strata: Mapping[str, str] | None
 ) -> tuple[list[str], list[str]]:
-    if all(case.fold is not None for case in manifest.cases):
-        held = [case.case for case in manifest.cases if case.fold == fold]
-        if not held:
-            raise ConfigError(f"{manifest.root}: no case is in fold {fold}")
-        return [case.case for case in manifest.cases if case.fold != fold], held
+    if (own := own_fold(manifest, fold)) is not None:
+        return own
     split = split_patients(manifest, folds=folds, seed=seed, strata=strata)
     return split.training(fold), split.validation(fold)
 

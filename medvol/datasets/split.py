@@ -149,6 +149,25 @@ def read_split(path: str | os.PathLike[str]) -> Split:
     return split
 
 
+def own_fold(manifest: Manifest, fold: int) -> tuple[list[str], list[str]] | None:
+    """Names to train on and to validate on by the data set's own folds; None where it has none.
+
+    Raises:
+        InputError: If only some cases have a fold.
+        ConfigError: If none is in this one.
+    """
+    without = [case.case for case in manifest.cases if case.fold is None]
+    if len(without) == len(manifest.cases):
+        return None
+    if without:
+        raise InputError(f"{manifest.root}: {len(without)} of {len(manifest.cases)} cases have no "
+                         f"fold ({without[0]!r} ...); give every case one, or none")  # fmt: skip
+    held = [case.case for case in manifest.cases if case.fold == fold]
+    if not held:
+        raise ConfigError(f"{manifest.root}: no case is in fold {fold}")
+    return [case.case for case in manifest.cases if case.fold != fold], held
+
+
 def shared_patients(manifest: Manifest, split: Split | None = None) -> dict[str, list[str]]:
     """Patients whose cases lie in more than one place, as group to case names.
 

@@ -123,3 +123,11 @@ def test_a_split_that_tears_a_patient_apart_trains_only_when_forced(pictures, ca
     assert found["train"]
     assert found["validate"]
     assert "no estimate" in caplog.text
+
+
+def test_folds_of_some_cases_only_are_not_dealt_anew(pictures):
+    lines = (pictures / "labels.csv").read_text().splitlines()
+    rows = [f"{line},{'' if n == 3 else n % 2}" for n, line in enumerate(lines[1:])]
+    (pictures / "labels.csv").write_text("\n".join([f"{lines[0]},fold", *rows]))
+    with pytest.raises(InputError, match="1 of 10 cases have no fold"):
+        class_training_cases(pictures, LABELS, folds=2, allow_shared_patients=True)
