@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from medvol.core.errors import InputError, MedvolError, NonFiniteError, OutputError
 from medvol.core.files import atomic_path
-from medvol.core.geometry import SAME_GRID_MM
+from medvol.core.geometry import SAME_GRID_MM, Geometry
 from medvol.io.door import Scan, shown
 
 _INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
@@ -39,7 +39,8 @@ def write_nifti(
         dtype: An integer type rounds, and refuses values out of its range.
 
     Raises:
-        OutputError: If it cannot be written whole, or reads back differently.
+        OutputError: If it cannot be written whole, or reads back differently, or the affine
+            places no grid.
         NonFiniteError: If the array or the affine holds NaN or infinity.
     """
     import nibabel as nib
@@ -49,6 +50,7 @@ def write_nifti(
         raise OutputError(f"{shown(path)}: a NIfTI file ends in .nii or .nii.gz")
     voxels = storable(path, np.asarray(array), dtype)
     affine = np.asarray(affine, dtype=np.float64)
+    _require_grid(path, affine)
     image = nib.Nifti1Image(voxels, affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
@@ -129,7 +131,7 @@ def write_itk(
     """
     import SimpleITK as sitk
 
-    from medvol.core.geometry import Geometry, affine_from_lps
+    from medvol.core.geometry import affine_from_lps
     from medvol.io.image import read_scan
 
     path = Path(path)
@@ -156,6 +158,15 @@ def write_itk(
         except RuntimeError as error:
             raise OutputError(f"{shown(path)}: cannot be written by ITK") from error
     return path
+
+
+def _require_grid(path: Path, affine: NDArray[np.float64]) -> None:
+    if not np.isfinite(affine).all():
+        raise NonFiniteError(f"{shown(path)}: its affine holds non-finite values (NaN or infinity)")
+    try:
+        Geometry((1, 1, 1), affine)
+    except MedvolError as error:
+        raise OutputError(f"{shown(path)}: {error}") from error
 
 
 def _verify_nifti(

@@ -139,6 +139,11 @@ def test_what_cannot_be_stored_is_refused(tmp_path):
     target = tmp_path / "x.nii.gz"
     with pytest.raises(NonFiniteError, match=r"x\.nii\.gz"):
         write_nifti(target, np.full((2, 2, 2), np.nan), np.eye(4))
+    with pytest.raises(NonFiniteError, match=r"x\.nii\.gz: its affine"):
+        write_nifti(target, np.zeros((2, 2, 2)), np.full((4, 4), np.nan))
+    for affine in (np.zeros((4, 4)), np.eye(3)):
+        with pytest.raises(OutputError, match=r"x\.nii\.gz"):
+            write_nifti(target, np.zeros((2, 2, 2)), affine)
     with pytest.raises(OutputError, match="do not fit"):
         write_nifti(target, np.full((2, 2, 2), 300), np.eye(4), dtype=np.uint8)
     with pytest.raises(OutputError, match="ends in"):
