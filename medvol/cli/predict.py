@@ -25,7 +25,9 @@ def run(
     inputs: Annotated[list[str], typer.Argument(help="Images, folders, DICOM trees.")],
     out: Annotated[str, typer.Option("--out", "-o", help="Folder for one folder per case.")],
     formats: Formats = "nifti",
-    max_ram: Annotated[str, typer.Option(help="Ceiling to keep, for example 6GB.")] = "",
+    max_ram: Annotated[
+        str, typer.Option(help="Ceiling to keep, as 6GB; of all workers together.")
+    ] = "",
     max_gpu_mem: Annotated[str, typer.Option(help="Ceiling on the GPU.")] = "",
     tta: Annotated[
         bool | None, typer.Option("--tta/--no-tta", help="Average allowed mirrors.")

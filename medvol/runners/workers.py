@@ -7,7 +7,7 @@ import multiprocessing as mp
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -32,16 +32,23 @@ def run_workers(
     """Predict every case in worker processes; results equal those of :func:`run_local`.
 
     A worker that dies, for example killed for its memory, is one line naming the case; the case
-    is tried once more in a new worker and then recorded as failed.
+    is tried once more in a new worker and then recorded as failed. Ceilings are those of all
+    workers together.
 
     Raises:
         MedvolError: If the bundle cannot be loaded at all.
     """
-    pool = _Pool(options, min(workers, max(1, len(cases))), start)
+    count = min(workers, max(1, len(cases)))
+    pool = _Pool(_shared(options, count), count, start)
     try:
         return pool.run(deque((case, 0) for case in cases), report)
     finally:
         pool.close()
+
+
+def _shared(options: PredictOptions, count: int) -> PredictOptions:
+    parts = {name: getattr(options, name) for name in ("max_ram", "max_gpu")}
+    return replace(options, **{name: n and n // count for name, n in parts.items()})
 
 
 @dataclass

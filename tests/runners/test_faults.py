@@ -118,3 +118,14 @@ def test_a_case_that_kills_every_worker_fails_alone(options, make_bundle, make_i
 def test_a_bundle_that_cannot_load_is_refused_once(options, images):
     with pytest.raises(MissingInputError, match="no bundle"):
         run_workers(find_cases([images]), options(bundle="nowhere"), 2, start="spawn")
+
+
+def test_workers_keep_a_ceiling_together(options, images, monkeypatch):
+    from medvol.runners import workers
+
+    seen = []
+    monkeypatch.setattr(workers._Pool, "run", lambda pool, *_: seen.append(pool.options) or [])
+    run_workers(find_cases([images]), options(max_ram=8 * 10**9), workers=4)
+    run_workers(find_cases([images]), options(), workers=4)
+    assert [one.max_ram for one in seen] == [2 * 10**9, None]
+    assert seen[0].digest() == seen[1].digest()
