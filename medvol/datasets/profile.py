@@ -37,7 +37,7 @@ class Effort:
     currency: str = "USD"
 
     def __post_init__(self) -> None:
-        if self.readers < 1 or self.rate_per_hour < 0 or (self.minutes_per_item or 0) < 0:
+        if self.readers < 1 or not (self.rate_per_hour >= 0 and (self.minutes_per_item or 0) >= 0):
             raise ConfigError("readers must be at least 1, minutes and rate at least 0")
 
 

@@ -203,12 +203,13 @@ def _is_stranger(path: Path) -> bool:
 
 def _read(path: Path) -> Dataset:
     import pydicom
+    from pydicom.uid import UID
 
     try:
         syntax = parse_file(path, frozenset()).syntax
         with _quiet():
             dataset = pydicom.dcmread(path, force=True)  # files without preamble too
-            dataset.file_meta.setdefault("TransferSyntaxUID", pydicom.uid.UID(syntax))
+            dataset.file_meta.setdefault("TransferSyntaxUID", UID(syntax))
     except (OSError, ValueError, KeyError, EOFError, AttributeError, NotImplementedError) as error:
         raise InputError("is damaged and cannot be read: left out") from error
     return dataset

@@ -74,6 +74,8 @@ def test_effort_is_items_times_minutes_times_readers(tmp_path):
     assert profile.annotation_cost == pytest.approx(60)
     with pytest.raises(ConfigError):
         Effort(readers=0)
+    with pytest.raises(ConfigError):
+        Effort(rate_per_hour=float("nan"))
 
 
 def test_segmentation_profile_holds_the_closed_form_volumes(tmp_path):
