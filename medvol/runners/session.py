@@ -94,8 +94,12 @@ class Session:
 
     @property
     def members(self) -> list[Any]:
-        """The members of the ensemble, for their disagreement; else the one predictor."""
-        if self.predictor is not self.network:
+        """The members of the ensemble, for their disagreement; else the one predictor.
+
+        An ensemble that averages logits counts as one: the mean of its members' probabilities
+        is not what it says.
+        """
+        if self.predictor is not self.network or getattr(self.network, "averages", "") == "logits":
             return [self.predictor]
         return parts_of(self.network)
 

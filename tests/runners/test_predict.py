@@ -359,3 +359,27 @@ def test_probabilities_are_written_on_the_scans_grid_and_explain_the_mask(
     assert values.shape == (22, 25, 12, 3)
     np.testing.assert_allclose(values.sum(-1), 1, atol=1e-5)
     assert (values.argmax(-1) == labels_of(asked.out, "case0")).all()
+
+
+def test_uncertainty_draws_the_mask_that_an_average_of_logits_draws(options, images, tmp_path):
+    from medvol.networks import Ensemble
+    from medvol.runners import predict_case
+
+    class Says(torch.nn.Module):
+        def __init__(self, logit: float) -> None:
+            super().__init__()
+            self.logit = logit
+
+        def forward(self, x):
+            return torch.cat([0 * x, 0 * x + self.logit, 0 * x - 9], 1)
+
+    (case,) = find_cases([images / "case0.nii.gz"])
+    voxels = []
+    for uncertainty in (False, True):
+        session = Session(options(out=str(tmp_path / str(uncertainty)), uncertainty=uncertainty))
+        network = Ensemble([Says(6), Says(-1.5), Says(-1.5)], averages="logits")
+        session.network = session.predictor = network
+        record = predict_case(session, case)
+        assert record.status == "done", record.reason
+        voxels.append(record.structures[0]["voxels"])
+    assert voxels[0] == voxels[1] == 22 * 25 * 12
