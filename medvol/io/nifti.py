@@ -128,8 +128,7 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
 def is_second_half(path: Path) -> bool:
     """Whether this is the .img whose .hdr lies beside it."""
     stem = path.with_suffix("") if path.suffix.lower() == ".gz" else path
-    head = stem.with_suffix(".hdr")
-    return stem.suffix.lower() == ".img" and any(p.is_file() for p in (head, Path(f"{head}.gz")))
+    return stem.suffix.lower() == ".img" and _other_half(stem, ".hdr") is not None
 
 
 def parse_header(path: Path, head: bytes) -> NiftiHeader:
@@ -193,11 +192,15 @@ def _pair(path: Path) -> tuple[Path, Path]:
     other = suffixes.get(stem.suffix.lower())
     if other is None:
         return path, path
-    partner = next((p for p in (stem.with_suffix(other), Path(f"{stem.with_suffix(other)}.gz"))
-                    if p.is_file()), None)  # fmt: skip
+    partner = _other_half(stem, other)
     if partner is None:
         raise InputError(f"{shown(path)}: its other half {stem.stem}{other}{gz} is missing")
     return (path, partner) if other == ".img" else (partner, path)
+
+
+def _other_half(stem: Path, other: str) -> Path | None:
+    endings = (f"{suffix}{gz}" for suffix in (other, other.upper()) for gz in ("", ".gz", ".GZ"))
+    return next((p for end in endings if (p := stem.with_suffix(end)).is_file()), None)
 
 
 def _parse_1(name: str, head: bytes, order: str) -> NiftiHeader:

@@ -100,9 +100,11 @@ def test_what_cannot_be_read_is_not_called_usable(phantom, tmp_path):
     for name in ("pair", "half"):
         nibabel.save(pair, tmp_path / f"{name}.hdr")
     (tmp_path / "half.img").unlink()
+    for ending in ("hdr", "img"):
+        (tmp_path / f"pair.{ending}").rename(tmp_path / f"PAIR.{ending.upper()}")
     rows = {row.path: row.problem for row in scan_folder(tmp_path)}
-    assert set(rows) == {"cut.nii", "whole.mha", "plain.nrrd", "pair.hdr", "half.hdr"}
-    assert not rows["pair.hdr"]
+    assert set(rows) == {"cut.nii", "whole.mha", "plain.nrrd", "PAIR.HDR", "half.hdr"}
+    assert not rows["PAIR.HDR"]
     assert not rows["whole.mha"]
     assert "truncated" in rows["cut.nii"]
     assert "truncated" in rows["plain.nrrd"]
