@@ -324,12 +324,16 @@ def gate_projection(where: Path, image: DicomImage) -> None:
 
 def _read_projection(where: Path, image: DicomImage) -> Scan:
     gate_projection(where, image)
-    stored = next(stored_frames(image)).astype(np.float32)
+    raw = next(stored_frames(image))
+    stored = raw.astype(np.float32)
     if image.samples == 1:
         if image.photometric == "MONOCHROME1":  # bright is where the film is dark
             top = 2**image.bits_stored - 1 if not image.is_signed else -1
             stored = top - stored
         scale(stored.copy(), image.frames[0], 1.0, stored)
+        if bounds := padding_range(image):
+            padded = (raw >= bounds[0]) & (raw <= bounds[1])
+            _fill_padding(stored[None], [(0, padded)], image.modality)
         stored = stored[..., None]
     return Scan(
         to_float32(where, np.ascontiguousarray(stored.transpose(2, 1, 0))), np.eye(4), where

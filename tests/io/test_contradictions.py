@@ -330,3 +330,17 @@ def test_a_flag_of_byte_order_is_read_as_its_readers_do(tmp_path, flag):
     path = tmp_path / "t.mha"
     path.write_bytes(meta_text(BinaryDataByteOrderMSB=flag))
     assert (read_scan(path).array == 256).all()
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_padding_of_a_radiograph_becomes_its_darkest_value(dicom_series, phantom, photometric):
+    def change(ds, z):
+        ds.PhotometricInterpretation, ds.PixelRepresentation = photometric, 0
+        ds.PixelPaddingValue = 56  # the last pixel
+        return as_radiograph(ds, z)
+
+    (path,) = dicom_series(change).iterdir()
+    got = read_scan(path).array[0]
+    others = 65535 - phantom[..., 0] if photometric == "MONOCHROME1" else phantom[..., 0].copy()
+    others[6, 5] = np.delete(others.ravel(), -1).min()
+    assert np.array_equal(got, others)
