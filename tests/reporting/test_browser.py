@@ -178,6 +178,41 @@ def test_the_keyboard_alone_opens_a_case_and_turns_it_around(browser):
     assert script(browser, "return document.activeElement.className") == "card"
 
 
+def test_letters_typed_in_a_list_choose_there_and_turn_no_page(browser):
+    script(browser, "document.querySelector('#run0 .card').click()")
+    wait_for(browser, "return Boolean(document.querySelector('#case').dataset.shown)")
+    name = "return document.querySelector('#case-name').textContent"
+    first = script(browser, name)
+    script(browser, "document.querySelector('#case-label').focus()")
+    send(browser, "p")
+    assert script(browser, name) == first
+    script(browser, "document.querySelector('#close').click()")
+
+
+def test_a_case_that_loads_slowly_never_replaces_the_one_asked_for_after_it(browser):
+    script(
+        browser,
+        """
+        const real = niivue.NVImage.loadFromBase64;
+        let calls = 0;
+        niivue.NVImage.loadFromBase64 = async (given) => {
+            if (calls++ === 0) await new Promise((done) => setTimeout(done, 3000));
+            return real.call(niivue.NVImage, given);
+        };
+        document.querySelector('#run0 .card').click();
+    """,
+    )
+    send(browser, "n")
+    wait_for(browser, "return Boolean(document.querySelector('#case').dataset.shown)")
+    script(browser, "window.settled = false; setTimeout(() => { window.settled = true; }, 5000)")
+    wait_for(browser, "return window.settled")
+    shown = script(browser, "return JSON.parse(document.getElementById('data').textContent)"
+                   ".cases[document.querySelector('#case').dataset.shown].name")  # fmt: skip
+    assert shown == script(browser, "return document.querySelector('#case-name').textContent")
+    assert script(browser, "return medvolViewer.instance.volumes.length") == 3
+    script(browser, "document.querySelector('#close').click()")
+
+
 def test_a_case_without_a_volume_shows_its_numbers(browser):
     script(browser, "document.querySelector('#run1 button.open').click()")
     assert script(browser, "return document.querySelector('#case').className") == "flat"

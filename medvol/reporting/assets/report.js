@@ -114,7 +114,7 @@
       $(`#show-${role}`).parentElement.hidden = !one.parts[role];
     }
     try {
-      await viewer.load($("#canvas"), one.parts, one.labels.length);
+      if (!(await viewer.load($("#canvas"), one.parts, one.labels.length))) return;
       look();
       $("#case-status").textContent = "";
       dialog.dataset.shown = at;
@@ -154,9 +154,10 @@
   dialog.addEventListener("close", () => state.opener?.focus());
   $$("#controls input, #controls select").forEach((one) => one.addEventListener("input", look));
   dialog.addEventListener("keydown", (event) => {
-    const inField = ["SELECT", "INPUT"].includes(event.target.tagName) && event.target.type !== "checkbox";
+    const inField = event.target.tagName === "INPUT" && event.target.type !== "checkbox";
     const toggles = { 1: "image", 2: "ref", 3: "pred" };
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    // Letters and arrows in a list choose there.
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT") return;
     if (event.key in toggles) $(`#show-${toggles[event.key]}`).click();
     else if (event.key === "o") $("#outline").click();
     else if (event.key === "n") step(1);

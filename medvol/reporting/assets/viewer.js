@@ -9,11 +9,12 @@ const medvolViewer = (() => {
     PageDown: [0, 0, -1], PageUp: [0, 0, 1],
   };
   let nv = null;
+  let started = null;
+  let turn = 0;
   let roles = [];
   let count = 0;
 
   const start = async (canvas) => {
-    if (nv) return;
     nv = new niivue.Niivue({
       backColor: [0.07, 0.07, 0.08, 1], crosshairColor: [0.94, 0.89, 0.26, 0.8], crosshairWidth: 0.35,
       dragAndDropEnabled: false, isOrientCube: false, loadingText: "", logLevel: "silent",
@@ -33,17 +34,21 @@ const medvolViewer = (() => {
     };
   };
 
+  // False where another case was asked for meanwhile: its volumes must not be replaced by these.
   const load = async (canvas, parts, labels) => {
-    await start(canvas);
-    count = labels;
-    roles = ["image", "ref", "pred"].filter((role) => parts[role]);
+    const mine = ++turn;
+    await (started ??= start(canvas));
+    const wanted = ["image", "ref", "pred"].filter((role) => parts[role]);
     const made = [];
-    for (const role of roles) {
+    for (const role of wanted) {
       const base64 = document.getElementById(parts[role]).textContent.trim();
       made.push(await niivue.NVImage.loadFromBase64({ base64, name: `${role}.nii.gz`, colormap: "gray" }));
     }
+    if (mine !== turn) return false;
+    [count, roles] = [labels, wanted];
     while (nv.volumes.length) nv.removeVolume(nv.volumes[nv.volumes.length - 1]);
     for (const volume of made) nv.addVolume(volume);
+    return true;
   };
 
   const look = (wish) => {
