@@ -12,6 +12,7 @@ from typing import Any
 
 from medvol.core.errors import InputError, LabelError, MedvolError, MissingInputError
 from medvol.core.files import sha256_file, write_json
+from medvol.io.data_file import with_data
 from medvol.io.door import shown
 
 _VERSION = 1
@@ -60,7 +61,10 @@ class Case:
         return f"patient:{self.patient}" if self.patient else f"case:{self.case}"
 
     def sha256(self) -> dict[str, str]:
-        """Digest of every file of this case, by role; a series folder counts as its files."""
+        """Digest of every image and label, by role.
+
+        A series folder counts as its files, a header as itself and the data file that it names.
+        """
         digests = {f"image{i}" if i else "image": _digest(p) for i, p in enumerate(self.images)}
         if self.label is not None:
             digests["label"] = _digest(self.label)
@@ -311,13 +315,15 @@ def require_files(cases: tuple[Case, ...]) -> None:
 
 
 def _digest(path: Path) -> str:
-    if path.is_file():
+    files = with_data(path) if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    if files == [path]:
         return sha256_file(path)
     import hashlib
 
     digest = hashlib.sha256()
-    for member in sorted(item for item in path.rglob("*") if item.is_file()):
-        digest.update(f"{member.relative_to(path).as_posix()}\0{sha256_file(member)}\n".encode())
+    base = path if path.is_dir() else path.parent
+    for member in sorted(files):
+        digest.update(f"{_relative(member, base)}\0{sha256_file(member)}\n".encode())
     return digest.hexdigest()
 
 

@@ -1,3 +1,5 @@
+from .data_file import image_digest as image_digest
+from .data_file import with_data as with_data
 from .dicom import DicomOptions as DicomOptions
 from .dicom_source import Source as Source
 from .dicom_source import read_source as read_source

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from medvol.core.errors import InputError, MissingInputError
-from medvol.core.files import LONGEST_NAME, output_path, safe_name, sha256_file
+from medvol.core.files import LONGEST_NAME, output_path, safe_name
 from medvol.datasets import list_images
+from medvol.io import image_digest
 
 _SUFFIXES = (
     ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".dicom", ".ima", ".png", ".jpg",
     ".jpeg", ".tiff", ".tif",
 )  # fmt: skip
-#: The data file that a MetaImage or NRRD header names.
-_DATA = re.compile(rb"(?im)^(?:ElementDataFile *=|data ?file:) *(\S.*?) *\r?$")
 
 
 @dataclass(frozen=True)
@@ -87,27 +85,7 @@ def input_digest(path: str) -> str:
         raise MissingInputError(f"{path}: does not exist, or is a link to nowhere")
     if not place.is_file() and not place.is_dir():
         raise InputError(f"{path}: is neither a file nor a folder")
-    files = [p for p in place.iterdir() if p.is_file()] if place.is_dir() else _with_data(place)
-    if files == [place]:
-        return sha256_file(place)
-    digest = hashlib.sha256()
-    for one in sorted(sha256_file(p) for p in files):
-        digest.update(bytes.fromhex(one))
-    return digest.hexdigest()
-
-
-def _with_data(header: Path) -> list[Path]:
-    """The file, and the one beside it that holds its voxels, if any."""
-    stem, suffix = header.name[:-4], header.name[-4:].lower()
-    named = []
-    if suffix == ".hdr":
-        named = [f"{stem}.img", f"{stem}.img.gz"]
-    elif suffix == ".mhd" or header.suffix.lower() == ".nhdr":
-        with header.open("rb") as handle:
-            named = [
-                found.decode("utf-8", "replace") for found in _DATA.findall(handle.read(1 << 16))
-            ]
-    return [header, *(p for name in named if (p := header.parent / name).is_file())]
+    return image_digest(place)
 
 
 def _refuse_mixture(cases: Iterable[CaseInput], out: str | os.PathLike[str]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from ignite.engine import Engine, Events
 
 from medvol.core import output_path, sha256_file, write_json, write_text
+from medvol.io import image_digest
 from medvol.uncertainty.operating import Decision, load_operating
 
 #: Least probability whose logarithm is written; softmax in float32 reaches 0.
@@ -111,7 +112,7 @@ class PredictionTable:
         content = {
             "case": name,
             "image": self._relative(path),
-            "image_sha256": sha256_file(path) if path.is_file() else None,
+            "image_sha256": image_digest(path) if path.exists() else None,
             "bundle": self.bundle,
             "operating": self.operating.source,
             "probabilities": decision.probabilities,

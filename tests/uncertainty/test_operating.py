@@ -127,13 +127,13 @@ def test_venn_abers_needs_both_classes():
         VennAbers((1.0, math.nan), (0, 1))
 
 
-def run_table(tmp_path, handler, logits, labels):
+def run_table(tmp_path, handler, logits, labels, images=None):
     """What MONAI's evaluator hands to its handlers after decollating."""
-    images = []
-    for i in range(len(logits)):
-        images.append(tmp_path / "data" / f"case{i % 3}.png")
-        images[-1].parent.mkdir(exist_ok=True)
-        images[-1].write_bytes(b"x")
+    if images is None:
+        images = [tmp_path / "data" / f"case{i % 3}.png" for i in range(len(logits))]
+        for image in images:
+            image.parent.mkdir(exist_ok=True)
+            image.write_bytes(b"x")
 
     def step(engine, index):
         p = torch.tensor(np.exp(log_softmax(logits[index])))
@@ -177,6 +177,25 @@ def test_table_holds_a_row_per_case_with_calibrated_probabilities(tmp_path):
     assert case["image"] == "case0.png"
     assert case["operating"].startswith("80 held-out")
     assert str(tmp_path) not in json.dumps(case)
+
+
+def test_a_prediction_names_the_digest_of_an_image_of_several_files(tmp_path):
+    data = tmp_path / "data"
+    (data / "series").mkdir(parents=True)
+    (data / "series" / "1.dcm").write_bytes(b"x")
+    for name in "ab":
+        (data / f"{name}.mhd").write_text(f"ElementDataFile = {name}.raw\n")
+        (data / f"{name}.raw").write_bytes(name.encode())
+    images = [data / "series", data / "a.mhd", data / "b.mhd"]
+    table = PredictionTable(tmp_path / "out", {0: "normal", 1: "pneumonia"})
+    run_table(tmp_path, table, np.zeros((3, 2)), [0, 0, 0], images)
+    before = [json.loads((tmp_path / "out" / i.stem / "prediction.json").read_text())
+              for i in images]  # fmt: skip
+    (data / "b.raw").write_bytes(b"other")
+    run_table(tmp_path, table, np.zeros((3, 2)), [0, 0, 0], images)
+    after = json.loads((tmp_path / "out" / "b" / "prediction.json").read_text())
+    assert None not in [row["image_sha256"] for row in before]
+    assert before[2]["image_sha256"] != after["image_sha256"]
 
 
 def test_infinite_confidence_is_written_as_finite_numbers(tmp_path):

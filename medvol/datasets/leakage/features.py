@@ -45,7 +45,7 @@ class CaseFeatures:
         coarse: Thumbnail, 16x16 or 8x8x8, in the image's own intensities.
         fine: 64x64 or 24x24x24.
         spread: Percentiles of the intensities and the share at either end.
-        file_sha: Digest of the file's bytes.
+        file_sha: Digest of the file's bytes, and of the data file that a header names.
         pixel_sha: Digest of the decoded pixels.
     """
 
@@ -134,8 +134,10 @@ def _read(case: Case) -> CaseFeatures:
 
 
 def _file_facts(features: CaseFeatures, case: Case, pixels: NDArray[np.float32]) -> None:
+    from medvol.io import with_data
+
     path = case.image
-    files = [path] if path.is_file() else sorted(f for f in path.iterdir() if f.is_file())
+    files = with_data(path) if path.is_file() else sorted(f for f in path.iterdir() if f.is_file())
     size = sum(file.stat().st_size for file in files)
     voxels = int(np.prod(pixels.shape[1:]))
     numbers, words = features.numbers, features.words
@@ -151,7 +153,7 @@ def _file_facts(features: CaseFeatures, case: Case, pixels: NDArray[np.float32])
     }
     words["format:suffix"] = "".join(path.suffixes[-2:]).lower() if path.is_file() else "folder"
     if path.is_file():
-        features.file_sha = sha256_file(path)
+        features.file_sha = " ".join(sha256_file(file) for file in files)
     if path.name.lower().endswith(PICTURE_SUFFIXES):
         _picture_facts(features, path)
     elif path.name.lower().endswith((".nii", ".nii.gz")):

@@ -66,6 +66,25 @@ def test_duplicate_volumes_are_found(tmp_path):
     assert (found.first, found.second, found.kind) == ("v2", "v5", "near")
 
 
+@pytest.mark.parametrize("suffix", [".mhd", ".nhdr", ".hdr"])
+def test_equal_headers_of_different_voxels_are_no_duplicate(tmp_path, suffix):
+    import SimpleITK as sitk
+
+    for number in range(3):
+        voxels = np.random.default_rng(number % 2).normal(size=(12, 12, 12)).astype(np.float32)
+        (tmp_path / f"p{number}").mkdir()
+        image = sitk.GetImageFromArray(voxels)
+        sitk.WriteImage(image, str(tmp_path / f"p{number}" / f"scan{suffix}"))
+    headers = {(tmp_path / f"p{number}" / f"scan{suffix}").read_bytes() for number in range(3)}
+    assert len(headers) == 1
+    lines = [f"c{number},p{number}/scan{suffix}" for number in range(3)]
+    (tmp_path / "datalist.csv").write_text("\n".join(["case,image", *lines]))
+    (found,) = duplicates_of(tmp_path)
+    assert (found.first, found.second, found.kind) == ("c0", "c2", "file")
+    first, second, third = (case.sha256() for case in read_dataset(tmp_path).cases)
+    assert first == third != second
+
+
 def test_a_clean_data_set_is_called_clean(picture_set):
     report = check_leakage(read_dataset(picture_set()))
     assert (report.verdict, report.findings) == ("clean", [])
