@@ -25,16 +25,20 @@ def run(
 ) -> None:
     """Check every case of a data set; exit 1 if any is bad or a leak is found."""
     from medvol.cli._progress import Bars
-    from medvol.datasets import read_dataset, read_split
+    from medvol.datasets import read_dataset, read_split, require_known_cases
     from medvol.datasets.check_page import write_check_page
     from medvol.datasets.checking import check_dataset
     from medvol.datasets.split import shared_patients
 
     manifest = read_dataset(dataset, strict=False)
     locked = read_split(split) if split else None
+    if locked:
+        require_known_cases(manifest, locked, str(split))
     found = None
     with Bars(quiet=as_json) as bars:
         report = check_dataset(manifest, lambda done: bars("check", done, len(manifest.cases)))
+        if locked and (new := sum(case.case not in locked.place for case in manifest.cases)):
+            report.remarks.append(f"{new} cases are not in {split}; medvol data split extends it")
         if leakage:
             from medvol.datasets.leakage import check_leakage
 

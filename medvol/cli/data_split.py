@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +29,7 @@ def run(
         read_dataset,
         read_split,
         require_disjoint_patients,
+        require_known_cases,
         split_patients,
         write_split,
     )
@@ -43,9 +45,13 @@ def run(
     locked = read_split(target) if target.exists() else None
     if locked and locked.seed != seed:
         raise OutputError(f"{target}: is locked with seed {locked.seed}; choose another --output")
+    if locked:
+        require_known_cases(manifest, locked, target)
     split = split_patients(manifest, folds=folds, test_fraction=test, seed=seed, locked=locked,
                            stratify=[known[field] for field in fields])  # fmt: skip
     require_disjoint_patients(manifest, split)
+    if locked:  # a case that is missing today must find its place again
+        split = replace(split, place={**locked.place, **split.place})
     write_split(split, target)
     counts = {f"fold {fold}": len(split.validation(fold)) for fold in range(folds)}
     counts |= {"test": len(split.test)} if split.test else {}
@@ -53,6 +59,6 @@ def run(
     if as_json:
         print(json.dumps({"file": str(target), "cases": len(split.place), "new": new, **counts}))
         return
-    print(f"{target}: {len(split.place)} cases, {max(new, 0)} of them new")
+    print(f"{target}: {len(split.place)} cases, {new} of them new")
     for place, count in counts.items():
         print(f"  {place}: {count}")

@@ -17,5 +17,6 @@ from .results import ResultLayout as ResultLayout
 from .split import Split as Split
 from .split import read_split as read_split
 from .split import require_disjoint_patients as require_disjoint_patients
+from .split import require_known_cases as require_known_cases
 from .split import split_patients as split_patients
 from .split import write_split as write_split

@@ -184,6 +184,17 @@ def shared_patients(manifest: Manifest, split: Split | None = None) -> dict[str,
     return {group: members[group] for group, found in places.items() if len(found) > 1}
 
 
+def require_known_cases(manifest: Manifest, split: Split, path: str | os.PathLike[str]) -> None:
+    """Refuse the split file of another data set: it would part nothing, and look clean.
+
+    Raises:
+        InputError: If the split places no case of the data set.
+    """
+    if not any(case.case in split.place for case in manifest.cases):
+        raise InputError(f"{path}: is the split of another data set: it names none of the "
+                         f"{len(manifest.cases)} cases of {manifest.root}")  # fmt: skip
+
+
 def require_disjoint_patients(manifest: Manifest, split: Split | None = None) -> None:
     """Refuse a split in which one patient is on both sides.
 

@@ -151,3 +151,26 @@ def test_verb_writes_a_split_and_extends_it_without_moving_a_case(tmp_path, caps
     assert main([*command, "--seed", "1"]) == 2
     assert main([*command, "--by", "image"]) == 2
     assert "split by patient" in capsys.readouterr().err
+
+
+def test_verb_keeps_the_places_of_cases_that_are_missing_today(tmp_path, capsys):
+    names = [f"x{n:02d}.png" for n in range(12)]
+    for name in names:
+        (tmp_path / "set" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "set" / name).touch()
+    target = tmp_path / "splits.json"
+    command = ["data", "split", str(tmp_path / "set"), "-o", str(target), "--folds", "3"]
+    assert main(command) == 0
+    before = read_split(target)
+    for name in names[:6]:
+        (tmp_path / "set" / name).unlink()
+    assert main(command) == 0
+    assert read_split(target).place == before.place
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/y.png").touch()
+    for verb, option in (("split", "-o"), ("check", "--split")):
+        capsys.readouterr()
+        assert main(["data", verb, str(tmp_path / "other"), option, str(target)]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert f"{target}: is the split of another data set" in line
+    assert read_split(target).place == before.place

@@ -199,7 +199,8 @@ def _crosses(first: Case, second: Case, places: dict[str, Any]) -> tuple[str, ..
         crossed.append("class")
     if first.group != second.group:
         crossed.append("patient")
-    place = [places.get(case.case, (case.split, case.fold)) for case in (first, second)]
-    if place[0] != place[1]:
+    pair = (first, second)
+    place = [places.get(c.case) if places else (c.split, c.fold) for c in pair]
+    if place[0] != place[1] and None not in place:  # a case beside the split is on no side of it
         crossed.append("split")
     return tuple(crossed)

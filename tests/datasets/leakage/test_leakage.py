@@ -146,6 +146,16 @@ def test_patients_on_both_sides_and_with_two_classes_are_listed_by_case(picture_
     assert "secret" not in str(report.to_dict())
 
 
+def test_a_duplicate_beside_the_split_crosses_no_split(picture_set):
+    manifest = read_dataset(picture_set(20, lambda a, _c, n: texture(7) if n == 9 else a))
+    place = split_patients(manifest, folds=2).place
+    features, _ = read_features(manifest.cases)
+    for name, is_crossed in (("p009", False), ("p000", place["p007"] != place["p009"])):
+        places = {case: fold for case, fold in place.items() if case != name}
+        (found,) = find_duplicates(features, manifest.cases, places)
+        assert ("split" in found.crosses) == is_crossed
+
+
 def test_unreadable_images_are_named_and_the_rest_is_checked(picture_set):
     folder = picture_set(20)
     (folder / "p003.png").write_bytes(b"no picture")
