@@ -45,7 +45,8 @@ class CaseLoader(DataLoader):
                     done += 1
                 return
             except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+                # What went wrong inside of a living worker comes with its name as well.
+                if not str(error).startswith("DataLoader worker (pid"):
                     raise
                 losses, said = losses + 1, str(error).partition("\n")[0]
                 if losses > RETRIES:

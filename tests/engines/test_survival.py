@@ -17,14 +17,17 @@ from monai.data.meta_tensor import MetaTensor
 from monai.engines.evaluator import SupervisedEvaluator
 from monai.engines.trainer import SupervisedTrainer
 from monai.optimizers import WarmupCosineSchedule
+from monai.transforms import Compose
 
 from medvol.core.errors import (
     ConfigError,
+    InputError,
     MedvolError,
     MissingPackageError,
     NonFiniteError,
     OutputError,
     TooLargeError,
+    refusal_in,
 )
 from medvol.engines import (
     Budget,
@@ -179,6 +182,17 @@ def test_killed_worker_costs_no_sample_and_is_said(tmp_path, caplog):
     assert (tmp_path / "killed").exists()
     assert got == seen(dict)
     assert "new workers go on" in caplog.text
+
+
+def test_what_a_living_worker_refuses_is_no_dead_worker():
+    def refuse(case):
+        raise InputError(f"{case['case']}: holds NaN")
+
+    dataset = CaseDataset([{"case": "scan7.nii.gz"}], Compose([refuse]), cache_rate=0)
+    loader = CaseLoader(dataset, EpochSampler(dataset), batch_size=1, num_workers=1)
+    with pytest.raises(RuntimeError) as caught:
+        next(iter(loader))
+    assert refusal_in(caught.value) == "scan7.nii.gz: holds NaN"
 
 
 def test_workers_that_keep_dying_end_the_run_in_one_line(tmp_path):
