@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import json
 import os
+import pydoc
 import re
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,19 @@ from medvol.bundle.sense import iterate, require_sense
 from medvol.core.errors import ConfigError, MissingInputError, UnsafeFileError
 
 _MODES = ("default", "callable")
-_BARE_NAME = re.compile(r"[A-Za-z_]\w*")
+_BARE_NAME = re.compile(r"[A-Z]\w*")
+_MONAI_ROOMS = ("transforms", "networks", "networks.nets", "losses", "metrics", "inferers", "data",
+                "handlers", "engines", "optimizers")  # fmt: skip
 _ALLOWED = re.compile(
     r"medvol\.(engines|inferers|io|metrics|networks|transforms|datasets|uncertainty|explain)\.\w+"
     r"|monai\.(networks|transforms|losses|metrics|inferers|data|handlers|engines|optimizers)[\w.]*"
     r"|ignite\.(handlers|metrics)\.\w+|torch\.(optim|nn)(\.\w+)+"
+)
+#: Where something that an allowed name stands for must have been defined.
+_HOME = re.compile(
+    r"(medvol\.(engines|inferers|io|metrics|networks|transforms|datasets|uncertainty|explain)"
+    r"|monai\.(networks|transforms|losses|metrics|inferers|data|handlers|engines|optimizers)"
+    r"|ignite\.(handlers|metrics)|torch\.(optim|nn))(\.|$)"
 )
 
 
@@ -99,6 +110,7 @@ def _no_number(text: str) -> float:
 
 
 def _refuse_code(path: Path, content: dict[str, Any]) -> None:
+    targets: dict[str, str] = {}
     for id_, value in iterate(content):
         if isinstance(value, str) and value.lstrip().startswith("$"):
             raise UnsafeFileError(
@@ -116,13 +128,36 @@ def _refuse_code(path: Path, content: dict[str, Any]) -> None:
                 "debugger; not allowed in an untrusted bundle"
             )
         if isinstance(value, dict) and "_target_" in value:
-            _refuse_target(path, id_, value["_target_"])
+            if not isinstance(value["_target_"], str):
+                raise UnsafeFileError(f"{path}: {id_} has a target that is no name")
+            targets.setdefault(value["_target_"], id_)
+    for is_allowed in (_has_legal_name, _is_at_home):  # the second imports what is named
+        for target, id_ in targets.items():
+            if not is_allowed(target):
+                raise UnsafeFileError(
+                    f"{path}: {id_} calls {target!r}, which is not allowed in an untrusted bundle"
+                )
 
 
-def _refuse_target(path: Path, id_: str, target: Any) -> None:
-    if not isinstance(target, str):
-        raise UnsafeFileError(f"{path}: {id_} has a target that is no name")
-    if not (_BARE_NAME.fullmatch(target) or _ALLOWED.fullmatch(target)):
-        raise UnsafeFileError(
-            f"{path}: {id_} calls {target!r}, which is not allowed in an untrusted bundle"
-        )
+def _has_legal_name(target: str) -> bool:
+    return bool(_BARE_NAME.fullmatch(target) or _ALLOWED.fullmatch(target))
+
+
+def _is_at_home(target: str) -> bool:
+    """Whether a name stands for a class or function of the rooms that are allowed.
+
+    Modules hold what they import, too: ``torch.nn.functional.torch.os.system`` is the system's.
+    """
+    try:
+        found = pydoc.locate(target) if "." in target else _of_monai(target)
+    except pydoc.ErrorDuringImport:
+        return False
+    if not (inspect.isclass(found) or inspect.isfunction(found)):
+        return False
+    return bool(_HOME.match(found.__module__)) and "." not in found.__qualname__
+
+
+def _of_monai(name: str) -> Any:
+    """What MONAI finds by a bare name, in the rooms that are allowed."""
+    rooms = (importlib.import_module(f"monai.{room}") for room in _MONAI_ROOMS)
+    return next((vars(room)[name] for room in rooms if name in vars(room)), None)

@@ -22,6 +22,12 @@ def config(tmp_path, content) -> str:
         {"net": {"_target_": "monai.bundle.run"}},
         {"net": {"_target_": "medvol.cli.main"}},
         {"net": {"_target_": ["os.system"]}},
+        {"net": {"_target_": "torch.nn.functional.torch.os.system", "command": "id"}},
+        {"net": {"_target_": "monai.data.utils.pickle.loads", "data": ""}},
+        {"net": {"_target_": "monai.networks.utils.torch.hub.load", "repo_or_dir": "a/b"}},
+        {"net": {"_target_": "medvol.io.Path"}},
+        {"net": {"_target_": "download_url", "url": "https://example.org", "filepath": "x"}},
+        {"net": {"_target_": "ConfigWorkflow", "config_file": "x"}},
         {"net": "%/etc/passwd"},
     ],
 )
@@ -36,6 +42,9 @@ def test_stranger_config_without_code_is_read(tmp_path):
     content = {
         "network_def": {"_target_": "UNet", "spatial_dims": 3},
         "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.1},
+        "rate": {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2},
+        "loss": {"_target_": "monai.losses.DiceCELoss"},
+        "average": {"_target_": "ignite.handlers.EMAHandler"},
         "gate": {"_target_": "medvol.engines.open_run"},
     }
     assert read_config(config(tmp_path, content)) == content
