@@ -20,7 +20,7 @@ def run(
         float, typer.Option(help="Of the bundle's threshold on the validation cases.")
     ] = 0.95,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the resamples.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Fit a temperature, show calibration before and after, and make a bundle use it."""

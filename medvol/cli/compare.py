@@ -15,7 +15,7 @@ def run(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
     data: Annotated[Path | None, typer.Option(help="Data set that knows the patients.")] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the resamples.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Paired differences (first minus second) with intervals, tests and Holm's correction."""

@@ -20,7 +20,7 @@ def run(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for JSON, pictures and HTML.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of folds and permutations.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of folds and permutations.", min=0, max=2**32 - 1)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check every case of a data set; exit 1 if any is bad or a leak is found."""

@@ -33,7 +33,7 @@ def run(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
     level: Annotated[float, typer.Option(help="False discovery rate.")] = 0.05,
     min_effect: Annotated[float, typer.Option(help="Smallest |Cliff's delta| of an alarm.")] = 0.33,
-    seed: Annotated[int, typer.Option(help="Of the permutations.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the permutations.", min=0)] = 0,
     trust_bundle: Annotated[
         bool, typer.Option("--trust-bundle", help="Run code in a bundle that is not shipped.")
     ] = False,

@@ -45,7 +45,7 @@ def run(
     worst: Annotated[int, typer.Option(help="Worst cases listed.", min=0)] = 10,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 10_000,
     confidence: Annotated[float, typer.Option(help="Nominal coverage.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the resamples.", min=0)] = 0,
     jobs: Annotated[int, typer.Option(help="Processes.")] = 1,
     rerun: Annotated[Path | None, typer.Option(help="Repeat a run.json exactly.")] = None,
     longitudinal: Annotated[Path | None, typer.Option(help="CSV of pairs in time.")] = None,

@@ -29,7 +29,7 @@ def run(
         str | None, typer.Option(help="Tells which mirrors and turns are legal.")
     ] = None,
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the run and of the folds.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the run and of the folds.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a data set and this machine, and write a bundle that fills the budget."""

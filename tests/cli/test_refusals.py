@@ -19,6 +19,18 @@ def test_a_name_too_long_for_the_disk_is_refused(tmp_path, capsys, verb):
     assert "too long" in line
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [("data", "check", "x", "--leakage"), ("evaluate", "--scores", "x", "-o", "y"),
+     ("compare", "x", "y"), ("calibrate", "--validation", "x", "--test", "y"),
+     ("drift", "x", "--reference", "y"), ("plan", "x", "-o", "y")],
+)  # fmt: skip
+def test_a_negative_seed_is_refused(capsys, verb):
+    assert main([*verb, "--seed=-1"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "--seed" in line
+
+
 def test_a_refusal_forges_no_line_and_no_escape():
     assert str(MedvolError("a\nERROR \x1b[2J: bad")) == "a ERROR ?[2J: bad"
 
