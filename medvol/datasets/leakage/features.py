@@ -124,8 +124,8 @@ def _read(case: Case) -> CaseFeatures:
     content = np.ascontiguousarray(pixels)
     features.pixel_sha = hashlib.sha256(str(content.shape).encode() + content.tobytes()).hexdigest()
     _file_facts(features, case, pixels)
-    if grey.ndim == 3:
-        geometry = Geometry((*grey.shape,), scan.affine)
+    if pixels.ndim == 4:
+        geometry = Geometry(pixels.shape[1:], scan.affine)
         for axis, mm in zip("xyz", geometry.spacing_mm, strict=True):
             features.numbers[f"spacing:{axis}"] = round(mm, 5)
         features.words["spacing:axes"] = geometry.axis_codes
@@ -160,6 +160,8 @@ def _file_facts(features: CaseFeatures, case: Case, pixels: NDArray[np.float32])
         _nifti_facts(features, path)
     elif is_dicom_file(files[0]):
         _dicom_facts(features, files[0])
+        if pixels.ndim == 3:
+            _radiograph_spacing(features, files[0])
     for name, value in {**case.extra, "site": case.site, "sex": case.sex}.items():
         if isinstance(value, bool | str):
             words[f"column {name}:value"] = str(value)
@@ -196,3 +198,15 @@ def _dicom_facts(features: CaseFeatures, path: Path) -> None:
         if (value := header.get(tag)) not in (None, ""):
             features.words[f"tag {tag}:value"] = str(value)
     features.words["format:transfer"] = str(header.file_meta.get("TransferSyntaxUID", ""))
+
+
+def _radiograph_spacing(features: CaseFeatures, path: Path) -> None:
+    """A radiograph has no place in the patient, so its pixels' size is read from the header."""
+    import pydicom
+
+    names = ["PixelSpacing", "ImagerPixelSpacing"]
+    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=names, force=True)
+    for name in names:
+        if value := header.get(name):
+            features.words[f"spacing:{name}"] = str(value)
+            features.numbers[f"spacing:{name}_mm"] = float(value[0])

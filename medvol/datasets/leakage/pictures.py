@@ -27,7 +27,8 @@ def draw_leakage(report: LeakageReport, manifest: Manifest, folder: Path) -> lis
     drawn = []
     if any(not probe.why_undefined for probe in report.probes):
         drawn.append(save_figure(_draw_probes(report.probes), folder / "probes.png"))
-        drawn.append(save_figure(_draw_means(report, manifest), folder / "class_means.png"))
+        if len({feature.fine.shape for feature in report.features}) == 1:
+            drawn.append(save_figure(_draw_means(report, manifest), folder / "class_means.png"))
     if report.duplicates:
         drawn.append(save_figure(_draw_duplicates(report), folder / "duplicates.png"))
     for table in report.contingencies:

@@ -31,6 +31,7 @@ _LEVELS = 20
 _INDICATOR = 0.3
 #: Probes that see the inside of the image: a floor that a model must beat, no proof of a leak.
 CONTENT = frozenset({"thumbnail", "histogram"})
+_OF_PIXELS = ("frame", "corners", *sorted(CONTENT, reverse=True))
 
 
 @dataclass
@@ -98,15 +99,19 @@ def run_probes(
     tables = feature_tables(features)
     truth = np.asarray(categories)
     pairs = list(_pairs(truth))
-    total = len(tables) * len(pairs)
+    done, total = 0, len(tables) * len(pairs)
     draws = permutations or max(1000, 40 * total)
     found: list[Probe] = []
     for name, rows, positive in pairs:
         design = _Design.of(features, rows, positive, seed, draws)
         for family, table in tables.items():
             found.append(_probe(family, name, table[rows], design))
+            done += 1
             if progress:
-                progress(len(found), total)
+                progress(done, total)
+        if not set(_OF_PIXELS) & tables.keys():
+            why = "the data set mixes pictures and volumes"
+            found += [Probe(f, name, n=len(rows), why_undefined=why) for f in _OF_PIXELS]
     _adjust(found)
     return found
 

@@ -240,7 +240,7 @@ def test_another_scanner_program_for_one_class_is_caught(tmp_path):
     assert [probe.probe for probe in report.shortcuts] == ["format"]
 
 
-def write_radiograph(path, array, manufacturer):
+def write_radiograph(path, array, manufacturer, spacing_mm=None):
     path.parent.mkdir(parents=True, exist_ok=True)
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -252,6 +252,8 @@ def write_radiograph(path, array, manufacturer):
         meta.MediaStorageSOPInstanceUID,
     )
     header.Modality, header.Manufacturer = "DX", manufacturer
+    if spacing_mm is not None:
+        header.ImagerPixelSpacing = [spacing_mm, spacing_mm]
     header.SeriesInstanceUID, header.StudyInstanceUID = generate_uid(), generate_uid()
     header.PatientName, header.PatientID = "Doe^Planted", "planted-7"
     header.Rows, header.Columns = array.shape
@@ -276,6 +278,43 @@ def test_dicom_radiographs_of_a_class_tree_are_probed_by_their_tags(tmp_path):
     assert report.refused == []
     assert [probe.probe for probe in report.shortcuts] == ["tag Manufacturer"]
     assert "lanted" not in str(report.to_dict())
+
+
+def test_the_spacing_of_images_of_one_plane_is_probed(tmp_path):
+    for number in range(32):
+        category = "ab"[number % 2]
+        spacing_mm = 0.1 if category == "a" else 0.2
+        write_radiograph(tmp_path / "xr" / category / f"{number:02d}.dcm",
+                         texture(number, (64, 64)), "North", spacing_mm)  # fmt: skip
+        slice_ = nibabel.Nifti1Image(texture(number, (64, 64))[:, :, None].astype(np.float32),
+                                     np.diag([spacing_mm * 9, 1, 1, 1]))  # fmt: skip
+        (tmp_path / "mr" / category).mkdir(parents=True, exist_ok=True)
+        nibabel.save(slice_, tmp_path / "mr" / category / f"{number:02d}.nii")
+    for name in ("xr", "mr"):
+        report = check_leakage(read_dataset(tmp_path / name))
+        assert [probe.probe for probe in report.shortcuts] == ["spacing"], name
+
+
+def test_pictures_among_volumes_say_which_probes_cannot_run(tmp_path):
+    lines = ["image,class"]
+    for number in range(20):
+        if number % 4 < 2:
+            Image.fromarray(texture(number)).save(tmp_path / f"{number}.png")
+            lines.append(f"{number}.png,{'ab'[number % 2]}")
+            continue
+        volume = np.random.default_rng(number).normal(size=(9, 9, 9))
+        nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / f"{number}.nii")
+        lines.append(f"{number}.nii,{'ab'[number % 2]}")
+    (tmp_path / "datalist.csv").write_text("\n".join(lines))
+    manifest = read_dataset(tmp_path)
+    report = check_leakage(manifest)
+    why = {probe.probe: probe.why_undefined for probe in report.probes}
+    for name in ("frame", "corners", "thumbnail", "histogram"):
+        assert "mixes pictures and volumes" in why[name]
+    assert why["size"] == ""
+    assert [path.name for path in draw_leakage(report, manifest, tmp_path / "out")] == [
+        "probes.png"
+    ]
 
 
 def test_verb_exits_1_on_a_leak_and_0_on_none(picture_set, tmp_path, capsys):
