@@ -51,7 +51,8 @@ def _rename_densenet(state: Mapping[str, Tensor], _network: nn.Module) -> State:
 
 
 def _is_resnet(state: Mapping[str, Tensor], dims: int) -> bool:
-    return "layer1.0.conv1.weight" in state and state["conv1.weight"].ndim == dims + 2
+    first = state.get("conv1.weight")  # other ResNets start with a stem of several layers
+    return "layer1.0.conv1.weight" in state and first is not None and first.ndim == dims + 2
 
 
 def _is_medicalnet(state: Mapping[str, Tensor], _network: nn.Module) -> bool:

@@ -231,6 +231,16 @@ def test_too_little_is_refused_with_a_report_and_changes_nothing(tmp_path, sourc
         init_weights(densenet(), tmp_path / "part.pth")
 
 
+def test_a_resnet_with_a_deep_stem_is_refused_with_a_report(tmp_path):
+    network = torchvision_resnet(18)
+    state = dict(network.state_dict())
+    state["conv1.0.weight"] = state.pop("conv1.weight")  # as timm's resnet18d has it
+    torch.save({name: state[name] for name in state if not name.startswith("bn1.")},
+               tmp_path / "deep.pth")  # fmt: skip
+    with pytest.raises(WeightsError, match="fills 9"):
+        init_weights(network, tmp_path / "deep.pth", minimum=0.99)
+
+
 def test_head_is_kept_when_asked_and_pretrained_passes_the_network_through(tmp_path, source):
     path = saved(tmp_path, source("resnet18"))
     network = torchvision_resnet(18, in_channels=3, num_classes=5)
