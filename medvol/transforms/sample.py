@@ -240,4 +240,7 @@ def _to_dtype(out: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         return out
     if not dtype.is_floating_point:
         out = out.round_()
+    if not dtype.is_floating_point and dtype != torch.bool:
+        limits = torch.iinfo(dtype)  # a spline overshoots at edges
+        out = out.clamp_(limits.min, limits.max)
     return out.to(dtype)

@@ -98,6 +98,21 @@ def test_values_agree_with_scipy(shapes, mode, order, padding, scipy_mode, use_k
         assert np.abs(got[channel] - want)[inside].max() < 2e-4
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16])
+def test_a_spline_that_overshoots_wraps_no_integer(dtype):
+    limits = torch.iinfo(dtype)
+    volume = torch.full((1, 16, 16), limits.min, dtype=dtype)
+    volume[:, 8:] = limits.max
+    matrix = np.eye(3)
+    matrix[0, 2] = 0.5
+    got = Resampler(Warp(matrix, (16, 16), (16, 16)))(volume, "cubic", "border")[0, :, 3]
+    wanted = np.full(15, float(limits.min))
+    wanted[8:] = limits.max
+    wanted[7] = (limits.min + limits.max) / 2
+    span = limits.max - limits.min
+    assert np.abs(got.numpy()[:15] - wanted).max() < 0.15 * span
+
+
 @pytest.mark.skipif(not is_available(), reason="numba is not installed")
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("in_shape", "out_shape"), [*SHAPES, ((70, 80, 90), (72, 75, 80))])
