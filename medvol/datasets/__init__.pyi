@@ -12,6 +12,7 @@ from .listing import list_images as list_images
 from .manifest import Case as Case
 from .manifest import Manifest as Manifest
 from .manifest import write_manifest as write_manifest
+from .reading import index_files as index_files
 from .reading import read_dataset as read_dataset
 from .results import ResultLayout as ResultLayout
 from .split import Split as Split

@@ -15,6 +15,8 @@ from medvol.datasets.layouts import read_bids, read_json_datalist, read_nnunet
 from medvol.datasets.manifest import Manifest, manifest_from_json, require_apart, require_files
 from medvol.datasets.tables import read_csv_datalist
 
+_INDEXES = ("manifest.json", "dataset.json")
+_BIDS = "dataset_description.json"
 _CSV_NAMES = ("dataset.csv", "datalist.csv", "labels.csv", "manifest.csv", "index.csv")
 _JSON_NAMES = ("datalist.json", "dataset_split.json")
 
@@ -51,6 +53,23 @@ def read_dataset(path: str | os.PathLike[str], *, strict: bool = True) -> Manife
     return manifest
 
 
+def index_files(path: str | os.PathLike[str]) -> list[Path]:
+    """The files that say which cases there are and what is known of them.
+
+    None for a folder whose names say all. They are what :func:`read_dataset` reads there.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path] if path.is_file() else []
+    for name in _INDEXES:
+        if (path / name).is_file():
+            return [path / name]
+    if (path / _BIDS).is_file():
+        return [path / _BIDS, *sorted(path.rglob("*dseg.tsv"))]
+    table = _table_of(path)
+    return [table] if table else []
+
+
 def _read_file(path: Path) -> Manifest:
     with _naming(path):
         return _read_table(path)
@@ -85,11 +104,11 @@ def _read_folder(folder: Path) -> Manifest:
         raise MissingInputError(f"{folder}: no such data set folder")
     if not any(folder.iterdir()):
         raise MissingInputError(f"{folder}: the data set folder is empty")
-    for name in ("manifest.json", "dataset.json"):
+    for name in _INDEXES:
         if (folder / name).is_file():
             return _read_file(folder / name)
-    if (folder / "dataset_description.json").is_file():
-        return read_bids(folder, _load_json(folder / "dataset_description.json"))
+    if (folder / _BIDS).is_file():
+        return read_bids(folder, _load_json(folder / _BIDS))
     if table := _table_of(folder):
         return _read_file(table)
     if (folder / "imagesTr").is_dir():

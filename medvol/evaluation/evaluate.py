@@ -146,6 +146,8 @@ def evaluate_segmentation(
         jobs: Processes; the numbers do not depend on it.
         progress: Called with cases done and cases in all.
     """
+    from medvol.datasets import index_files
+
     params = {"boundary_iou": {"width_mm": options.width_mm}} if options.width_mm else None
     plan = MetricPlan(options.metrics, options.taus_mm, params)
     draw = BootstrapPlan(options.resamples, options.confidence, options.seed)
@@ -169,6 +171,7 @@ def evaluate_segmentation(
         limits += agreement(found.volumes, cases, draw)
         worst = worst or summary.worst_cases(found.scores, options.worst)
         inputs += [path for one in files for path in (one.pred, one.ref)]
+        inputs += index_files(data or ref) if manifest else []
         end = "" if cohort == "internal" else f"_{cohort}"
         known = [cases[name] for name in dict.fromkeys(one.case for one in files)]
         unknown += sum(not info.is_patient_known for info in known)
@@ -369,12 +372,14 @@ def _write(
     inputs: Sequence[Path],
     command: str,
 ) -> None:
+    from medvol.datasets import index_files
+
     options.output.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_text(options.output / name, text)
     named = {field.name: getattr(options, field.name) for field in fields(options)}
     named.pop("output")
-    extra = [p for p in (options.data, options.train) if p is not None and p.is_file()]
+    extra = [p for known in (options.data, options.train) if known for p in index_files(known)]
     write_run(options.output, command, named, [*inputs, *extra], texts)
 
 

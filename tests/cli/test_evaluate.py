@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
@@ -130,6 +131,31 @@ def test_a_wrong_call_is_one_line_and_exit_2(folder, capsys, monkeypatch, argume
     assert (code, out) == (2, "")
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_a_run_notes_the_digest_of_every_table_of_its_data_sets(folder, capsys):
+    shutil.copytree(folder / "ref", folder / "images")
+    for k in range(6):
+        shutil.copy(folder / "ref" / f"c{k}.nii.gz", folder / "images" / f"t{k}.nii.gz")
+    for name in ("own", "far", "old"):
+        (folder / name).mkdir()
+        case = "t" if name == "old" else "c"
+        cases = [f"{case}{k},../images/{case}{k}.nii.gz,,{name}{k}" for k in range(6)]
+        text = "\n".join(["case,image,label,patient_id", *cases])
+        (folder / name / "datalist.csv").write_text(text)
+    code, _, err = run(
+        capsys, "evaluate", "--pred", folder / "pred", "--ref", folder / "ref", "--data",
+        folder / "own", "--external-pred", folder / "pred", "--external-ref", folder / "ref",
+        "--external-data", folder / "far", "--train", folder / "old", "-o", folder / "out",
+        "--resamples", 50,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    noted = json.loads((folder / "out" / "run.json").read_text())["inputs"]
+    assert {f"../{name}/datalist.csv" for name in ("own", "far", "old")} <= noted.keys()
+    (folder / "far" / "datalist.csv").write_text("changed")
+    code, _, err = run(capsys, "evaluate", "--rerun", folder / "out" / "run.json")
+    assert code == 2
+    assert "datalist.csv has changed since the run" in err
 
 
 @pytest.mark.parametrize(
