@@ -18,7 +18,19 @@ if TYPE_CHECKING:
 _POINTS = "sensitivity>=0.95,specificity>=0.95,youden"
 
 
+#: What each way to evaluate takes beside its own options; `--jobs` changes no number.
+_SHARED = {"output", "data", "train", "by", "worst", "resamples", "confidence", "seed", "jobs"}
+_TAKES = {
+    "rerun": {"jobs"},
+    "longitudinal": {"output", "repeatability"},
+    "scores": {*_SHARED, "validation", "external", "positive", "at", "prevalence"},
+    "pred": {*_SHARED, "ref", "external_pred", "external_ref", "external_data", "metrics", "tau",
+             "width", "labels"},
+}  # fmt: skip
+
+
 def run(
+    ctx: typer.Context,
     pred: Annotated[
         Path | None, typer.Option(help="Predicted label maps: folder, or P/{case}/{label}.nrrd.")
     ] = None,
@@ -53,6 +65,7 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score segmentations (--pred --ref) or classifications (--scores), with intervals."""
+    _refuse_unused(ctx)
     if rerun is not None:
         _rerun(rerun, jobs, as_json)
         return
@@ -66,8 +79,6 @@ def run(
         "resamples": resamples, "confidence": confidence, "seed": seed,
     }  # fmt: skip
     if scores is not None:
-        if pred or ref:
-            raise ConfigError("--scores is for classification, --pred and --ref for segmentation")
         found = _classes(scores, validation=validation, external=external, positive=positive,
                          rules=_list(at), prevalence=prevalence, **shared)  # fmt: skip
     else:
@@ -77,6 +88,26 @@ def run(
             width_mm=width, labels=_labels(labels), **shared,
         )  # fmt: skip
     _print(found, as_json)
+
+
+def _refuse_unused(ctx: typer.Context) -> None:
+    """Options that would say nothing: a figure must rest on all that was asked for."""
+    names = {str(param.name): param.opts[0] for param in ctx.command.params}
+    given = [name for name in names
+             if getattr(ctx.get_parameter_source(name), "name", "") == "COMMANDLINE"]  # fmt: skip
+    way = next((name for name in _TAKES if name in given), None)
+    if way is None:
+        return
+    for name in given:
+        if name not in {*_TAKES[way], way, "as_json"}:
+            if way == "scores" and name in ("pred", "ref"):
+                raise ConfigError("--scores is for classification, --pred and --ref for "
+                                  "segmentation")  # fmt: skip
+            raise ConfigError(f"{names[name]} says nothing beside {names[way]}; leave it out")
+    if "at" in given and "validation" not in given:
+        raise ConfigError("--at needs --validation: an operating point is fixed on other cases")
+    if "external_data" in given and "external_pred" not in given:
+        raise ConfigError("--external-data needs --external-pred and --external-ref")
 
 
 def _classes(scores: Path, **options: Any) -> Evaluation:

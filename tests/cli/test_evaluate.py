@@ -123,6 +123,18 @@ def test_pairs_in_time_are_followed(folder, capsys):
         (["--scores", "test.csv", "--pred", "pred", "-o", "out"], "--scores is for"),
         (["--scores", "test.csv", "--validation", "val.csv", "--at", "best", "-o", "out"], "best"),
         (["--rerun", "test.csv"], "is no JSON"),
+        (["--scores", "test.csv", "--at", "youden", "-o", "out"], "--at needs --validation"),
+        (["--scores", "test.csv", "--tau", "1", "-o", "out"], "--tau says nothing beside --scores"),
+        (
+            ["--pred", "pred", "--ref", "ref", "--validation", "val.csv", "-o", "out"],
+            "--validation says nothing beside --pred",
+        ),
+        (
+            ["--pred", "pred", "--ref", "ref", "--external-data", "x", "-o", "out"],
+            "--external-data needs",
+        ),
+        (["--longitudinal", "pairs.csv", "--by", "site", "-o", "out"], "--by says nothing"),
+        (["--rerun", "run.json", "-o", "out"], "--output says nothing beside --rerun"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_exit_2(folder, capsys, monkeypatch, arguments, words):
