@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,11 +18,11 @@ from typing import Any
 import psutil
 
 from medvol.core.errors import ConfigError
+from medvol.core.memory import peak_ram_bytes
 from medvol.planning.forecast import Costs
 
 _STEPS = 8
 _WARM = 2
-_KIB = 1024
 
 
 def measure_costs(
@@ -183,8 +182,7 @@ def _peak_bytes(device: str) -> int:
 
     if device == "cuda":
         return int(torch.cuda.max_memory_reserved())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * _KIB
+    return peak_ram_bytes()
 
 
 def main() -> None:

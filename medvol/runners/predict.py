@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GridMismatchError, InputError, MedvolError, OutputError, refusal_in
 from medvol.core.geometry import Geometry
+from medvol.core.memory import peak_ram_bytes
 from medvol.inferers import SlidingWindowInferer, predict_uncertain, run_ladder
 from medvol.inferers.ladder import is_out_of_memory
 from medvol.runners.cases import CaseInput, input_digest
@@ -131,12 +130,6 @@ def label_image(
     labels = session.inferer.label_map(image, predictor, source, decision, anti_alias=anti_alias)
     answer = Answer(labels, source)
     return (_after(session, answer) if session.finish.after else labels), source
-
-
-def peak_ram_bytes() -> int:
-    """Largest resident size that this process ever had."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _runner_of(
