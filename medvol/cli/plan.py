@@ -9,8 +9,12 @@ from typing import Annotated
 
 import typer
 
+#: Options that say how to plan, and say nothing of a network that is trained already.
+_OF_A_PLAN = ("budget", "device", "gpu_mem", "network", "folds", "seed")
+
 
 def run(
+    ctx: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", help="The bundle's folder.")],
     dataset: Annotated[
         Path | None, typer.Argument(help="MSD, nnU-Net raw, BIDS, or a datalist.")
@@ -34,7 +38,8 @@ def run(
 ) -> None:
     """Measure a data set and this machine, and write a bundle that fills the budget."""
     if from_nnunet is not None or dataset is None:
-        _import(from_nnunet, dataset, output, body_part, as_json)
+        _refuse_planning(ctx)
+        _import(from_nnunet, dataset, output, (body_part, modality), as_json)
         return
     from medvol.cli._progress import Bars
     from medvol.planning import Request, parse_duration, plan_dataset, plan_report
@@ -55,17 +60,31 @@ def run(
     print(f"next: medvol train {told} --folds all --trust-bundle")
 
 
+def _refuse_planning(ctx: typer.Context) -> None:
+    from medvol.core.errors import ConfigError
+
+    for name in _OF_A_PLAN:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise ConfigError(f"--{name.replace('_', '-')} goes with a data set to plan for")
+
+
 def _import(
-    source: Path | None, dataset: Path | None, output: Path, body_part: str | None, as_json: bool
+    source: Path | None,
+    dataset: Path | None,
+    output: Path,
+    facts: tuple[str | None, str | None],
+    as_json: bool,
 ) -> None:
     from medvol.core.errors import ConfigError
     from medvol.planning import import_nnunet
 
+    body_part, modality = facts
     if source is None or dataset is not None:
         raise ConfigError("give either a data set or --from-nnunet FOLDER")
     if body_part is None:
         raise ConfigError("--from-nnunet needs --body-part, to know which mirrors are legal")
-    found = import_nnunet(source, output, body_part)
+    found = import_nnunet(source, output, body_part, modality=modality)
     if as_json:
         print(json.dumps({"folder": str(found.folder), "folds": found.folds, "notes": found.notes}))
         return

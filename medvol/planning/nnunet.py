@@ -12,6 +12,8 @@ from medvol.bundle import write
 from medvol.core.anatomy import anatomy_rule, flip_refusal
 from medvol.core.errors import ConfigError
 from medvol.core.files import write_text
+from medvol.core.modality import find_modality
+from medvol.datasets.manifest import guess_modality
 from medvol.planning.nnunet_files import Model, read_model
 
 #: Patient axis that our array axes follow in files stored as RAS or LPS, as nearly all are.
@@ -39,6 +41,7 @@ def import_nnunet(
     output: str | os.PathLike[str],
     body_part: str,
     *,
+    modality: str | None = None,
     folds: Sequence[int] | None = None,
     checkpoint: str = "checkpoint_final.pth",
 ) -> Imported:
@@ -53,6 +56,7 @@ def import_nnunet(
             ``fold_0`` ...), or one that holds it.
         output: The new bundle's folder; its name ends in ``segmentation``.
         body_part: Row of :mod:`medvol.core.anatomy`.
+        modality: Where channel names do not tell it.
         folds: Folds to take; all that are there by default.
         checkpoint: File in each fold's folder.
 
@@ -68,8 +72,11 @@ def import_nnunet(
                           "tell what the bundle does")  # fmt: skip
     if target.exists():
         raise ConfigError(f"{target}: exists; choose another folder")
-    model = read_model(Path(source), folds, checkpoint)
-    values, notes = _values(model, body_part)
+    try:
+        model = read_model(Path(source), folds, checkpoint)
+        values, notes = _values(model, body_part, modality)
+    except KeyError as error:
+        raise ConfigError(f"{source}: plans.json or dataset.json lacks {error}") from error
     from medvol.engines import save_checkpoint
     from medvol.networks import join_states, nnunet_state
 
@@ -82,7 +89,7 @@ def import_nnunet(
     return Imported(target, tuple(model.weights), tuple(notes))
 
 
-def _values(model: Model, body_part: str) -> tuple[dict[str, Any], list[str]]:
+def _values(model: Model, body_part: str, modality: str | None) -> tuple[dict[str, Any], list[str]]:
     plan, facts = model.configuration, model.dataset
     channels = list((facts.get("channel_names") or facts.get("modality") or {}).values())
     network = _network(plan["architecture"], model.axes)
@@ -94,7 +101,7 @@ def _values(model: Model, body_part: str) -> tuple[dict[str, Any], list[str]]:
     values = {
         "family": "segmentation",
         "tasks": ["evaluate", "inference"],
-        "modality": "CT" if channels and channels[0].upper() == "CT" else "MR",
+        "modality": _modality(channels, modality),
         "body_part": body_part,
         **labels,
         "network": "nnunet",
@@ -118,6 +125,16 @@ def _values(model: Model, body_part: str) -> tuple[dict[str, Any], list[str]]:
         "tta": kept or None,
     }
     return values, notes
+
+
+def _modality(channels: Sequence[str], told: str | None) -> str:
+    if told is not None:
+        return find_modality(told).name
+    found = {guess_modality(str(name)) for name in channels}
+    if None in found or not found:
+        raise ConfigError(f"the modality is not told by channel names ({', '.join(channels)}); "
+                          "pass --modality, for example CT, MR or PT")  # fmt: skip
+    return str(found.pop()) if len(found) == 1 else "MULTI"
 
 
 def _network(architecture: Mapping[str, Any], axes: Sequence[int]) -> dict[str, Any]:

@@ -138,4 +138,10 @@ def _configuration(plans: dict[str, Any], kind: str) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingInputError(f"{path}: no such file; is this a folder that nnU-Net v2 trained?")
-    return json.loads(path.read_text("utf-8"))
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path}: cannot be parsed: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds no plan")
+    return content

@@ -109,6 +109,15 @@ def test_verb_imports_and_refuses_half_a_question(tmp_path, capsys):
     assert "--body-part" in capsys.readouterr().err
     assert main([*words, "--body-part", "hippocampus", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["folds"] == ["0"]
+    imported = load(tmp_path / "v_segmentation", is_trusted=True)
+    assert imported.metadata["medvol"]["modality"] == "MR"
+    words[-1] = str(tmp_path / "t_segmentation")
+    words += ["--body-part", "hippocampus"]
+    assert main([*words, "--budget", "2h"]) == 2
+    assert "--budget goes with a data set" in capsys.readouterr().err
+    assert main([*words, "--modality", "PT"]) == 0
+    found = load(tmp_path / "t_segmentation", is_trusted=True).metadata["medvol"]
+    assert found["modality"] == "PT"
     assert main(["plan", "-o", str(tmp_path / "w_segmentation")]) == 2
     assert "--from-nnunet" in capsys.readouterr().err
 
@@ -147,8 +156,12 @@ def test_numpy_scalars_of_any_numpy_are_read(tmp_path):
         (lambda m: shutil.rmtree(m / "fold_0"), MissingInputError, "checkpoint"),
         (lambda m: (m / "fold_0" / "checkpoint_final.pth").write_bytes(b"PK"), WeightsError,
          "checkpoint"),
+        (lambda m: (m / "plans.json").write_text("{"), ConfigError, "plans.json: cannot be parsed"),
+        (lambda m: (m / "plans.json").write_text("{}"), ConfigError, "lacks 'configurations'"),
+        (lambda m: (m / "dataset.json").write_text('{"channel_names": {"0": "x"}, "labels": {}}'),
+         ConfigError, "pass --modality"),
     ],
-    ids=["no plans", "no fold", "torn checkpoint"],
+    ids=["no plans", "no fold", "torn checkpoint", "torn plans", "empty plans", "no modality"],
 )  # fmt: skip
 def test_incomplete_folder_is_refused_by_the_name_of_what_is_missing(tmp_path, change, error, said):
     source = tmp_path / MODEL
