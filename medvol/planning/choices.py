@@ -108,8 +108,9 @@ def _what(draft: Draft, fingerprint: Fingerprint, facts: Facts, design: Design) 
         draft.set("output", "exclusive", "labels exclude each other")
     draft.set("augmentation", "policy")
     draft.set("inferer", "window")
-    rarest = min(fingerprint.prevalence(value) for value in fingerprint.labels)
-    if 0 < rarest < _RARE:
+    shares = [fingerprint.prevalence(value) for value in fingerprint.labels]
+    rarest = min(share for share in shares if share)  # no sampling finds what no case holds
+    if rarest < _RARE:
         draft.set("sampler", "prevalence", f"a label is in {rarest:.0%} of the cases only")
         least = _RARE if rarest >= _VERY_RARE else 1.5 * _RARE
         draft.set("least_share", round(least, 2), "of the samples shall hold each label")

@@ -24,6 +24,8 @@ _WORDS: tuple[tuple[str, str], ...] = (
     ("cell|nuclei|histolog|tissue", "tissue"),
 )  # fmt: skip
 _AIR_HU = -900.0
+#: What the core of a brain tumour beside its enhancing part is called.
+_DARK = re.compile(r"tumou?r|necro|core|enhanc|^ncr|^net")
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ def _regions(
         if not order:
             regions = dict(sorted(regions.items(), key=lambda item: -len(item[1])))
             order = _paint_order(list(regions.values()))
-        return {_key(name): values for name, values in regions.items()}, order
+        keys = [_key(name) for name in regions]
+        is_told_apart = all(keys) and len(set(keys)) == len(keys)  # names of any alphabet
+        return dict(zip(keys if is_told_apart else regions, regions.values(), strict=True)), order
     return _tumour_regions(fingerprint, why)
 
 
@@ -132,16 +136,18 @@ def _tumour_regions(
     values = {_key(name): value for value, name in fingerprint.labels.items()}
     edema = next((v for n, v in values.items() if "edema" in n or "oedema" in n), None)
     bright = next((v for n, v in values.items() if "enhanc" in n and "non" not in n), None)
-    if edema is None or bright is None or len(values) < 3:
+    rest = {name: value for name, value in values.items() if value not in (edema, bright)}
+    # With more labels than regions one could not be painted, and an organ is no tumour.
+    if edema is None or bright is None or len(rest) != 1 or not _DARK.search(next(iter(rest))):
         return {}, ()
-    dark = tuple(sorted(v for v in values.values() if v not in (edema, bright)))
+    dark = next(iter(rest.values()))
     why["regions"] = "edema around enhancing tumour: scored as nested regions in the challenges"
     regions = {
         "whole_tumour": tuple(sorted(values.values())),
-        "tumour_core": tuple(sorted((*dark, bright))),
+        "tumour_core": tuple(sorted((dark, bright))),
         "enhancing_tumour": (bright,),
     }
-    return regions, (edema, dark[0], bright)
+    return regions, (edema, dark, bright)
 
 
 def _paint_order(members: list[tuple[int, ...]]) -> tuple[int, ...]:

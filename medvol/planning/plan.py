@@ -127,7 +127,8 @@ def bundle_folder(output: str | os.PathLike[str]) -> Path:
     """The bundle's folder: ``output``, with the word that tells MONAI Label the task at its end.
 
     Raises:
-        OutputError: If the folder holds something that no plan wrote.
+        OutputError: If the folder holds something that no plan wrote, or trained weights, which
+            another plan's preprocessing would not fit.
 
     >>> bundle_folder("work/planned").name
     'planned_segmentation'
@@ -137,6 +138,8 @@ def bundle_folder(output: str | os.PathLike[str]) -> Path:
         path = path.with_name(f"{path.name}_{_TASK}")
     if path.is_dir() and any(path.iterdir()) and not (path / PLAN).is_dir():
         raise OutputError(f"{path}: exists and was not planned; choose another folder")
+    if (path / "models" / "model.pt").exists():
+        raise OutputError(f"{path}: holds trained weights; choose another folder")
     return path
 
 

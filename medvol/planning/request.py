@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,8 +38,10 @@ class Request:
             raise ConfigError(f"network {self.network!r} is unknown; choose {', '.join(NETWORKS)}")
         if self.device not in ("cpu", "cuda"):
             raise ConfigError(f"device {self.device!r} is neither cpu nor cuda")
-        if self.budget_s <= 0 or self.gpu_mem_gb <= 0 or self.folds < 2:
+        if not (0 < self.budget_s < math.inf and 0 < self.gpu_mem_gb < math.inf and self.folds > 1):
             raise ConfigError("budget and GPU memory must be above 0, folds at least 2")
+        if not 0 <= self.seed < 2**32:
+            raise ConfigError(f"seed {self.seed} must lie in 0 to 2**32 - 1")
 
 
 def parse_duration(text: str) -> float:

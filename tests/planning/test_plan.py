@@ -12,7 +12,7 @@ from medvol.bundle import load, verify
 from medvol.core import ConfigError, InputError, OutputError, write_json
 from medvol.datasets import read_dataset
 from medvol.planning import Request, find_facts, measure, plan_dataset
-from tests.planning.conftest import COSTS
+from tests.planning.conftest import COSTS, put
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -84,6 +84,61 @@ def test_the_tumour_challenges_labels_become_nested_regions(blobs):
     }  # fmt: skip
     assert facts.region_labels == (1, 2, 3)
     assert (facts.modality, facts.body_part) == ("MR", "brain")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour", "4": "necrosis"},
+        {"1": "edema", "2": "brain stem", "3": "enhancing tumour"},
+    ],
+    ids=["one more label", "an organ"],
+)
+def test_regions_are_not_guessed_where_a_label_would_be_lost_in_them(blobs, labels):
+    index = json.loads((blobs / "dataset.json").read_text())
+    index["labels"] = {"0": "background", **labels}
+    (blobs / "dataset.json").write_text(json.dumps(index))
+    manifest = read_dataset(blobs)
+    assert find_facts(manifest, measure(manifest)).regions == {}
+
+
+def test_regions_whose_names_have_no_latin_letter_stay_apart(nnunet):
+    facts = json.loads((nnunet / "dataset.json").read_text())
+    facts["labels"] = {"background": 0, "肿瘤": [1, 2], "核心": 2, "ignore": 3}
+    (nnunet / "dataset.json").write_text(json.dumps(facts), "utf-8")
+    manifest = read_dataset(nnunet)
+    found = find_facts(manifest, measure(manifest), body_part="brain")
+    assert found.regions == {"肿瘤": (1, 2), "核心": (2,)}
+
+
+def test_a_label_that_no_case_holds_hides_no_rare_one(blobs, tmp_path, no_trial):
+    index = json.loads((blobs / "dataset.json").read_text())
+    index["labels"] = {**index["labels"], "9": "never drawn"}
+    (blobs / "dataset.json").write_text(json.dumps(index))
+    for number in range(1, 6):
+        path = sorted((blobs / "labelsTr").iterdir())[number]
+        label = np.asarray(nibabel.load(path).dataobj)
+        put(path, np.where(label == 2, 0, label), np.eye(4))
+    plan = plan_dataset(blobs, tmp_path / "rare", Request(600), body_part="brain")
+    assert plan.draft["sampler"] == "prevalence"
+
+
+def test_weights_are_never_left_beside_another_plan(blobs, tmp_path, no_trial):
+    plan = plan_dataset(blobs, tmp_path / "mine", Request(600), body_part="hippocampus")
+    (plan.folder / "models").mkdir()
+    (plan.folder / "models" / "model.pt").write_bytes(b"trained for hours")
+    before = plan.values.read_text()
+    with pytest.raises(OutputError, match="holds trained weights"):
+        plan_dataset(blobs, tmp_path / "mine", Request(60), body_part="hippocampus")
+    assert plan.values.read_text() == before
+
+
+@pytest.mark.parametrize(
+    "asked", [{"gpu_mem_gb": float("nan")}, {"budget_s": float("inf")}, {"seed": -1}]
+)
+def test_what_is_no_number_is_refused(asked):
+    with pytest.raises(ConfigError):
+        Request(**{"budget_s": 60.0, **asked})
 
 
 def test_a_modality_that_nothing_tells_is_asked_for(blobs):
