@@ -6,11 +6,17 @@ import importlib
 import importlib.metadata
 import json
 import platform
+import re
 from typing import Annotated, Any
 
 import typer
 
-_NEEDED = ("torch", "monai", "ignite", "nibabel", "SimpleITK", "itk", "nrrd", "pydicom", "PIL")
+#: Module to the package that pip installs it from.
+_NEEDED = {
+    "torch": "torch", "monai": "monai", "ignite": "pytorch-ignite", "numpy": "numpy",
+    "scipy": "scipy", "nibabel": "nibabel", "SimpleITK": "SimpleITK", "pydicom": "pydicom",
+    "PIL": "pillow",
+}  # fmt: skip
 _OPTIONAL = {
     "highdicom": "dicom", "pylibjpeg": "dicom", "libjpeg": "dicom", "openjpeg": "dicom",
     "openvino": "openvino", "onnxruntime": "onnx", "ray": "ray", "submitit": "slurm",
@@ -42,10 +48,11 @@ def _probe(name: str, extra: str | None) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "version": None, "needed": extra is None, "fix": None}
     try:
         module = importlib.import_module(name)
-    except ImportError as error:
-        where = f"medvol[{extra}]" if extra else name
-        broken = "" if isinstance(error, ModuleNotFoundError) else f"broken ({error}); "
-        row["fix"] = f"{broken}pip install '{where}'"
+    except Exception as error:  # noqa: BLE001 - a broken library raises whatever it likes
+        where = f"medvol[{extra}]" if extra else _NEEDED[name]
+        said = " ".join(str(error).split()) or type(error).__name__
+        is_absent = isinstance(error, ModuleNotFoundError) and error.name == name
+        row["fix"] = f"{'' if is_absent else f'broken ({said}); '}pip install '{where}'"
         return row
     row["version"] = str(getattr(module, "__version__", "present"))
     minimum = _MINIMUM.get(name)
@@ -55,13 +62,13 @@ def _probe(name: str, extra: str | None) -> dict[str, Any]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("+", maxsplit=1)[0].split(".")[:2])
+    return tuple(int(part) for part in re.findall(r"\d+", version)[:2])
 
 
 def _devices() -> list[str]:
     try:
         import torch
-    except ImportError:
+    except Exception:  # noqa: BLE001 - told among the packages
         return []
     found = [f"cpu with {torch.get_num_threads()} threads"]
     for index in range(torch.cuda.device_count()):
