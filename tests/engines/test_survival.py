@@ -9,6 +9,7 @@ import os
 import resource
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,6 +43,7 @@ from medvol.engines import (
     Tracker,
     load_checkpoint,
     plain_batch,
+    tracking,
 )
 
 
@@ -371,6 +373,14 @@ def test_mlflow_holds_the_table_and_a_resumed_run_goes_on_in_it(tmp_path):
     assert [run.info.status for run in runs] == ["FINISHED"]
     losses = {m.step: m.value for m in client.get_metric_history(runs[0].info.run_id, "loss")}
     assert losses == pytest.approx(dict(enumerate(want, 1)))
+
+
+def test_mlflow_is_given_no_name_that_it_refuses():
+    sink, names = tracking._MLflow.__new__(tracking._MLflow), []
+    sink.run = "run"
+    sink.client = SimpleNamespace(log_metric=lambda run, key, value, step: names.append(key))
+    sink.log({"val_mean_dice_tumour (left)+": 0.5, "lr:0": 0.1, "leber_größe": 0.2}, 1)
+    assert names == ["val_mean_dice_tumour _left__", "lr_0", "leber_größe"]
 
 
 def test_unknown_or_missing_tracker_is_refused(tmp_path, monkeypatch):
