@@ -22,7 +22,7 @@ def values_text(draft: Draft, title: str, notes: Sequence[str], meta: dict[str, 
         notes: What the plan rests on, one remark each.
         meta: The ``meta`` value: title, description and so on.
     """
-    lines = [f"# {title}"]
+    lines = [f"# {' '.join(title.split())}"]
     for note in notes:
         lines += textwrap.wrap(note, _WIDTH, initial_indent="# ", subsequent_indent="#   ")
     for rows in draft.sections:
@@ -33,6 +33,7 @@ def values_text(draft: Draft, title: str, notes: Sequence[str], meta: dict[str, 
 
 
 def _row(key: str, value: Any, why: str) -> list[str]:
+    why = " ".join(why.split())  # a name's line break would end the comment
     text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
     row = f"{key}: {text.removesuffix('...' + chr(10)).strip()}"
     if not why:
