@@ -34,7 +34,8 @@ class SegmentationScores(Metric):
 
     Args:
         labels: Label value to name.
-        output_dir: Folder of ``scores.csv`` (case, label, metric, value, unit, why_undefined) with
+        output_dir: Folder of ``scores.csv`` (case, label, metric, value, unit, why_undefined; a
+            case goes by its ``case`` in the batch, else by its label's file) with
             Dice, HD95, ASSD and NSD; None computes Dice only and writes nothing.
         tau_mm: Tolerance of the normalised surface distance.
         regions: Region name to the label values that it joins; where given, the mean and the
@@ -56,6 +57,7 @@ class SegmentationScores(Metric):
         self.ignore_label = ignore_label
         self.folder = None if output_dir is None else Path(output_dir)
         self.tau_mm = float(tau_mm)
+        self.cases: list[str | None] = []
         super().__init__(output_transform=lambda output: output)
 
     @reinit__is_reduced
@@ -65,16 +67,24 @@ class SegmentationScores(Metric):
         self.right: list[float] = []
         self.rows: list[Score] = []
 
+    def iteration_completed(self, engine: Engine) -> None:
+        """Note what the batch's cases are called, and score them."""
+        batch: Any = engine.state.batch
+        self.cases = [row.get("case") for row in batch] if isinstance(batch, list) else []
+        super().iteration_completed(engine)
+
     @reinit__is_reduced
     def update(self, output: Sequence[Mapping[str, Any]]) -> None:
         """Score the cases of one batch."""
-        for case in output:
+        for number, case in enumerate(output):
             pred, ref = self._kept(case["pred"], case["label"])
-            self.right.append(float((pred == ref).float().mean()))
+            is_counted = torch.as_tensor(case["label"] != self.ignore_label)
+            self.right.append(float((pred == ref)[is_counted].float().mean()))
             for name, values in self.members.items():
                 self.dice[name].append(_dice(_is_in(pred, values), _is_in(ref, values)))
             if self.folder is not None:
-                self.rows += self._rows(pred, ref)
+                name = self.cases[number] if number < len(self.cases) else None
+                self.rows += self._rows(name or _file_name(ref, len(self.rows)), pred, ref)
 
     def compute(self) -> float:
         """Mean Dice over cases and labels; nan if no label occurs anywhere."""
@@ -98,10 +108,9 @@ class SegmentationScores(Metric):
         is_ignored = ref == self.ignore_label
         return torch.where(is_ignored, 0, pred), torch.where(is_ignored, 0, ref)
 
-    def _rows(self, pred: torch.Tensor, ref: Any) -> list[Score]:
+    def _rows(self, name: str, pred: torch.Tensor, ref: Any) -> list[Score]:
         from medvol.metrics import MetricPlan, score_case
 
-        name = Path(str(ref.meta.get("filename_or_obj", len(self.rows)))).name.split(".")[0]
         plan = MetricPlan(("dice", "hd95", "assd", "nsd_surfel"), (self.tau_mm,))
         pred_map, ref_map = (v[0].cpu().numpy().astype("uint16") for v in (pred, ref))
         spacing_mm = spacing_mm_of(ref)
@@ -133,6 +142,11 @@ class EarlyStop:
         if best > 0 and engine.state.epoch - began - best >= self.patience:
             logger.info("no better validation since epoch %d: training ends", best)
             engine.terminate()
+
+
+def _file_name(ref: Any, default: int) -> str:
+    name = Path(str(ref.meta.get("filename_or_obj", default))).name
+    return Path(name.removesuffix(".gz")).stem
 
 
 def _is_in(array: torch.Tensor, values: Sequence[int]) -> torch.Tensor:
