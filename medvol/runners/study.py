@@ -28,8 +28,8 @@ from typing import Any
 
 from medvol import __version__
 from medvol.core.errors import ConfigError, MedvolError, MissingInputError, OutputError
-from medvol.core.files import write_json
-from medvol.runners.study_file import Study
+from medvol.core.files import sha256_file, write_json
+from medvol.runners.study_file import Arm, Study
 from medvol.runners.study_steps import (
     Job,
     evaluate_seed,
@@ -87,7 +87,6 @@ def run_study(
         OutputError: If another process is at work in the folder.
         MedvolError: Of the first step that fails; the same command goes on from there.
     """
-    _require_data(study, data)
     steps = plan_study(study, data, out, jobs=jobs)
     with _alone(out):
         notes: dict[str, Any] = {}
@@ -112,7 +111,12 @@ def run_study(
 
 
 def plan_study(study: Study, data: Mapping[str, Path], out: Path, *, jobs: int = 1) -> list[Step]:
-    """Every step in order; nothing is done."""
+    """Every step in order; nothing is done.
+
+    Raises:
+        MissingInputError: If a data set was not named, or does not exist.
+    """
+    _require_data(study, data)
     steps: list[Step] = []
     for one in study.data:
         root, split = data[one.name], f"split {one.name}"
@@ -166,12 +170,25 @@ def _split_step(study: Study, name: str, root: Path, out: Path) -> Step:
 def _fold_steps(job: Job, split: str) -> list[Step]:
     name = f"{job.name} fold {job.folds[0]}"
     wants = {"arm": asdict(job.arm), "train": job.study.train, "weights": job.study.weights,
-             "seed": job.seed, "medvol": __version__}  # fmt: skip
+             "seed": job.seed, "medvol": __version__, "bundle": _made_of(job.arm)}  # fmt: skip
     train = Step(f"train {name}", wants, lambda r: train_job(job, r), job.run, (split,))
     predict = Step(
         f"predict {name}", {}, lambda r: predict_job(job, r), job.run / "predicted", (train.name,)
     )
     return [train, predict]
+
+
+def _made_of(arm: Arm) -> str:
+    """A digest of what an arm's bundle is written from, or of a shipped bundle as it is."""
+    from medvol.bundle import configs_dir, load
+
+    bundle = load(arm.bundle)
+    files = [*sorted((bundle.path / "configs").glob("*.json")), bundle.weights]
+    if not arm.shipped:
+        parts = configs_dir() / "parts" / bundle.metadata["medvol"]["family"]
+        files = [configs_dir() / "bundles" / f"{bundle.name}.yaml", *sorted(parts.rglob("*.yaml"))]
+    found = "".join(sha256_file(path) for path in files if path.is_file())
+    return sha256(found.encode()).hexdigest()
 
 
 def _evaluation_step(job: Job, after: tuple[str, ...], jobs: int) -> Step:

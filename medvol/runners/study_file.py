@@ -46,6 +46,18 @@ from typing import Any
 
 from medvol.core.errors import ConfigError, MissingInputError
 
+#: Kind of each field of a study that is one value, and of the entries of each that is a list.
+_VALUES: dict[str, Any] = {
+    "title": str, "question": str, "reference": str, "weights": str, "folds": int,
+    "split_seed": int, "resamples": int, "train": Mapping,
+}  # fmt: skip
+_LISTS: dict[str, Any] = {
+    "test_folds": int, "seeds": int, "metrics": str, "taus_mm": (int, float),
+    "operating_points": str, "by": str,
+}  # fmt: skip
+_OF_ARM: dict[str, Any] = {
+    "bundle": str, "masks": str, "shipped": bool, "values": Mapping, "train": Mapping,
+}  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 
 
@@ -159,10 +171,31 @@ def study_of(content: Mapping[str, Any], source: str) -> Study:
     known = {one.name for one in fields(Study)}
     if unknown := sorted(set(rest) - known):
         raise ConfigError(f"{source}: no such field {unknown[0]!r}; known: {', '.join(known)}")
-    plain = {key: tuple(v) if isinstance(v, list) else v for key, v in rest.items()}
+    given = {key: v for key, v in rest.items() if v is not None}  # empty: the usual
+    plain = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
+    _require_kinds(plain, nouns["arms"], source)
     study = Study(**{"title": Path(source).stem, **plain, **nouns})
     _require_sense(study, source)
     return study
+
+
+def _require_kinds(plain: Mapping[str, Any], arms: Sequence[Arm], source: str) -> None:
+    for name, value in plain.items():
+        is_list = name in _LISTS
+        if is_list and not isinstance(value, tuple):
+            raise ConfigError(f"{source}: {name} is {value!r}; it must be a list")
+        for entry in value if is_list else [value]:
+            if not _is_of(entry, (_LISTS if is_list else _VALUES)[name]):
+                raise ConfigError(f"{source}: {name} holds {entry!r}, which is of the wrong kind")
+    for arm in arms:
+        for name, kind in _OF_ARM.items():
+            if not _is_of(value := getattr(arm, name), kind):
+                raise ConfigError(f"{source}: {arm.name}: {name} is {value!r}, which is of the "
+                                  "wrong kind")  # fmt: skip
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
 
 
 def _noun(kind: type, name: str, row: Any, source: str) -> Any:
@@ -174,7 +207,7 @@ def _noun(kind: type, name: str, row: Any, source: str) -> Any:
         raise ConfigError(f"{source}: {name} has no field {unknown[0]!r}; known: {sorted(known)}")
     if not _NAME.fullmatch(str(name)):
         raise ConfigError(f"{source}: {name!r} is no name: letters, digits, _ and -")
-    return kind(name=str(name), **row)
+    return kind(name=str(name), **{key: v for key, v in row.items() if v is not None})
 
 
 def _change(content: dict[str, Any], change: str) -> None:

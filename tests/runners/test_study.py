@@ -2,11 +2,13 @@
 
 import csv
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from medvol.cli.main import main
 from medvol.core import ConfigError, MissingInputError
 from medvol.datasets import read_dataset
 from medvol.runners import plan_study, run_study
@@ -175,6 +177,12 @@ def test_existing_masks_of_structures_are_scored_and_compared(tmp_path):
         ({"arms": {"a": {"bundles": "x"}}, "reference": ""}, "no field 'bundles'"),
         ({"weights": "first"}, "best or last"),
         ({"arms": []}, "a mapping each"),
+        ({"seeds": 3}, "seeds is 3; it must be a list"),
+        ({"metrics": "dice"}, "metrics is 'dice'; it must be a list"),
+        ({"test_folds": ["a"]}, "test_folds holds 'a'"),
+        ({"folds": "five"}, "folds holds 'five'"),
+        ({"train": 5}, "train holds 5"),
+        ({"arms": {"a": {"bundle": "x", "train": 2}}, "reference": ""}, "a: train is 2"),
     ],
 )
 def test_a_study_without_sense_is_refused(change, message):
@@ -187,6 +195,31 @@ def test_a_data_set_that_is_not_named_or_not_there_is_refused(tmp_path):
         run_study(study_of(CLASSES, "t.yaml"), {}, tmp_path)
     with pytest.raises(MissingInputError, match="does not exist"):
         run_study(study_of(CLASSES, "t.yaml"), {"d": tmp_path / "no"}, tmp_path)
+
+
+def test_a_dry_run_asks_for_its_data_in_one_line(tmp_path, capsys):
+    words = ["study", "two_raters", "-o", str(tmp_path / "out"), "--dry-run"]
+    assert main(words) == 2
+    assert "=FOLDER" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["bundles/chest_xray_classification.yaml",
+                                     "parts/classification/train.yaml"])  # fmt: skip
+def test_an_edited_bundle_is_trained_again(tmp_path, images, monkeypatch, changed):
+    import medvol.bundle
+
+    configs = shutil.copytree(medvol.bundle.configs_dir(), tmp_path / "configs")
+    monkeypatch.setattr(medvol.bundle, "configs_dir", lambda: configs)
+
+    def wishes():
+        steps = plan_study(study_of(CLASSES, "t.yaml"), {"d": images}, tmp_path / "out")
+        return [step.wants for step in steps if step.name.startswith("train")]
+
+    before = wishes()
+    assert before == wishes()
+    with (configs / changed).open("a") as handle:
+        handle.write("# edited\n")
+    assert all(a != b for a, b in zip(before, wishes(), strict=True))
 
 
 def test_every_shipped_study_can_be_read_and_planned(tmp_path):
