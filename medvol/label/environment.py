@@ -83,6 +83,7 @@ def build_environment(
     python = environment_python(folder)
     if not is_built(folder):
         _require_ours(folder)
+        write_json(folder / _STAMP, _stamp(folder))  # an interrupted build is known as ours
         index = ["--index-url", torch_index] if torch_index else []
         steps: list[tuple[str, list[str]]] = [
             ("create", [sys.executable, "-m", "venv", str(folder)]),
@@ -135,8 +136,9 @@ def clean_environ(python: Path) -> dict[str, str]:
 def _require_ours(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"{folder}: is a file; name a folder for the environment")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "pyvenv.cfg").is_file():
-        raise ConfigError(f"{folder}: holds something else than an environment; name a new folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / _STAMP).is_file():
+        raise ConfigError(f"{folder}: holds something else than an environment of MONAI Label's, "
+                          "which would be overwritten; name a new folder")  # fmt: skip
 
 
 def _pip(python: Path, *arguments: str) -> list[str]:

@@ -57,7 +57,7 @@ class ServeOptions:
     @property
     def url(self) -> str:
         """What a browser or 3D Slicer on this machine is pointed at."""
-        host = self.host if is_loopback(self.host) else "127.0.0.1"
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)
         host = f"[{host}]" if ":" in host else host
         return f"{'https' if self.tls else 'http'}://{host}:{self.port}"
 
@@ -197,13 +197,14 @@ def server_command(python: Path, options: ServeOptions) -> list[str]:
 def server_environ(python: Path, options: ServeOptions, token: str) -> dict[str, str]:
     """The variables of the server: everything it writes goes into the workplace."""
     place, search = options.place, [f"*.{suffix}" for suffix in _SUFFIXES]
-    hosts = _LOOPBACK_NAMES if is_loopback(options.host) else ()
+    hosts = dict.fromkeys((*_LOOPBACK_NAMES, options.host)) if is_loopback(options.host) else ()
     found = {
         **clean_environ(python),
         "HF_HUB_OFFLINE": "1",
         "MLFLOW_TRACKING_URI": "",
         "MEDVOL_LABEL_HOSTS": ",".join(hosts),
         "MEDVOL_LABEL_TOKEN": token,
+        "MEDVOL_LABEL_URL": options.url,
         "MEDVOL_LABEL_MODALITIES": ",".join(options.modalities),
         "MEDVOL_PYTHON": sys.executable,
         "MEDVOL_PYTHONPATH": os.environ.get("PYTHONPATH", ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,16 +134,17 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 def _overlay(images: Path, place: Workplace) -> None:
-    if place.folder.is_relative_to(images):
+    if place.folder.resolve().is_relative_to(images.resolve()):
         raise ConfigError(f"{place.folder}: lies inside the images; name another folder with --out")
     if not images.is_dir():
         raise MissingInputError(f"{images}: no such folder")
     wanted = dict(_named(images))
     if not wanted:
         raise MissingInputError(f"{images}: holds no image that medvol reads")
-    for link in place.studies.iterdir():
-        if link.is_symlink() and link.name not in wanted:
-            link.unlink()
+    before = _earlier(place)
+    _require_same_images(place, before, wanted)
+    for name in before.keys() - wanted.keys():
+        (place.studies / name).unlink(missing_ok=True)
     sources = {}
     for name, source in wanted.items():
         target = place.studies / name
@@ -151,10 +152,36 @@ def _overlay(images: Path, place: Workplace) -> None:
             _link(source, target)
             continue
         sources[name.removesuffix(".nii.gz")] = str(source)
-        if not target.is_file():
+        if before.get(name) != source or not target.is_file():
+            target.unlink(missing_ok=True)
             _convert(source, target)
     write_json(place.studies / SOURCES, sources)
     _copy_labels(images, place)
+
+
+def _earlier(place: Workplace) -> dict[str, Path]:
+    """Name inside the overlay and source of every image of the last start."""
+    noted = place.studies / SOURCES
+    series = json.loads(noted.read_text("utf-8")) if noted.is_file() else {}
+    found = {f"{name}.nii.gz": Path(source) for name, source in series.items()}
+    links = (path for path in place.studies.iterdir() if path.is_symlink())
+    return {**found, **{link.name: link.readlink() for link in links}}
+
+
+def _require_same_images(
+    place: Workplace, before: Mapping[str, Path], wanted: Mapping[str, Path]
+) -> None:
+    """Labels belong to an image by its name: another image of that name must not inherit them.
+
+    A source that is gone was moved, and is the same image elsewhere.
+    """
+    for name, source in wanted.items():
+        old, stem = before.get(name, source), _split_name(name)[0]
+        labels = [path for path in (place.studies / _LABEL_FOLDER).glob("*/*")
+                  if _split_name(path.name)[0] == stem]  # fmt: skip
+        if labels and old != source and old.exists() and not old.samefile(source):
+            raise ConfigError(f"{place.folder}: holds labels of {old}, and {source} goes by the "
+                              "same name; choose another folder with --out")  # fmt: skip
 
 
 def _named(images: Path) -> Iterator[tuple[str, Path]]:

@@ -17,7 +17,7 @@ from medvol.core.errors import ConfigError, MissingInputError
 from medvol.label import ServeOptions, prepare
 from medvol.label.environment import LOCK, build_environment, clean_environ, environment_python
 from medvol.label.server import server_command, server_environ
-from medvol.label.workplace import family_of
+from medvol.label.workplace import Workplace, family_of
 from tests.label.rest import write_scan
 
 SEGMENTER, CLASSIFIER = "hippocampus_mri_segmentation", "hippocampus_mri_classification"
@@ -71,6 +71,26 @@ def test_a_dicom_series_is_converted_and_its_origin_noted(tmp_path, shared_data)
         assert Path(series).is_dir()
 
 
+def test_another_folders_image_of_the_same_name_is_shown_as_itself(tmp_path, shared_data):
+    series = sorted(path for path in (shared_data / "dicom").iterdir() if path.is_dir())[:2]
+    for name, source in zip("ab", series, strict=True):
+        shutil.copytree(source, tmp_path / name / "scan")
+    prepare(tmp_path / "alone", [load(SEGMENTER)], tmp_path / "b")
+    prepare(tmp_path / "work", [load(SEGMENTER)], tmp_path / "a")
+    place = prepare(tmp_path / "work", [load(SEGMENTER)], tmp_path / "b")
+    found = digests(place.studies)[str(place.studies / "scan.nii.gz")]
+    assert found in digests(tmp_path / "alone" / "studies").values()
+
+
+def test_labels_of_one_image_are_not_shown_on_another_of_its_name(tmp_path, images):
+    place = prepare(tmp_path / "work", [load(SEGMENTER)], images)
+    other = shutil.copytree(images, tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"goes by the same name.*--out"):
+        prepare(tmp_path / "work", [load(SEGMENTER)], other)
+    shutil.rmtree(images)  # moved, not another
+    assert prepare(tmp_path / "work", [load(SEGMENTER)], other) == place
+
+
 def test_bundles_are_copied_and_trained_weights_survive_a_restart(tmp_path, images):
     bundle = load(SEGMENTER)
     weights = prepare(tmp_path / "work", [bundle], images).app / "model" / SEGMENTER / "models"
@@ -103,6 +123,9 @@ def test_refusals_name_their_reason(tmp_path, images):
         prepare(tmp_path / "work", [], images)
     with pytest.raises(ConfigError, match="lies inside the images"):
         prepare(images / "work", [load(SEGMENTER)], images)
+    (tmp_path / "link").symlink_to(images)
+    with pytest.raises(ConfigError, match="inside the images"):
+        prepare(images / "work", [load(SEGMENTER)], tmp_path / "link")
     with pytest.raises(MissingInputError, match="no such folder"):
         prepare(tmp_path / "work", [load(SEGMENTER)], tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="serve the classification bundle"):
@@ -120,6 +143,19 @@ def test_the_server_is_told_to_bind_loopback_and_to_write_into_the_workplace(tmp
     for key in ("MONAI_LABEL_SESSION_PATH", "MONAI_LABEL_DICOMWEB_CACHE_PATH"):
         assert environ[key].startswith(str(place.folder))
     assert environ["MEDVOL_LABEL_HOSTS"] == "127.0.0.1,localhost,::1"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("127.0.0.2", "http://127.0.0.2:8000"), ("10.1.2.3", "http://10.1.2.3:8000"),
+     ("0.0.0.0", "http://127.0.0.1:8000"), ("::", "http://[::1]:8000")],
+)  # fmt: skip
+def test_the_server_is_asked_where_it_listens_and_knows_that_name(tmp_path, host, url):
+    options = ServeOptions(Workplace(tmp_path), [SEGMENTER], host=host, is_remote_allowed=True)
+    environ = server_environ(Path("/env/bin/python"), options, "token")
+    assert environ["MEDVOL_LABEL_URL"] == options.url == url
+    hosts = environ["MEDVOL_LABEL_HOSTS"].split(",")
+    assert ("127.0.0.2" in hosts) == (host == "127.0.0.2")
 
 
 def test_our_own_environment_does_not_leak_into_the_servers(monkeypatch):
@@ -142,6 +178,13 @@ def test_a_folder_that_holds_something_else_is_not_built_over(tmp_path):
     with pytest.raises(ConfigError, match="something else"):
         build_environment(tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_an_environment_of_the_users_own_is_not_built_over(tmp_path):
+    (tmp_path / "pyvenv.cfg").write_text("home = /usr/bin")
+    with pytest.raises(ConfigError, match="something else"):
+        build_environment(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["pyvenv.cfg"]
 
 
 @pytest.mark.parametrize(
