@@ -17,6 +17,10 @@ from medvol.core.files import write_bytes, write_text
 
 #: Values that choose or describe, and are no numbers for the parts.
 _DESCRIPTION = {"family", "tasks", "modality", "body_part", "meta", "postprocessing_basis"}
+#: Masks are written as bytes.
+_LARGEST_LABEL = 255
+#: What ``meta`` must tell.
+_META = ("version", "changelog", "title", "task", "description", "data_source")
 #: Folder of a planned bundle that holds what it was planned from.
 PLAN = "plan"
 #: The part of a kind that a values file does not choose.
@@ -40,7 +44,7 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise MissingInputError(f"{path}: no such values file")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be parsed: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no values")
@@ -50,7 +54,23 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
     for key, value in values.items():
         if isinstance(value, str) and _FLOAT_AS_TEXT.fullmatch(value):
             raise ConfigError(f"{path}: {key} is the text {value!r}; write the number out")
+    _require_kinds(path, values)
     return {**_derived(path.stem, values), **values}
+
+
+def _require_kinds(path: Path, values: Mapping[str, Any]) -> None:
+    labels, meta, roi_size = (values[key] for key in ("labels", "meta", "roi_size"))
+    if not isinstance(labels, dict) or not all(str(value).isdecimal() for value in labels):
+        raise ConfigError(f"{path}: labels is {labels!r}; write each value and its name, as in "
+                          "{1: liver}")  # fmt: skip
+    if large := [value for value in labels if int(value) > _LARGEST_LABEL]:
+        raise ConfigError(f"{path}: label {large[0]} is above {_LARGEST_LABEL}, the largest value "
+                          "of a mask; number the labels anew")  # fmt: skip
+    if not isinstance(roi_size, list) or not all(type(n) is int and n > 0 for n in roi_size):
+        raise ConfigError(f"{path}: roi_size is {roi_size!r}, not a list of whole numbers above 0")
+    lacking = [key for key in _META if not isinstance(meta, dict) or key not in meta]
+    if lacking:
+        raise ConfigError(f"{path}: meta holds no {lacking[0]!r}")
 
 
 def render(
@@ -124,11 +144,12 @@ def folder_of(source: Path) -> Path:
     return (bundles_dir() if is_shipped_source else source.parent) / source.stem
 
 
-def stale(name: str) -> list[str]:
-    """Files of a committed bundle that ``write`` would change."""
-    folder = bundles_dir() / name
-    wanted = {relative: text.encode() for relative, text in render(name).items()}
-    pictures = _pictures(_source(name, configs_dir()))
+def stale(name: str, into: str | os.PathLike[str] | None = None) -> list[str]:
+    """Files of a bundle that :func:`write` with the same arguments would change."""
+    source = _source(name, configs_dir())
+    folder = Path(into) if into is not None else folder_of(source)
+    wanted = {relative: text.encode() for relative, text in render(name, folder=folder).items()}
+    pictures = _pictures(source)
     wanted |= {relative: picture.read_bytes() for relative, picture in pictures.items()}
     return [
         relative

@@ -27,7 +27,7 @@ def run(
     if output is not None and len(chosen) != 1:
         raise ConfigError("-o takes one bundle")
     if check:
-        old = {name: stale(name) for name in chosen}
+        old = {name: stale(name, output) for name in chosen}
         old = {name: files for name, files in old.items() if files}
         lines = [f"{name}: {', '.join(files)}" for name, files in old.items()]
         print(json.dumps({"stale": old}) if as_json else "\n".join(lines) or "all fresh")

@@ -63,6 +63,11 @@ def test_nothing_is_left_to_expand(configs):
         ({"learning_rate": "1e-4"}, "write the number out"),
         ({"network": "transformer"}, "network: 'transformer' is no part"),
         ({"tasks": ["train", "dance"]}, "task 'dance' has no part"),
+        ({"labels": ["spleen"]}, "write each value and its name"),
+        ({"labels": {"spleen": 1}}, "write each value and its name"),
+        ({"labels": {1: "spleen", 1001: "cortex"}}, "label 1001 is above 255"),
+        ({"roi_size": 96}, "roi_size is 96"),
+        ({"meta": {"version": "1"}}, "meta holds no 'changelog'"),
     ],
 )
 def test_wrong_values_are_refused_by_name(configs, changes, fault):
@@ -88,6 +93,10 @@ def test_a_values_file_anywhere_becomes_a_bundle_beside_it_or_around_its_plan(co
     for suffix in (".yaml", ".md"):
         shutil.copy(source.with_suffix(suffix), inside.with_suffix(suffix))
     folder = write(inside)
+    assert stale(inside) == []
+    (folder / "configs" / "train.json").write_text("{}")
+    assert stale(inside) == ["configs/train.json"]
+    write(inside)
     assert folder == tmp_path / "my_segmentation"
     assert json.loads((folder / "configs/metadata.json").read_text())["medvol"]["name"] == (
         "my_segmentation"
