@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -38,8 +37,12 @@ class Bundle:
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """The content of ``metadata.json``."""
-        return json.loads((self.path / "configs" / "metadata.json").read_text("utf-8"))
+        """The content of ``metadata.json``.
+
+        Raises:
+            ConfigError: If it is no mapping in JSON.
+        """
+        return read_config(self.path / "configs" / "metadata.json", is_trusted=True)
 
     @property
     def version(self) -> str:

@@ -94,9 +94,24 @@ def _targets(bundle: Bundle) -> Iterator[str]:
 
 
 def _network(bundle: Bundle) -> Iterator[str]:
+    tasks = _networks(bundle)
+    for pair in (("evaluate", "inference"), ("multi_gpu_train", "train")):
+        found = {tasks[task] for task in pair if task in tasks}
+        if len(found) > 1:
+            yield f"{pair[0]}.json builds another network than {pair[1]}.json"
+    for task in {network: task for task, network in tasks.items()}.values():
+        yield from (f"{task}.json: {fault}" for fault in _network_faults(bundle, task))
+
+
+def _networks(bundle: Bundle) -> dict[str, str]:
+    """Each task's network as text; an ensemble's members are trained singly."""
+    found = {task: bundle.config(task)["network_def"] for task in bundle.tasks}
+    return {task: json.dumps(network, sort_keys=True) for task, network in found.items()}
+
+
+def _network_faults(bundle: Bundle, task: str) -> Iterator[str]:
     import torch
 
-    task = "inference" if "inference" in bundle.tasks else bundle.tasks[0]
     network = bundle.parser(task).get_parsed_content("network_def").eval()
     formats = bundle.metadata["network_data_format"]
     image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
@@ -120,13 +135,30 @@ def _preprocessing(bundle: Bundle) -> Iterator[str]:
 
 def _labels(bundle: Bundle) -> Iterator[str]:
     told = [name.lower() for name in _names(bundle)]
+    first: dict[int, str] = {}
     for task in bundle.tasks:
-        names = [str(name).lower() for name in bundle.config(task).get("labels", {}).values()]
+        config = bundle.config(task)
+        known = {int(v): str(name).lower() for v, name in config.get("labels", {}).items()}
+        names = [known[value] for value in sorted(known)]
         if names != told:
             yield f"{task}.json names the labels {names}, metadata.json {told}"
+        if (first := first or known) != known:
+            yield f"{task}.json gives the labels the values {known}, {bundle.tasks[0]}.json {first}"
+        yield from (f"{task}.json: {fault}" for fault in _region_faults(bundle, config))
     word = bundle.name.rsplit("_", 1)[-1]
     if word not in ("segmentation", "classification", "gradcam", "detection"):
         yield f"the folder's last word {word!r} does not tell MONAI Label the task"
+
+
+def _region_faults(bundle: Bundle, config: Mapping[str, Any]) -> Iterator[str]:
+    """Regions are output channels, and metadata.json must name them in their order."""
+    channels = bundle.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
+    told = [str(name).lower() for name in channels.values()]
+    for id_, value in iterate(config):
+        if id_.endswith("regions") and isinstance(value, dict) and value:
+            names = [str(name).lower() for name in value]
+            if names != told:
+                yield f"{id_} names the regions {names}, metadata.json {told}"
 
 
 def _weights(bundle: Bundle) -> Iterator[str]:
@@ -164,12 +196,14 @@ _CHECKS: tuple[Callable[[Bundle], Iterator[str]], ...] = (
 
 
 def _names(bundle: Bundle) -> Iterator[str]:
-    """Label names; where outputs are regions that labels make up, metadata.json lists both."""
+    """Label names in the order of their values; where outputs are regions that labels make up,
+    metadata.json lists both."""
     if labels := bundle.metadata.get("medvol", {}).get("labels"):
-        yield from labels.values()
+        yield from (labels[value] for value in sorted(labels, key=int))
         return
     channels = bundle.metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
-    yield from (name for name in channels.values() if name != "background")
+    named = (channels[number] for number in sorted(channels, key=int))
+    yield from (name for name in named if name != "background")
 
 
 def _image_steps(config: Mapping[str, Any]) -> list[Any]:

@@ -23,7 +23,11 @@ def run(
     chosen = list_bundles() if all_ else [load(b, is_trusted=trust or None) for b in bundles or []]
     if not chosen:
         raise ConfigError("name a bundle, or pass --all")
-    faults = {bundle.name: verify(bundle) for bundle in chosen}
+    names = [bundle.name for bundle in chosen]
+    faults = {
+        bundle.name if names.count(bundle.name) == 1 else str(bundle.path): verify(bundle)
+        for bundle in chosen
+    }
     if as_json:
         print(json.dumps(faults))
     else:

@@ -1,12 +1,14 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from medvol.bundle import fork, list_bundles, load, verify
 from medvol.cli.main import main
 from medvol.core import ConfigError, OutputError
+from medvol.io import write_nifti
 
 SHIPPED = [bundle.name for bundle in list_bundles()]
 
@@ -54,6 +56,22 @@ def test_there_are_bundles_to_verify():
             "preprocesses images otherwise",
         ),
         ("evaluate", lambda c: c["labels"].update({"1": "head"}), "names the labels"),
+        (
+            "inference",
+            lambda c: c.update(labels={"2": "anterior", "1": "posterior"}),
+            "names the labels",
+        ),
+        ("evaluate", lambda c: c.update(labels={"1": "anterior", "5": "posterior"}), "the values"),
+        (
+            "train",
+            lambda c: c["network_def"].update(out_channels=5),
+            "train.json: the network gives 5 channels",
+        ),
+        (
+            "evaluate",
+            lambda c: c["network_def"].update(count=2),
+            "evaluate.json builds another network than inference.json",
+        ),
         ("inference", lambda c: c["inferer"].update(tta=["superior-inferior"]), "superior"),
         (
             "train",
@@ -68,6 +86,27 @@ def test_there_are_bundles_to_verify():
 def test_each_fault_is_named(copy, task, edit, fault):
     change(copy, task, edit)
     assert fault in faults(copy)
+
+
+def test_regions_that_metadata_names_otherwise_are_noticed(tmp_path):
+    folder = fork("brain_tumour_mri_segmentation", tmp_path / "tumour_segmentation")
+
+    def swap(content):
+        channels = content["network_data_format"]["outputs"]["pred"]["channel_def"]
+        channels["0"], channels["1"] = channels["1"], channels["0"]
+
+    change(folder, "metadata", swap)
+    assert "names the regions" in faults(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_damaged_metadata_is_one_line_for_every_verb(copy, capsys, text):
+    (copy / "configs" / "metadata.json").write_text(text)
+    assert "metadata.json: " in faults(copy)
+    scan = write_nifti(copy / "scan.nii.gz", np.ones((8, 8, 8), np.float32), np.eye(4))
+    words = ["predict", str(copy), str(scan), "-o", str(copy / "out"), "--trust-bundle"]
+    assert main(words) == 2
+    assert "metadata.json: " in capsys.readouterr().err
 
 
 def test_changed_weights_are_noticed(copy):
@@ -103,6 +142,15 @@ def test_fork_refuses_a_name_without_its_task_and_an_existing_folder(copy, tmp_p
         fork(copy, tmp_path / "mine")
     with pytest.raises(OutputError, match="exists"):
         fork(copy, copy)
+
+
+def test_of_two_bundles_of_one_name_each_is_judged(copy, tmp_path, capsys):
+    other = fork(copy, tmp_path / "other" / copy.name)
+    change(copy, "metadata", lambda content: content.pop("task"))
+    words = ["bundle", "verify", str(copy), str(other), "--trust-bundle", "--json"]
+    assert main(words) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found == {str(copy): ["metadata.json lacks 'task'"], str(other): []}
 
 
 def test_cli_lists_and_verifies(capsys):
