@@ -21,6 +21,8 @@ from medvol.datasets.phantoms.shapes import Phantom
 
 #: Seeds of held-out patients start here; training seeds stay below.
 _HELD_OUT = 1 << 30
+#: Label value of what makes the class; a chest's other labels are its anatomy.
+_FINDINGS = {"nodule": 1, "chest": 4}
 
 
 def write_phantom_dataset(
@@ -129,7 +131,8 @@ def write_phantom_classes(
     for number in range(n):
         name = f"{kind}_{'held_' if held_out else ''}{seed + number:05d}"
         phantom = make(_seed(seed + number, held_out), **options)
-        for part, array in (("images", phantom.image), ("masks", phantom.label)):
+        mask = (phantom.label == _FINDINGS[kind]).astype(np.uint8)
+        for part, array in (("images", phantom.image), ("masks", mask)):
             target = folder / part / f"{name}{ending}"
             if kind == "nodule":
                 write_nifti(target, array, phantom.affine)

@@ -24,6 +24,7 @@ from medvol.datasets.phantoms import (
     write_phantom_classes,
     write_phantom_dataset,
 )
+from medvol.io import read_image
 
 ORGANS = ("spleen", "liver", "right_kidney", "left_kidney", "right_lung", "left_lung",
           "heart", "stomach")  # fmt: skip
@@ -235,6 +236,10 @@ def test_written_classes_are_balanced_and_masks_mark_the_finding(tmp_path, kind)
     assert sorted(case.category for case in found.cases)[0] == "clear"
     assert len(found.classes) == 2
     assert all(case.patient for case in found.cases)
+    for case in found.cases:
+        mask = read_image(case.image.parents[1] / "masks" / case.image.name).numpy() > 0
+        assert mask.any() == (case.category != "clear")
+        assert mask.mean() < 0.1  # not the lungs and the heart of a chest
     if kind == "chest":
         with Image.open(found.cases[0].image) as picture:
             assert picture.size == shape
