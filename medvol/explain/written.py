@@ -76,8 +76,14 @@ class ExplanationWriter:
 
 
 def file_name(path: Path) -> str:
-    """The file's name up to its first dot."""
-    return path.name.partition(".")[0]
+    """The name without its image suffix; a folder's stays, and so do numbers after a dot.
+
+    >>> file_name(Path("case.01.nii.gz")), file_name(Path("1.2.840.113"))
+    ('case.01', '1.2.840.113')
+    """
+    base = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
+    end = Path(base).suffix
+    return path.name if path.is_dir() or end[1:].isdigit() else base.removesuffix(end)
 
 
 def unused_name(base: str, names: set[str]) -> str:

@@ -62,6 +62,14 @@ def test_map_raw_map_overlay_and_numbers_lie_on_the_images_grid(tmp_path, volume
     assert "mask" not in row
 
 
+def test_a_dot_in_a_name_is_kept(tmp_path, volume, tiny):
+    for name in ("case.01.nii.gz", "case.02.NII.GZ"):
+        (tmp_path / name).write_bytes(volume.read_bytes())
+    paths = [tmp_path / "case.02.NII.GZ", tmp_path / "case.01.nii.gz"]
+    rows = explain_files(classifier(tiny), paths, tmp_path / "out", Wish("occlusion"))
+    assert [row["case"] for row in rows] == ["case.02", "case.01"]
+
+
 def test_raw_map_covers_the_world_that_the_network_saw(tmp_path, volume, tiny):
     explain_files(classifier(tiny), [volume], tmp_path / "out", Wish(layer="act", class_index=1))
     raw = read_image(tmp_path / "out" / "case" / "raw_act.nii.gz")
