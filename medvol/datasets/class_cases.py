@@ -151,6 +151,9 @@ def _usable(
     else:
         names = [case.case for case in manifest.training if case.label is not None]
         what = "with a label map"
+    if target is None and (others := len(manifest.training) - len(names)):
+        logger.warning("%s: %d cases without a class of %s are left out", dataset_dir, others,
+                       ", ".join(sorted(known)))  # fmt: skip
     if not names:
         found = f"; its classes: {', '.join(manifest.classes)}" if manifest.classes else ""
         raise MissingInputError(f"{dataset_dir}: holds no case {what}{found}")

@@ -42,7 +42,9 @@ def masks(tmp_path):
     return folder
 
 
-def test_classes_are_numbered_by_the_bundle_and_others_left_out(pictures):
+def test_classes_are_numbered_by_the_bundle_and_others_left_out(pictures, caplog):
+    assert len(class_evaluation_cases(pictures, LABELS)) == 10
+    assert "2 cases without a class of clear, nodule are left out" in caplog.text
     cases = class_training_cases(pictures, LABELS, folds=2)
     listed = cases["train"] + cases["validate"]
     assert len(listed) == 10
