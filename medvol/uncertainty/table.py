@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
-from medvol.core import output_path, sha256_file, write_json, write_text
+from medvol.core import ConfigError, output_path, sha256_file, write_json, write_text
 from medvol.io import image_digest
 from medvol.uncertainty.operating import Decision, load_operating
 
 #: Least probability whose logarithm is written; softmax in float32 reaches 0.
 _TINY = 1e-12
+#: Columns beside those that are named by the classes.
+_COLUMNS = frozenset({"case", "image", "predicted", "threshold", "interval_low", "interval_high",
+                      "conformal_set", "review", "truth"})  # fmt: skip
 
 
 class PredictionTable:
@@ -40,6 +43,9 @@ class PredictionTable:
         data_root: Folder that image paths are given relative to.
         has_truth: Whether ``label`` of the batch is the true class.
         writes_cases: Whether to write ``prediction.json`` for every case.
+
+    Raises:
+        ConfigError: If a class has the name of another column, which would hide its probability.
     """
 
     def __init__(
@@ -54,6 +60,9 @@ class PredictionTable:
     ) -> None:
         self.folder = Path(output_dir)
         self.classes = tuple(str(labels[key]) for key in sorted(labels, key=int))
+        if taken := [name for name in self.classes if name in _COLUMNS]:
+            raise ConfigError(f"class {taken[0]!r} has the name of a column of predictions.csv; "
+                              "call it otherwise in the bundle's labels")  # fmt: skip
         self.operating = load_operating(operating or self.folder / "none", self.classes)
         self.data_root = Path(os.path.abspath(data_root)) if data_root else None
         self.bundle = {} if bundle_root is None else _bundle_facts(Path(bundle_root))

@@ -198,6 +198,12 @@ def test_a_prediction_names_the_digest_of_an_image_of_several_files(tmp_path):
     assert before[2]["image_sha256"] != after["image_sha256"]
 
 
+@pytest.mark.parametrize("name", ["case", "review", "truth", "threshold"])
+def test_a_class_named_like_a_column_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match=f"'{name}' has the name of a column"):
+        PredictionTable(tmp_path, {0: "normal", 1: name})
+
+
 def test_infinite_confidence_is_written_as_finite_numbers(tmp_path):
     table = PredictionTable(tmp_path / "out", {0: "normal", 1: "pneumonia"})
     run_table(tmp_path, table, np.array([[900.0, -900.0]]), [0])
