@@ -65,6 +65,7 @@ class Frame:
         orientation: Row then column direction cosines in LPS.
         pixel_spacing_mm: Distance between rows, then between columns.
         time: What tells this frame from others at its position (time, echo, b-value).
+        apart_mm: From slice to slice, as the file says it; a SEG leaves slices out.
     """
 
     image: DicomImage = field(repr=False)
@@ -77,6 +78,7 @@ class Frame:
     intercept: float | None
     time: tuple[str, ...]
     segment: int | None = None
+    apart_mm: float | None = None
 
 
 @dataclass
@@ -295,7 +297,8 @@ def _frame(image: DicomImage, index: int, layers: list[Getter]) -> Frame:
     def numbers(keyword: str, count: int) -> Vector | None:
         return next((v for g in flat if (v := g.numbers(keyword, count))), None)
 
-    thickness = numbers("SliceThickness", 1) or numbers("SpacingBetweenSlices", 1)
+    apart = numbers("SpacingBetweenSlices", 1)
+    thickness = numbers("SliceThickness", 1) or apart
     slope, intercept = numbers("RescaleSlope", 1), numbers("RescaleIntercept", 1)
     segment = next((g.ushort("ReferencedSegmentNumber") for g in flat
                     if g.raw("ReferencedSegmentNumber")), None)  # fmt: skip
@@ -307,7 +310,7 @@ def _frame(image: DicomImage, index: int, layers: list[Getter]) -> Frame:
         thickness_mm=abs(thickness[0]) if thickness else None,
         slope=slope[0] if slope else None, intercept=intercept[0] if intercept else None,
         time=tuple(next((t for g in flat if (t := g.moment(word))), "") for word in _TIMES),
-        segment=segment,
+        segment=segment, apart_mm=abs(apart[0]) if apart else None,
     )  # fmt: skip
 
 

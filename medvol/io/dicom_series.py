@@ -69,7 +69,7 @@ def stack_frames(
     order = np.argsort(depth, kind="stable")
     frames, positions, depth = [frames[i] for i in order], positions[order], depth[order]
     first = frames[0].image
-    slots = _slots(depth) if allow_gaps else tuple(range(len(frames)))
+    slots = _slots(depth, frames[0].apart_mm) if allow_gaps else tuple(range(len(frames)))
     shape = (first.columns, first.rows, slots[-1] + 1)
     check_claim(where, shape)
     step, tilt = _step(where, frames, positions, slots, normal)
@@ -228,11 +228,20 @@ def _step(
     return mean, tilt
 
 
-def _slots(depth: NDArray[np.float64]) -> tuple[int, ...]:
+def _slots(depth: NDArray[np.float64], apart_mm: float | None) -> tuple[int, ...]:
+    """Places of slices of which some are left out, perhaps every second one.
+
+    The step is the file's own where all gaps are multiples of it, else the smallest gap.
+    """
     gaps = np.diff(depth)
     if not gaps.size or gaps.min() < _SAME_POSITION_MM:
         return tuple(range(len(depth)))
-    return (0, *np.cumsum(np.rint(gaps / gaps.min())).astype(int).tolist())
+    unit = float(gaps.min())
+    if apart_mm and apart_mm > _SAME_POSITION_MM:
+        times = np.maximum(np.rint(gaps / apart_mm), 1)
+        tolerance = max(STEP_TOLERANCE_MM, STEP_TOLERANCE * apart_mm)
+        unit = apart_mm if np.abs(gaps / times - apart_mm).max() <= tolerance else unit
+    return (0, *np.cumsum(np.rint(gaps / unit)).astype(int).tolist())
 
 
 def _refuse_uneven(where: Path, frames: Sequence[Frame], gaps: NDArray[np.float64],

