@@ -65,12 +65,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=list(BUNDLES))
     parser.add_argument("--dataset", type=Path, help="the data itself, instead of phantoms")
-    parser.add_argument("--budget", default="", help="12h on a GPU, 30m on a CPU unless told")
+    parser.add_argument("--budget", default="", help="12h on a GPU, 25m on a CPU unless told")
     parser.add_argument("--gpu-mem", type=float, default=12.0)
     options = parser.parse_args()
     draw, meta = BUNDLES[options.name]
     device = "cuda" if draw else "cpu"
-    budget_s = parse_duration(options.budget or ("12h" if draw else "30m"))
+    budget_s = parse_duration(options.budget or ("12h" if draw else "25m"))
     with tempfile.TemporaryDirectory() as scratch:
         data = options.dataset or (draw(Path(scratch) / "data") if draw else None)
         if data is None:
