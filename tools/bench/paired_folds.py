@@ -91,7 +91,8 @@ def monai_layer(config: dict[str, Any]) -> dict[str, Any]:
     size, moved, bent = ours["spatial_size"], ours["prob"], ours["prob"] * ours["elastic_prob"]
     affine = {
         "keys": KEYS, "prob": 1.0, "rotate_range": [ours["rotate_range"]] * 3,
-        "scale_range": ours["scale_range"], "translate_range": [ours["translate_range_mm"]] * 3,
+        "scale_range": ours["scale_range"],
+        "translate_range": [ours.get("translate_range_mm", 0.0)] * 3,
         "mode": MODES, "padding_mode": ours["padding_mode"],
     }  # fmt: skip
     elastic = {**affine, "sigma_range": [5, 8], "magnitude_range": [50, 150]}
