@@ -168,7 +168,6 @@ def coverage_report(
             raise InputError(f"column {column!r} has {len(values)} values for {len(labels)} cases")
         for value in sorted(set(values), key=str):
             rows.append((f"{column}={value}", np.array([v == value for v in values])))
-    calibration = min(fitted.patients)
     return [
         Coverage(
             name,
@@ -176,10 +175,22 @@ def coverage_report(
             (count := len(np.unique(owners[chosen]))),
             int(hits[chosen].sum()),
             float(sets[chosen].sum(1).mean()),
-            coverage_band(calibration, count, fitted.alpha),
+            coverage_band(_calibration(fitted, labels[chosen]), count, fitted.alpha),
         )
         for name, chosen in rows
     ]
+
+
+def _calibration(fitted: ConformalSets, labels: NDArray[np.intp]) -> int:
+    """Calibration patients that the coverage of these true classes rests on.
+
+    Of several classes the fewest that exclude anything: a class whose threshold is infinite is
+    always covered and makes the others no less sure.
+    """
+    counts = [fitted.patients[c] for c in np.unique(labels)]
+    thresholds = [fitted.thresholds[c] for c in np.unique(labels)]
+    finite = [n for n, t in zip(counts, thresholds, strict=True) if math.isfinite(t)]
+    return min(finite or counts)
 
 
 def coverage_band(

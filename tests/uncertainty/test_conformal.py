@@ -107,6 +107,19 @@ def test_report_counts_every_group_and_adds_up():
     assert all(row.is_kept for row in rows.values())
 
 
+def test_a_classes_band_rests_on_its_own_calibration():
+    thresholds = fit_conformal(*cases(200, 1, 0), alpha=0.1).thresholds
+    rare = ConformalSets(0.1, (thresholds[0], math.inf), (200, 5), True)
+    even = ConformalSets(0.1, thresholds, (200, 40), True)
+    probabilities, labels, owners = cases(100, 1, 1)
+    count = int((labels == 0).sum())
+    for fitted, of_all in ((rare, 200), (even, 40)):
+        rows = {r.group: r for r in coverage_report(fitted, probabilities, labels, owners)}
+        assert rows["class=0"].band == coverage_band(200, count, 0.1)
+        assert rows["all"].band == coverage_band(of_all, 100, 0.1)
+    assert rows["class=1"].band == coverage_band(40, 100 - count, 0.1)
+
+
 def test_broken_promise_is_seen():
     fitted = fit_conformal(*cases(300, 1, 0), alpha=0.1)
     probabilities, labels, owners = cases(300, 1, 1, noise=4)
