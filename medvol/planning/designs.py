@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from medvol.core.errors import ConfigError
 from medvol.networks import pooling_plan
 from medvol.planning.request import Request
 
@@ -40,10 +41,17 @@ def choose_design(request: Request, patch: Sequence[int], spacing_mm: Sequence[f
         request: Device, budget and network.
         patch: Patch wanted.
         spacing_mm: Target spacing.
+
+    Raises:
+        ConfigError: If the patch is too small for the network that was asked for.
     """
-    kind = request.network
+    kind, is_tiny = request.network, len(pooling_plan(patch, spacing_mm).strides) < 2
     if kind == "auto":
-        kind = "folded" if request.device == "cpu" else "residual"
+        kind = "folded" if request.device == "cpu" or is_tiny else "residual"
+    if kind in ("plain", "residual") and is_tiny:
+        size = " x ".join(str(int(n)) for n in patch)
+        raise ConfigError(f"a patch of {size} voxels is too small to be halved; "
+                          "plan with --network folded")  # fmt: skip
     makers = {"folded": _folded, "segresnet": _segresnet, "swin_unetr": _swin_unetr}
     if kind in makers:
         return makers[kind](request, patch)

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medvol.core import ConfigError
 from medvol.networks import size_factors
 from medvol.planning import CasePrint, Fingerprint, Request
 from medvol.planning.designs import choose_design
@@ -38,6 +39,13 @@ def test_a_design_takes_its_own_patch(shape, spacing, network):
         factors = (deep,) * 3
     assert all(n % f == 0 for n, f in zip(design.roi_size, factors, strict=True))
     assert np.prod(design.roi_size) > np.prod(factors)
+
+
+def test_cases_too_small_to_be_halved_get_the_folded_network_or_a_refusal():
+    tiny = (5, 6, 4), (1.0, 1.0, 1.0)
+    assert choose_design(Request(600, device="cuda"), *tiny).part == "folded"
+    with pytest.raises(ConfigError, match=r"5 x 6 x 4 voxels .* --network folded"):
+        choose_design(Request(600, network="residual"), *tiny)
 
 
 def test_thick_slices_keep_their_axis_at_the_finer_end_and_out_of_the_first_kernels():
