@@ -12,6 +12,7 @@ from typing import Any
 from medvol.bundle.metadata import metadata_of
 from medvol.bundle.places import bundles_dir, configs_dir, shipped_root
 from medvol.bundle.publish import PICTURES, publishing_files
+from medvol.bundle.sense import iterate
 from medvol.core.errors import ConfigError, MissingInputError
 from medvol.core.files import write_bytes, write_text
 
@@ -68,9 +69,23 @@ def _require_kinds(path: Path, values: Mapping[str, Any]) -> None:
                           "of a mask; number the labels anew")  # fmt: skip
     if not isinstance(roi_size, list) or not all(type(n) is int and n > 0 for n in roi_size):
         raise ConfigError(f"{path}: roi_size is {roi_size!r}, not a list of whole numbers above 0")
+    for key in ("labels", "regions", "meta"):
+        _refuse_code(path, key, values.get(key))
     lacking = [key for key in _META if not isinstance(meta, dict) or key not in meta]
     if lacking:
         raise ConfigError(f"{path}: meta holds no {lacking[0]!r}")
+
+
+def _refuse_code(path: Path, key: str, content: Any) -> None:
+    """Names come from data sets of strangers, and MONAI runs a text that begins with a ``$``."""
+    for _, value in iterate(content):
+        for text in [*value, value] if isinstance(value, dict) else [value]:
+            if isinstance(text, str) and text.lstrip()[:1] in ("$", "@", "%"):
+                raise ConfigError(f"{path}: {key} holds {text[:40]!r}, which MONAI would take for "
+                                  "code or a reference; write another text")  # fmt: skip
+            if isinstance(text, str) and "#" in text and key != "meta":
+                raise ConfigError(f"{path}: {key} holds {text[:40]!r}; MONAI takes # for the "
+                                  "separator of a path, write another name")  # fmt: skip
 
 
 def render(

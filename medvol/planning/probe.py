@@ -42,8 +42,9 @@ def measure_costs(
     with tempfile.TemporaryDirectory() as scratch:
         request = Path(scratch) / "request.json"
         entries = {"train": list(train), "validate": list(validate)}
-        asked = {"bundle": str(bundle), "cases": entries, "device": device, "scratch": scratch}
-        request.write_text(json.dumps(asked))
+        asked = {"bundle": str(bundle), "cases": entries, "device": device, "scratch": scratch,
+                 "request": str(request)}  # fmt: skip
+        request.write_text(json.dumps(asked), "utf-8")
         command = [sys.executable, "-m", "medvol.planning.probe", str(request)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         answer = Path(scratch) / "answer.json"
@@ -65,7 +66,7 @@ def run_probe(asked: dict[str, Any]) -> Costs:
         logging_file=False,
         dataset_dir=asked["scratch"],
         output_dir=str(Path(asked["scratch"]) / "run"),
-        cases=entries,
+        cases=cases_from(asked["request"]),
         max_epochs=epochs,
         val_interval=epochs,
         patience=epochs,
@@ -98,6 +99,15 @@ def run_probe(asked: dict[str, Any]) -> Costs:
         cached=held,
         share=clock.share if asked["device"] == "cpu" else 1.0,
     )
+
+
+def cases_from(request: str) -> str:
+    """Config expression for the cases of a request.
+
+    Written out in the config, a case whose name begins with a ``$`` would be run as code.
+    """
+    text = f"__import__('pathlib').Path({request!r}).read_text('utf-8')"
+    return f"$__import__('json').loads({text})['cases']"
 
 
 def _epochs(cases: int, batch_size: int) -> int:

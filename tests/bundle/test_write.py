@@ -66,6 +66,8 @@ def test_nothing_is_left_to_expand(configs):
         ({"labels": ["spleen"]}, "write each value and its name"),
         ({"labels": {"spleen": 1}}, "write each value and its name"),
         ({"labels": {1: "spleen", 1001: "cortex"}}, "label 1001 is above 255"),
+        ({"labels": {1: "$__import__('os').system('id')"}}, "take for code"),
+        ({"labels": {1: "lesion #2"}}, "takes # for the separator"),
         ({"roi_size": 96}, "roi_size is 96"),
         ({"meta": {"version": "1"}}, "meta holds no 'changelog'"),
     ],

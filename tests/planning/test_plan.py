@@ -133,6 +133,15 @@ def test_weights_are_never_left_beside_another_plan(blobs, tmp_path, no_trial):
     assert plan.values.read_text() == before
 
 
+def test_code_in_a_label_name_of_a_strangers_data_is_refused(blobs, tmp_path, no_trial):
+    index = json.loads((blobs / "dataset.json").read_text())
+    index["labels"]["1"] = f"$open({str(tmp_path / 'run')!r}, 'w')"
+    (blobs / "dataset.json").write_text(json.dumps(index))
+    with pytest.raises(ConfigError, match="take for code"):
+        plan_dataset(blobs, tmp_path / "bad", Request(600), body_part="brain")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     "asked", [{"gpu_mem_gb": float("nan")}, {"budget_s": float("inf")}, {"seed": -1}]
 )
