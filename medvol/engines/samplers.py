@@ -11,12 +11,16 @@ import torch
 from medvol.core import ConfigError
 from medvol.engines.data import CaseDataset, EpochSampler, sample_seed
 
-#: Repeats of a case within an epoch draw the augmentation of epochs that no run reaches.
+#: Repeats of a prevalence sampler draw the augmentation of epochs that no run reaches.
 _TURN = 1_000_003
 
 
 class _ClassSampler(EpochSampler):
-    """An :class:`EpochSampler` whose epoch is an order of items drawn by class."""
+    """An :class:`EpochSampler` whose epoch is an order of items drawn by class.
+
+    A case that comes again within an epoch comes with the same augmentation, and with another in
+    the next epoch.
+    """
 
     def __init__(
         self,
