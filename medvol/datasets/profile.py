@@ -54,7 +54,7 @@ class Profile:
         imbalance_ratio: Largest over smallest class; nan with fewer than two.
         effective_n: Independent, balanced cases that this data set is worth, see
             ``effective_sample_size``.
-        annotation_hours: Reader hours for all labelled items.
+        annotation_hours: Reader hours for all labelled items; for all images where none is.
         annotation_cost: Hours times rate.
         effort: What the two rest on.
         labels: Per structure: cases with it, median and 10 to 90% range of its volume.
@@ -182,7 +182,8 @@ def _hours(manifest: Manifest, stats: Sequence[CaseStats], task: str, effort: Ef
         items = sum(len(entry.volumes_ml) for entry in stats)
         minutes = 20.0 if effort.minutes_per_item is None else effort.minutes_per_item
     else:
-        items = len(manifest.cases)
+        classed = sum(case.category is not None for case in manifest.cases)
+        items = classed or len(manifest.cases)
         minutes = 2.0 if effort.minutes_per_item is None else effort.minutes_per_item
     return items * minutes * effort.readers / 60
 

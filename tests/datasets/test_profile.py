@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,8 @@ def test_effort_is_items_times_minutes_times_readers(tmp_path):
     profile = profile_dataset(manifest, effort=Effort(5.0, readers=2, rate_per_hour=60))
     assert profile.annotation_hours == pytest.approx(6 * 5 * 2 / 60)
     assert profile.annotation_cost == pytest.approx(60)
+    some = replace(manifest, cases=(replace(manifest.cases[0], category=None), *manifest.cases[1:]))
+    assert profile_dataset(some, effort=Effort(5.0)).annotation_hours == pytest.approx(5 * 5 / 60)
     with pytest.raises(ConfigError):
         Effort(readers=0)
     with pytest.raises(ConfigError):
