@@ -23,7 +23,7 @@ def run(
     seed: Annotated[int, typer.Option(help="Of folds and permutations.", min=0, max=2**32 - 1)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check every case of a data set; exit 1 if any is bad or a leak is found."""
+    """Check every case of a data set; exit 1 if any is bad, or a leak found or suspected."""
     from medvol.cli._progress import Bars
     from medvol.datasets import read_dataset, read_split, require_known_cases
     from medvol.datasets.check_page import write_check_page

@@ -102,17 +102,17 @@ class LeakageReport:
                 )
             )
         for kind, grave, text in (
-            (("file", "pixels"), True, "exact duplicate"),
-            (("near",), True, "near duplicate"),
-            (("mirrored",), True, "mirrored duplicate"),
-            (("suspect",), False, "suspiciously alike pair (one patient under two names?)"),
+            (("file", "pixels"), True, "exact duplicate{s}"),
+            (("near",), True, "near duplicate{s}"),
+            (("mirrored",), True, "mirrored duplicate{s}"),
+            (("suspect",), False, "suspiciously alike pair{s} (one patient under two names?)"),
         ):
             if pairs := [pair for pair in self.duplicates if pair.kind in kind]:
                 crossing = sum(bool({"patient", "class", "split"} & set(p.crosses)) for p in pairs)
                 rows.append(
                     (
                         grave and crossing > 0,
-                        f"{len(pairs)} {text}{'s' * (len(pairs) > 1)}, "
+                        f"{len(pairs)} {text.format(s='s' * (len(pairs) > 1))}, "
                         f"{crossing} across patients, classes or splits "
                         f"(e.g. {pairs[0].first} and {pairs[0].second})",
                     )

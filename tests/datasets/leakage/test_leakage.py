@@ -12,7 +12,9 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from medvol.cli.main import main
 from medvol.datasets import read_dataset, split_patients
 from medvol.datasets.leakage import check_leakage, draw_leakage, find_duplicates, read_features
+from medvol.datasets.leakage.check import LeakageReport
 from medvol.datasets.leakage.contingency import contingencies
+from medvol.datasets.leakage.duplicates import Duplicate
 
 from .conftest import texture
 
@@ -53,6 +55,12 @@ def test_a_planted_duplicate_is_found_and_nothing_else(picture_set, name):
     assert (found.first, found.second) == ("p007", "p030")
     assert found.kind in (kind, "file") if kind == "pixels" else found.kind == kind
     assert set(found.crosses) == {"class", "patient"}
+
+
+def test_several_findings_of_a_kind_are_told_in_words():
+    pairs = [Duplicate(a, b, "suspect", 0.9, ("patient",)) for a, b in ("ab", "cd")]
+    (line,) = LeakageReport("x", 4, duplicates=pairs).findings
+    assert line.startswith("2 suspiciously alike pairs (one patient under two names?), 2 across")
 
 
 def test_duplicate_volumes_are_found(tmp_path):
