@@ -6,6 +6,7 @@ import hashlib
 import re
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -209,4 +210,5 @@ def _radiograph_spacing(features: CaseFeatures, path: Path) -> None:
     for name in names:
         if value := header.get(name):
             features.words[f"spacing:{name}"] = str(value)
-            features.numbers[f"spacing:{name}_mm"] = float(value[0])
+            with suppress(ValueError):  # a slip of the header: the text tells enough
+                features.numbers[f"spacing:{name}_mm"] = float(np.ravel(value)[0])

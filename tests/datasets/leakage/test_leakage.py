@@ -303,6 +303,19 @@ def test_the_spacing_of_images_of_one_plane_is_probed(tmp_path):
         assert [probe.probe for probe in report.shortcuts] == ["spacing"], name
 
 
+@pytest.mark.parametrize(("stored", "numbers"), [(b"0.14", [0.14]), (b"x\\y ", [])])
+def test_a_slip_in_the_spacing_of_a_radiograph_ends_no_check(tmp_path, stored, numbers):
+    write_radiograph(tmp_path / "a.dcm", texture(0, (64, 64)), "North", 0.25)
+    whole = (tmp_path / "a.dcm").read_bytes()
+    assert whole.count(b"0.25\\0.25 ") == 1
+    (tmp_path / "a.dcm").write_bytes(whole.replace(b"\x0a\x000.25\\0.25 ",
+                                     bytes([len(stored), 0]) + stored))  # fmt: skip
+    (found,), refused = read_features(read_dataset(tmp_path).cases)
+    assert refused == []
+    assert found.words["spacing:ImagerPixelSpacing"]
+    assert [v for name, v in found.numbers.items() if name.startswith("spacing")] == numbers
+
+
 def test_pictures_among_volumes_say_which_probes_cannot_run(tmp_path):
     lines = ["image,class"]
     for number in range(20):
