@@ -27,6 +27,8 @@ _AXIS_OF_CODE: dict[str, PatientAxis] = dict(
 )
 _ROTATIONS = {
     "RandRotate": ("range_x", "range_y", "range_z"),
+    "Rotate": ("angle",),
+    "Affine": ("rotate_params",),
     "RandAffine": ("rotate_range",),
     "Rand2DElastic": ("rotate_range",),
     "Rand3DElastic": ("rotate_range",),
@@ -128,7 +130,7 @@ class AugmentationPolicy:
                 yield str(refusal)
 
     def _rotation_faults(self, name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
-        if name == "RandRotate90":
+        if name in ("RandRotate90", "Rotate90"):
             yield from self._turn_fault(math.pi / 2)
         for argument in _ROTATIONS.get(name, ()):
             largest = _largest(arguments.get(argument))
@@ -225,10 +227,14 @@ def _mirrored(
     """Patient axes that a transform may mirror; None for one that the config leaves open."""
     every: list[int] = list(range(len(axcodes))) if axcodes else [0, 1, 2]
     axes: list[Any] = []
-    if name == "RandAxisFlip" or (name == "RandFlip" and arguments.get("spatial_axis") is None):
+    is_flip = name in ("RandFlip", "Flip")
+    if name == "RandAxisFlip" or (is_flip and arguments.get("spatial_axis") is None):
         axes = list(every)
-    elif name == "RandFlip":
+    elif is_flip:
         axes = _listed(arguments["spatial_axis"])
+    elif name == "Affine":
+        scales = enumerate(_listed(arguments.get("scale_params")))
+        axes = [axis for axis, scale in scales if isinstance(scale, (int, float)) and scale < 0]
     elif arguments.get("name") in ("RandomHorizontalFlip", "RandomVerticalFlip"):
         axes = [None]
     for argument in _MIRROR_ARGUMENTS:
