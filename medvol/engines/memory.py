@@ -6,7 +6,6 @@ import logging
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from medvol.core.errors import TooLargeError
 from medvol.engines.distributed import process_rank
@@ -79,21 +78,34 @@ def _in_parts(engine: Any, batch: Any, parts: int) -> dict[str, Any]:
     engine.optimizer.zero_grad(set_to_none=engine.optim_set_to_none)
     total, preds = torch.zeros((), device=image.device), []
     scaler = engine.scaler if engine.amp else None
-    for x, y in zip(image.chunk(parts), label.chunk(parts), strict=True):
+    for x, y in zip(_cut(image, parts), _cut(label, parts), strict=True):
         with torch.autocast(image.device.type, enabled=scaler is not None, **engine.amp_kwargs):
             pred = engine.inferer(x, engine.network)
             loss = engine.loss_function(pred, y).mean() * (len(x) / len(image))
         (loss if scaler is None else scaler.scale(loss)).backward()
         total += loss.detach()
-        preds.append(pred.detach())
+        preds.append(pred)
     if scaler is None:
         engine.optimizer.step()
     else:
         scaler.step(engine.optimizer)
         scaler.update()
-    pred: Tensor = torch.cat(preds)
-    engine.state.output = {"image": image, "label": label, "pred": pred, "loss": total}
+    output = {"image": image, "label": label, "pred": _joined(preds), "loss": total}
+    engine.state.output = output
     return engine.state.output
+
+
+def _cut(batch: Any, parts: int) -> list[Any]:
+    """Parts of a batch; of several tensors that belong together, such as class and mask."""
+    if isinstance(batch, (tuple, list)):
+        return list(zip(*(_cut(one, parts) for one in batch), strict=True))
+    return list(batch.chunk(parts))
+
+
+def _joined(preds: list[Any]) -> Any:
+    if isinstance(preds[0], (tuple, list)):
+        return tuple(_joined(list(column)) for column in zip(*preds, strict=True))
+    return torch.cat([pred.detach() for pred in preds])
 
 
 def _is_full(error: BaseException) -> bool:

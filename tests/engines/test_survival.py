@@ -130,6 +130,28 @@ def test_step_in_parts_reports_the_loss_of_the_whole_batch():
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+def test_step_in_parts_takes_targets_of_several_tensors():
+    class Outlines(torch.nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1)), x
+
+    def paired(batch, *args, **kwargs):
+        image, label = plain_batch(batch, *args, **kwargs)
+        return image, (label, image)
+
+    losses = []
+    for step in (StepWithinMemory(), StepWithinMemory()):
+        step.parts = 1 + 2 * len(losses)
+        torch.manual_seed(0)
+        engine = trainer(step=step, batch=3, epochs=1, network=Outlines(16, 1))
+        engine.prepare_batch = paired
+        engine.loss_function = lambda pred, target: (pred[0] - target[0].float()).square().mean()
+        engine.run()
+        losses.append(float(engine.state.output["loss"].detach()))
+        assert [one.shape[0] for one in engine.state.output["pred"]] == [3, 3]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_patch_that_never_fits_is_refused_with_a_way_out():
     with pytest.raises(TooLargeError, match="--gradient_checkpointing true"):
         trainer(network=Full(0), step=StepWithinMemory()).run()
