@@ -82,7 +82,8 @@ def init_weights(
             raise WeightsError(line)
         log.warning(line)
     copy_weights(network, fitted, report.loaded)
-    log.info("%s: %s", path, report)
+    level = logging.WARNING if report.missing or report.mismatched else logging.INFO
+    log.log(level, "%s: %s", path, report)
     return report
 
 

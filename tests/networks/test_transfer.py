@@ -231,7 +231,7 @@ def test_too_little_is_refused_with_a_report_and_changes_nothing(tmp_path, sourc
         init_weights(densenet(), tmp_path / "part.pth")
 
 
-def test_a_resnet_with_a_deep_stem_is_refused_with_a_report(tmp_path):
+def test_a_resnet_with_a_deep_stem_is_refused_with_a_report(tmp_path, caplog):
     network = torchvision_resnet(18)
     state = dict(network.state_dict())
     state["conv1.0.weight"] = state.pop("conv1.weight")  # as timm's resnet18d has it
@@ -239,6 +239,9 @@ def test_a_resnet_with_a_deep_stem_is_refused_with_a_report(tmp_path):
                tmp_path / "deep.pth")  # fmt: skip
     with pytest.raises(WeightsError, match="fills 9"):
         init_weights(network, tmp_path / "deep.pth", minimum=0.99)
+    init_weights(network, tmp_path / "deep.pth")
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "missing (conv1.weight" in caplog.text
 
 
 def test_head_is_kept_when_asked_and_pretrained_passes_the_network_through(tmp_path, source):
