@@ -167,13 +167,9 @@ def _draw_examples(profile: Profile, manifest: Manifest) -> Any:
     """A case of every class, or cases spread over the data set, with their labels' outlines."""
     good = {entry.case for entry in profile.stats}
     cases = [case for case in manifest.cases if case.case in good]
-    if manifest.classes:
-        chosen = [
-            next(c for c in cases if c.category == name)
-            for name in manifest.classes
-            if any(c.category == name for c in cases)
-        ]
-    else:
+    first = {case.category: case for case in reversed(cases)}
+    chosen = [first[name] for name in manifest.classes if name in first]
+    if not chosen:
         chosen = [cases[k] for k in np.unique(np.linspace(0, len(cases) - 1, 4).astype(int))]
     chosen = chosen[:_MOST_EXAMPLES]
     fig = figure(2.6 * len(chosen), 3.0)

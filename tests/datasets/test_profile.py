@@ -81,6 +81,16 @@ def test_effort_is_items_times_minutes_times_readers(tmp_path):
         Effort(rate_per_hour=float("nan"))
 
 
+def test_page_shows_examples_where_no_classed_image_can_be_read(tmp_path):
+    folder = tmp_path / "d"
+    folder.mkdir()
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"no picture")
+    (folder / "labels.csv").write_text("image,class\na.png,\nb.png,ill\n")
+    assert main(["data", "profile", str(folder), "-o", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "examples.png").is_file()
+
+
 def test_segmentation_profile_holds_the_closed_form_volumes(tmp_path):
     folder = write_phantom_dataset(
         tmp_path / "s",
