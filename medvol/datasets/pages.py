@@ -62,6 +62,11 @@ def figure(width_in: float, height_in: float) -> Any:
     return fig
 
 
+def plain(text: str) -> str:
+    """A name as a figure shows it; matplotlib takes what stands between two dollars for math."""
+    return text.replace("$", r"\$")
+
+
 def save_figure(fig: Any, target: Path) -> Path:
     """Write a figure as PNG, atomically, without a date inside."""
     buffer = io.BytesIO()

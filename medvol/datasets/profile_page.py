@@ -12,7 +12,7 @@ import numpy as np
 from medvol.core.files import write_json
 from medvol.core.labels import find_label
 from medvol.datasets.manifest import Case, Manifest
-from medvol.datasets.pages import Part, figure, save_figure, write_page
+from medvol.datasets.pages import Part, figure, plain, save_figure, write_page
 from medvol.datasets.profile import Profile
 
 _BLUE, _ORANGE = "#2166ac", "#e08214"
@@ -99,9 +99,10 @@ def _draw_classes(profile: Profile) -> Any:
     fig = figure(6.5, 0.9 + 0.4 * len(profile.classes))
     axes = fig.add_subplot()
     names = list(profile.classes)[::-1]
-    axes.barh(names, [profile.classes[name] for name in names], color=_BLUE, label="images")
+    shown = [plain(name) for name in names]
+    axes.barh(shown, [profile.classes[name] for name in names], color=_BLUE, label="images")
     axes.barh(
-        names,
+        shown,
         [profile.patients_by_class[name] for name in names],
         height=0.35,
         color=_ORANGE,
@@ -126,7 +127,7 @@ def _draw_volumes(profile: Profile) -> Any:
     axes.boxplot(
         list(rows.values())[::-1],
         orientation="horizontal",
-        tick_labels=list(rows)[::-1],
+        tick_labels=[plain(name) for name in rows][::-1],
         flierprops={"markersize": 3},
     )
     axes.set_xscale("log")
@@ -212,5 +213,5 @@ def _draw_case(axes: Any, case: Case, manifest: Manifest) -> None:
                 / 255
             )
             axes.contour((label == value).T, levels=[0.5], colors=[colour], linewidths=1)
-    axes.set_title(f"{case.case[:24]}\n{case.category or ''}", fontsize=7)
+    axes.set_title(plain(f"{case.case[:24]}\n{case.category or ''}"), fontsize=7)
     axes.set_axis_off()

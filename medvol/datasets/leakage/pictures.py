@@ -13,7 +13,7 @@ from medvol.datasets.leakage.contingency import Contingency
 from medvol.datasets.leakage.features import CaseFeatures
 from medvol.datasets.leakage.probes import Probe
 from medvol.datasets.manifest import Manifest
-from medvol.datasets.pages import figure, save_figure
+from medvol.datasets.pages import figure, plain, save_figure
 
 _MOST_PAIRS = 6
 
@@ -53,10 +53,10 @@ def _draw_probes(probes: list[Probe]) -> Any:
             )
             axes.plot([probe.low, probe.high], [place, place], color=colour, lw=2)
             axes.plot(probe.auc, place, "o", color=colour, ms=5)
-        axes.set_yticks(range(len(found)), [probe.probe for probe in reversed(found)], fontsize=8)
+        axes.set_yticks(range(len(found)), [plain(p.probe) for p in reversed(found)], fontsize=8)
         axes.set_xlim(0.3, 1.02)
         axes.axvline(0.5, color="k", lw=0.6)
-        axes.set_title(pair, fontsize=9)
+        axes.set_title(plain(pair), fontsize=9)
         axes.set_xlabel("AUC, 95% interval; grey: permuted labels", fontsize=8)
     return fig
 
@@ -69,7 +69,7 @@ def _draw_means(report: LeakageReport, manifest: Manifest) -> Any:
         shown = [_flat(f) for f in report.features if category[f.case] == name]
         axes = fig.add_subplot(1, len(manifest.classes), number)
         axes.set_axis_off()
-        axes.set_title(f"{name} (n={len(shown)})", fontsize=9)
+        axes.set_title(plain(f"{name} (n={len(shown)})"), fontsize=9)
         if not shown:
             continue
         mean = np.mean(shown, axis=0)
@@ -93,7 +93,7 @@ def _draw_duplicates(report: LeakageReport) -> Any:
             axes = fig.add_subplot(len(pairs), 2, 2 * row + column + 1)
             axes.imshow(_flat(by_name[name]).T, cmap="gray")
             axes.set_axis_off()
-            axes.set_title(f"{name[:30]}\n{pair.kind} {pair.likeness:.2f}", fontsize=7)
+            axes.set_title(plain(f"{name[:30]}\n{pair.kind} {pair.likeness:.2f}"), fontsize=7)
     return fig
 
 
@@ -111,9 +111,9 @@ def _draw_table(table: Contingency) -> Any:
     )
     for (i, j), count in np.ndenumerate(counts):
         axes.text(j, i, f"{count:.0f}", ha="center", va="center", fontsize=8)
-    axes.set_xticks(range(len(classes)), classes, fontsize=8, rotation=20)
-    axes.set_yticks(range(len(levels)), [level[:32] for level in levels], fontsize=8)
-    axes.set_title(f"{table.column}: Cramér's V {table.cramers_v:.2f}", fontsize=9)
+    axes.set_xticks(range(len(classes)), [plain(name) for name in classes], fontsize=8, rotation=20)
+    axes.set_yticks(range(len(levels)), [plain(level[:32]) for level in levels], fontsize=8)
+    axes.set_title(plain(f"{table.column}: Cramér's V {table.cramers_v:.2f}"), fontsize=9)
     return fig
 
 

@@ -191,6 +191,24 @@ def test_pictures_show_what_was_found(picture_set, tmp_path):
             assert min(picture.size) > 100
 
 
+def test_names_with_dollars_are_drawn_as_they_are(picture_set, tmp_path):
+    from medvol.datasets.profile import profile_dataset
+    from medvol.datasets.profile_page import write_profile_page
+
+    folder = picture_set(
+        24,
+        lambda a, _c, n: texture(7) if n == 20 else a,
+        columns="image,class,patient_id,a$_$",
+        row=lambda c, n: "no$^$rth" if c == "a" else "south",
+    )
+    manifest = read_dataset(folder)
+    cases = tuple(replace(c, category=f"{c.category}$^$", case=f"$_${c.case}")
+                  for c in manifest.cases)  # fmt: skip
+    manifest = replace(manifest, cases=cases)
+    assert len(draw_leakage(check_leakage(manifest), manifest, tmp_path / "out")) == 4
+    assert write_profile_page(profile_dataset(manifest), manifest, tmp_path / "page").is_file()
+
+
 @pytest.fixture(scope="module")
 def chest(shared_data):
     manifest = read_dataset(shared_data / "chest_xray")
