@@ -221,7 +221,10 @@ def _change(content: dict[str, Any], change: str) -> None:
         content = content.setdefault(parent, {})
         if not isinstance(content, dict):
             raise ConfigError(f"--set {change!r}: {parent} holds no fields")
-    content[last] = yaml.safe_load(text)
+    try:
+        content[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {change!r}: {text!r} cannot be parsed") from error
 
 
 def _require_sense(study: Study, source: str) -> None:

@@ -235,6 +235,13 @@ def test_every_shipped_study_can_be_read_and_planned(tmp_path):
                 assert render(arm.bundle, changes=arm.values)
 
 
+def test_a_field_that_cannot_be_parsed_is_refused(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(json.dumps(CLASSES))
+    with pytest.raises(ConfigError, match="cannot be parsed"):
+        read_study(path, ["title=["])
+
+
 def test_a_field_can_be_set_from_outside(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text(json.dumps(CLASSES))
