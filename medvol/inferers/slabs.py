@@ -157,7 +157,8 @@ class SlabWriter:
         activation: Activation = "softmax",
     ) -> None:
         across = [a for a in range(3) if a != axis]
-        self.decision, self.activation = decision, activation
+        self.decision = decision
+        self.activation: Activation = activation
         along = grid_map.weights(axis)
         self.along = np.eye(grid_map.network_size[axis]) if along is None else along
         used = self.along != 0

@@ -112,12 +112,11 @@ def grid_plan(session: Session, source: Geometry, *, is_timed: bool = False) -> 
         TooLargeError: If the ceilings cannot be kept.
         ConfigError: If there are any, but it cannot be told whether they can.
     """
-    inferer, options, footprint = session.inferer, session.options, None
-    if isinstance(inferer, SlidingWindowInferer):
-        size = network_size(source, session.spacing_mm)
-        grid = inferer.grid_over(size)
-        footprint = session.footprint(grid.roi)
-    if footprint is None:
+    inferer, options = session.inferer, session.options
+    size = network_size(source, session.spacing_mm)
+    grid = inferer.grid_over(size) if isinstance(inferer, SlidingWindowInferer) else None
+    footprint = session.footprint(grid.roi) if grid else None
+    if grid is None or footprint is None:
         if options.max_ram or options.max_gpu:
             raise ConfigError("--max-ram and --max-gpu-mem cannot be kept with this bundle: what "
                               "its network takes cannot be foretold")  # fmt: skip
