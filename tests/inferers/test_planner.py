@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -32,6 +35,17 @@ def job(**changes) -> Job:
         "window_s": 0.5,
     }
     return Job(**{**options, **changes})
+
+
+def test_a_footprint_loads_no_compiler_and_leaves_it_usable():
+    text = """
+import sys, torch
+from medvol.inferers import window_footprint
+window_footprint(torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.LeakyReLU()), (8, 8, 8))
+print("torch._dynamo" in sys.modules, torch._dynamo.is_compiling())
+"""
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]
 
 
 def test_footprint_of_two_convolutions_has_a_closed_form():
