@@ -63,26 +63,20 @@ def run(
 
     ask_for_huge_pages()
     import_monai()
-    from medvol.inferers import parse_bytes
-    from medvol.runners import PredictOptions, find_cases, is_classification
+    from medvol.runners import PredictOptions, find_cases
 
     cases = find_cases(inputs, out)
     options = PredictOptions(
         bundle=bundle, out=out, formats=tuple(f for f in formats.split(",") if f), device=device,
         tta=tta, uncertainty=uncertainty, is_trusted=trust_bundle, threads=threads, engine=engine,
-        max_ram=parse_bytes(max_ram) if max_ram else None,
-        max_gpu=parse_bytes(max_gpu_mem) if max_gpu_mem else None,
+        max_ram=_bytes(max_ram), max_gpu=_bytes(max_gpu_mem),
         reader=_reader(series, volume, resample_tilt), ensemble=tuple(ensemble or ()),
     )  # fmt: skip
     if dry_run:
         _dry_run(cases, options, is_json)
         return
     _require_writable(out)
-    chosen = _runner(runner)
-    if is_classification(options):
-        if runner != "local":
-            raise ConfigError(f"--runner {runner} is not for {bundle}, which is a classification")
-        chosen = _classify
+    chosen = _chosen(runner, options)
     if records := chosen(cases, options, workers, address, _Progress(len(cases))):  # else: a rank
         _refuse_if_all_are(records, out)
         _finish(records, is_json)
@@ -113,6 +107,23 @@ def _classify(cases: Any, options: Any, _workers: int, _address: str, report: An
 def _reader(series: str, volume: int, resample_tilt: bool) -> dict[str, Any]:
     said = {"series": series, "volume": volume, "resample_tilt": resample_tilt}
     return {name: value for name, value in said.items() if value}
+
+
+def _bytes(text: str) -> int | None:
+    from medvol.inferers import parse_bytes
+
+    return parse_bytes(text) if text else None
+
+
+def _chosen(name: str, options: Any) -> Any:
+    from medvol.runners import is_classification
+
+    runner = _runner(name)  # refuses a name that is none
+    if not is_classification(options):
+        return runner
+    if name != "local":
+        raise ConfigError(f"--runner {name} is not for {options.bundle}, a classification")
+    return _classify
 
 
 def _runner(name: str) -> Any:
