@@ -66,7 +66,7 @@ def test_training_on_planted_nodules_writes_weights_that_rank_them(tmp_path, tra
     assert load_weights(out / "model.pt")
     run(bundle, "evaluate", dataset_dir=str(nodules), output_dir=str(tmp_path), fold=0, folds=3,
         labels=LABELS, checkpoint=str(out / "model.pt"))  # fmt: skip
-    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
     assert len(rows) == 8
     area = auc_roc([r["truth"] == "nodule" for r in rows], [float(r["nodule"]) for r in rows])
     assert area >= 0.8
@@ -77,7 +77,7 @@ def test_inference_on_a_folder_writes_a_row_and_a_file_per_image(tmp_path, train
     bundle, out = trained
     run(bundle, "inference", dataset_dir=str(nodules / "images"), output_dir=str(tmp_path),
         labels=LABELS, checkpoint=str(out / "model.pt"))  # fmt: skip
-    rows = list(csv.DictReader((tmp_path / "predictions.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "predictions.csv").read_text().splitlines()))
     assert [row["image"] for row in rows] == sorted(p.name for p in (nodules / "images").iterdir())
     for row in rows:
         assert float(row["clear"]) + float(row["nodule"]) == pytest.approx(1, abs=1e-5)
