@@ -1,5 +1,4 @@
 from .anatomy import AnatomyRule as AnatomyRule
-from .anatomy import BodyPart as BodyPart
 from .anatomy import PatientAxis as PatientAxis
 from .anatomy import anatomy_rule as anatomy_rule
 from .anatomy import array_axis as array_axis

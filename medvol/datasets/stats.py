@@ -25,18 +25,18 @@ class CaseStats:
 
     Attributes:
         case: Case name.
-        shape: Voxels along each axis; two entries for a picture.
-        spacing_mm: Voxel edges; empty for a picture, which has none.
-        axis_codes: For example ``LPI``; empty for a picture.
+        shape: Voxels along each axis; two entries for a 2D image.
+        spacing_mm: Voxel edges; empty for a 2D image, which has none.
+        axis_codes: For example ``LPI``; empty for a 2D image.
         channels: Number of channels over all files.
         percentiles: Intensity at 0, 1, 50, 99 and 100 percent, of the first channel.
         is_whole: Whether all intensities are whole numbers.
-        volumes_ml: Volume by label value; square pixels for a picture.
+        volumes_ml: Volume by label value; square pixels for a 2D image.
         centers_mm: Centre of each label in RAS mm relative to the middle of the body (the
-            bright region); empty for pictures.
+            bright region); empty for 2D images.
         body_mm: Extent of the body along x, y, z in RAS.
         mirror_fit: See :func:`medvol.datasets.edges.mirror_fit`; empty without a label volume.
-        notes: What the gate accepted with a warning.
+        notes: What the input checks accepted with a warning.
     """
 
     case: str
@@ -54,7 +54,7 @@ class CaseStats:
 
 
 def read_stats(case: Case, manifest: Manifest) -> CaseStats:
-    """Send one case through the gates and measure it.
+    """Check one case and measure it.
 
     Every channel must lie on one grid, the label map on the same, and its values must be in the
     data set's class list (any whole number where the data set names no classes).
@@ -108,16 +108,16 @@ def read_all_stats(
     cases: Iterable[Case] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[CaseStats], list[tuple[Case, InputError]]]:
-    """Stats of every case that passes the gates, and the refusals of the others."""
-    found, refused = [], []
+    """Stats of every case that passes the input checks, and the errors of the others."""
+    found, rejected = [], []
     for number, case in enumerate(cases or manifest.cases, start=1):
         try:
             found.append(read_stats(case, manifest))
         except InputError as error:
-            refused.append((case, error))
+            rejected.append((case, error))
         if progress:
             progress(number)
-    return found, refused
+    return found, rejected
 
 
 def _require_same(first: Any, other: Any) -> None:

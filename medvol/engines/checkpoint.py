@@ -33,8 +33,8 @@ class Checkpoint:
         objects: Name -> object with ``state_dict`` and ``load_state_dict`` (network, optimizer,
             scheduler, moving average, early stopping ...).
         evaluator: Its best metric is kept too.
-        sampler: An :class:`EpochSampler` that is told the epoch on resume.
-        is_resumed: Continue from ``last.pt``; False refuses a folder that already holds one.
+        sampler: An :class:`EpochSampler` that is given the epoch on resume.
+        is_resumed: Continue from ``last.pt``; False rejects a folder that already holds one.
         extras: Like ``objects``, but their absence in an older file is forgiven.
 
     Raises:
@@ -175,7 +175,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint that :class:`Checkpoint` wrote.
 
     Raises:
-        WeightsError: If the file is no whole checkpoint or would need to run code.
+        WeightsError: If the file is not a whole checkpoint or would need to run code.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)

@@ -17,7 +17,7 @@ from medvol.engines.progress import EpochTable
 
 logger = logging.getLogger(__name__)
 _KINDS = ("tensorboard", "mlflow")
-#: What MLflow wants in no metric's name; labels may hold it.
+#: What MLflow allows in no metric's name; labels may hold it.
 _REFUSED = re.compile(r"[^\w.\- /]")
 
 

@@ -18,7 +18,7 @@ from medvol.explain.grid import token_grid
 class AttentionRollout(Explainer):
     """Product over the layers of (attention averaged over heads + identity) / 2.
 
-    The map does not depend on the class: it says what was looked at, not what spoke for what.
+    The map does not depend on the class: it shows what was looked at, not what counted for which class.
 
     Args:
         network: A transformer made of MONAI's ``SABlock``, such as ``monai.networks.nets.ViT``.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from medvol.explain.cam import Explainer
 from medvol.explain.capture import ClassIndex, class_indices, class_scores, undisturbed
 
-#: A median |rank correlation| below this says that the map depends on the learned weights.
+#: A median |rank correlation| below this means that the map depends on the learned weights.
 RANDOMISED_LIMIT = 0.3
 
 
@@ -86,7 +86,7 @@ def cascading_randomisation(
 
 
 def randomise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw a module's own parameters anew; batch statistics are kept.
+    """Draw a module's own parameters again; batch statistics are kept.
 
     Matrices and kernels become normal with variance 2 / inputs, so that signals neither die nor
     explode; scales and biases are permuted, which keeps their distribution.

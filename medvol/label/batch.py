@@ -36,7 +36,7 @@ class BatchInference(BatchInferTask):
             wanted = {**request, "image": image, "device": device, "save_label": True,
                       "label_tag": request.get("label_tag", "original")}  # fmt: skip
             found[image] = _one(wanted, datastore, infer)
-            state = found[image].get("refused", "done")
+            state = found[image].get("rejected", "done")
             seconds = time.monotonic() - start
             logger.info("batch %d/%d (%s) %.1f s: %s", done, len(images), image, seconds, state)
         return found
@@ -51,7 +51,7 @@ def _one(
         line = refusal_in(error)
         if line is None:
             raise
-        return {"refused": line}
+        return {"rejected": line}
     if written := result.pop("file", None):  # saved in the store by now
         Path(written).unlink(missing_ok=True)
     return result

@@ -60,14 +60,14 @@ class UncertaintyScoring(ScoringMethod):
             line = refusal_in(error)
             if line is None:
                 raise
-            return {"refused": line}
+            return {"rejected": line}
         return asdict(found)
 
 
 class MostUncertain(Strategy):
-    """Serves unlabelled images in descending order of one score, each once, then anew.
+    """Serves unlabelled images in descending order of one score, each once, then again.
 
-    Images that have no score yet come last, in the order of their names; refused ones never.
+    Images that have no score yet come last, in the order of their names; rejected ones never.
 
     Args:
         notes: Scores of :class:`UncertaintyScoring`.
@@ -82,7 +82,9 @@ class MostUncertain(Strategy):
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any] | None:
         """The next image with its score and its place, or None where all are labelled."""
         scores = read_notes(self.notes)["scores"]
-        images = [i for i in datastore.get_unlabeled_images() if "refused" not in scores.get(i, {})]
+        images = [
+            i for i in datastore.get_unlabeled_images() if "rejected" not in scores.get(i, {})
+        ]
         if not images:
             return None
         order = sorted(images, key=lambda i: (-scores.get(i, {}).get(self.kind, -1.0), i))

@@ -1,4 +1,4 @@
-"""Two masks on one grid: checked at the door and cropped to where either has a voxel."""
+"""Two masks on one grid: checked on input and cropped to where either has a voxel."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class MaskPair:
 
 
 def as_mask(mask: MaskLike, name: str) -> Mask:
-    """``mask`` as booleans, refused if it is a label map or a probability map.
+    """``mask`` as booleans, rejected if it is a label map or a probability map.
 
     Raises:
         LabelError: If a value is neither 0 nor 1.

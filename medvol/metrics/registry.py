@@ -39,9 +39,9 @@ class EmptyRule:
     ref: Any = math.nan
 
 
-#: Overlap: a missed or an invented structure scores 0; nothing to find is undefined.
+#: Overlap: a false negative or false positive structure scores 0; nothing to find is undefined.
 OVERLAP = EmptyRule(both=math.nan, pred=0.0, ref=0.0)
-#: Distance: a missed or an invented structure lies infinitely far off.
+#: Distance: a false negative or false positive structure lies infinitely far off.
 DISTANCE = EmptyRule(both=math.nan, pred=math.inf, ref=math.inf)
 
 
@@ -81,8 +81,8 @@ class Metric:
 
 _EMPTY_TEXT = {
     (True, True): "prediction and reference are empty",
-    (True, False): "prediction is empty: the structure was missed",
-    (False, True): "reference is empty: the structure was invented",
+    (True, False): "prediction is empty: false negative",
+    (False, True): "reference is empty: false positive",
 }
 _REGISTRY: dict[str, Metric] = {}
 

@@ -202,7 +202,7 @@ def nearest(
 
 
 def check_tau(tau: float) -> float:
-    """A tolerance in mm, refused unless it is a number that is not negative.
+    """A tolerance in mm, rejected unless it is a number that is not negative.
 
     Raises:
         ConfigError: If it is negative or not finite.

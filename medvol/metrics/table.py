@@ -36,7 +36,7 @@ class Score(Fields):
         value: The number; ``nan`` where undefined, ``inf`` for a distance to nothing.
         unit: Its unit, empty for ratios.
         why_undefined: Which empty mask decided the value, also where the rule gives a number
-            (Dice 0 of a missed structure); empty otherwise.
+            (Dice 0 of a false negative); empty otherwise.
     """
 
     case: str
@@ -71,7 +71,7 @@ class MetricPlan:
         for name in self.metrics:
             row, params = find_metric(name), dict((self.params or {}).get(name, {}))
             if row.of_pair is None or not row.is_scalar:
-                raise ConfigError(f"metric {name!r} is no mask metric with one number as value")
+                raise ConfigError(f"metric {name!r} is not a mask metric with one number as value")
             if "width_mm" in row.params and "width_mm" not in params:
                 raise ConfigError(f"metric {name!r} needs width_mm: choose the band's depth in mm")
             if "tau" not in row.params or "tau" in params:
@@ -145,7 +145,7 @@ def scores_from_csv(text: str, source: str) -> list[Score]:
         source: The file's name, for messages.
 
     Raises:
-        InputError: If a column is missing or a value is no number.
+        InputError: If a column is missing or a value is not a number.
     """
     reader = csv.DictReader(io.StringIO(text))
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
@@ -157,7 +157,7 @@ def scores_from_csv(text: str, source: str) -> list[Score]:
             value = float(row["value"])
         except (TypeError, ValueError):
             raise InputError(
-                f"{source}: line {number}: value {row['value']!r} is no number"
+                f"{source}: line {number}: value {row['value']!r} is not a number"
             ) from None
         rows.append(
             Score(row["case"], row["label"], row["metric"], value, row["unit"],

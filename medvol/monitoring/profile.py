@@ -27,7 +27,7 @@ _IDENTIFIERS = ("case", "case_id", "id", "patient", "patient_id", "file")
 
 
 @dataclass(frozen=True, eq=False)
-class Profile:
+class ReferenceProfile:
     """Numbers of cases: input statistics, embeddings, or outputs.
 
     Attributes:
@@ -72,8 +72,8 @@ def image_statistics(voxels: ArrayLike, spacing_mm: Sequence[float]) -> dict[str
 
 def profile_images(
     images: Mapping[str, str | os.PathLike[str]], embedder: Bundle | None = None
-) -> Profile:
-    """The statistics of images by case name, read through medvol's gate.
+) -> ReferenceProfile:
+    """The statistics of images by case name, read through medvol's input checks.
 
     Args:
         images: Case to image.
@@ -97,10 +97,10 @@ def profile_images(
     if any(tuple(row) != columns for row in rows.values()):
         raise InputError("images of two and of three axes are mixed; profile them apart")
     table = np.array([list(row.values()) for row in rows.values()])
-    return Profile("images", tuple(rows), columns, table)
+    return ReferenceProfile("images", tuple(rows), columns, table)
 
 
-def read_profile(path: str | os.PathLike[str], embedder: Bundle | None = None) -> Profile:
+def read_profile(path: str | os.PathLike[str], embedder: Bundle | None = None) -> ReferenceProfile:
     """A profile from a CSV, a bundle's folder, or a folder (or data set) of images.
 
     Args:
@@ -109,7 +109,7 @@ def read_profile(path: str | os.PathLike[str], embedder: Bundle | None = None) -
 
     Raises:
         MissingInputError: If there is nothing at the path.
-        InputError: If a column is no number.
+        InputError: If a column is not a number.
     """
     path = Path(path)
     if path.is_dir() and (path / IN_BUNDLE).is_file():
@@ -121,7 +121,7 @@ def read_profile(path: str | os.PathLike[str], embedder: Bundle | None = None) -
     return _read_csv(path)
 
 
-def profile_to_csv(profile: Profile) -> str:
+def profile_to_csv(profile: ReferenceProfile) -> str:
     """The text of a profile's CSV."""
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
@@ -135,7 +135,7 @@ def _lists_images(path: Path) -> bool:
     return path.is_file() and "image" in [name.lower() for name in read_table(path)[0]]
 
 
-def _read_csv(path: Path) -> Profile:
+def _read_csv(path: Path) -> ReferenceProfile:
     header, rows = read_table(path)
     columns = [name for name in header if name.lower() not in _IDENTIFIERS]
     named = next((name for name in header if name.lower() in _IDENTIFIERS), None)
@@ -147,7 +147,7 @@ def _read_csv(path: Path) -> Profile:
     if not np.isfinite(table).all():
         line, column = np.argwhere(~np.isfinite(table))[0]
         raise NonFiniteError(f"{path}: line {line + 2}: {columns[column]} is not finite")
-    return Profile(str(path), cases, tuple(columns), table)
+    return ReferenceProfile(str(path), cases, tuple(columns), table)
 
 
 def _laplacian(x: NDArray[np.float64]) -> NDArray[np.float64]:

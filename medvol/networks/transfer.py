@@ -43,14 +43,14 @@ def init_weights(
     fits and left as it is otherwise.
 
     Args:
-        network: The network to fill, in place; left as it was on refusal.
+        network: The network to fill, in place; left as it was on an error.
         path: The checkpoint, read by :func:`medvol.networks.load_weights`.
         inflation: How a 2D kernel becomes a 3D one: ``mean`` spreads it along the new axis
             (Carreira & Zisserman 2017), ``centre`` puts it on the middle slice, which gives the
             2D network's output on a volume that repeats one image.
         keep_head: Leave the head as it is even where its shape fits.
         minimum: Share of the network's tensors, without its head, that must be filled.
-        exact: Refuse a network that differs from the source in a way that keys and shapes do not
+        exact: Reject a network that differs from the source in a way that keys and shapes do not
             show (stride, padding, epsilon, dilation); False only logs it.
 
     Returns:
@@ -104,7 +104,7 @@ def merge_channels(kernel: Tensor, channels: int) -> Tensor:
 
     Args:
         kernel: Shape (out, in, ...).
-        channels: Input channels wanted.
+        channels: Input channels needed.
     """
     have = kernel.shape[1]
     if channels == 1:

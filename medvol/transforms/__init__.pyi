@@ -1,15 +1,14 @@
-from .batch import RandSpatialBatchd as RandSpatialBatchd
 from .channels import ChannelNormaliser as ChannelNormaliser
 from .channels import NormaliseChannelsd as NormaliseChannelsd
 from .channels import NormalisedDifferenced as NormalisedDifferenced
 from .clean import CleanLabelMapd as CleanLabelMapd
+from .grey import ToGreyImaged as ToGreyImaged
 from .intensity import RandIntensityd as RandIntensityd
 from .labelmap import RegionsToLabelMapd as RegionsToLabelMapd
 from .labelmap import ScaleChannelsd as ScaleChannelsd
 from .labelmap import ToLabelMapd as ToLabelMapd
 from .nnunet import NnUNetPreprocessd as NnUNetPreprocessd
 from .normalise import NormaliseIntensityd as NormaliseIntensityd
-from .picture import ToGreyImaged as ToGreyImaged
 from .policy import AugmentationPolicy as AugmentationPolicy
 from .policy import policy_violations as policy_violations
 from .spacing import Spacingd as Spacingd

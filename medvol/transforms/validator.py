@@ -82,7 +82,7 @@ class AugmentationValidator:
 
         Args:
             image: A channel-first tensor, (C, X, Y) or (C, X, Y, Z), or an array without a channel.
-            augmented: The same after augmentation. Its affine, where it has one, says how it was
+            augmented: The same after augmentation. Its affine, where it has one, states how it was
                 turned, scaled and cropped.
         """
         before, after = (_coarse(part) for part in _on_one_grid(image, augmented))

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from medvol.core import ConfigError, InputError, write_json
-from medvol.metrics import threshold_at_sensitivity
+from medvol.metrics import apply_temperature, fit_temperature, threshold_at_sensitivity
 from medvol.uncertainty.conformal import ConformalSets, fit_conformal
 from medvol.uncertainty.review import Review, ReviewLimits, review_case
-from medvol.uncertainty.temperature import apply_temperature, fit_temperature
 from medvol.uncertainty.vennabers import VennAbers
 
 #: Positive class of a binary classifier: the last one.
@@ -25,8 +24,8 @@ POSITIVE = 1
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What is said about one case.
+class CaseDecision:
+    """The reading of one case.
 
     Attributes:
         probabilities: Calibrated, class name to probability.
@@ -67,7 +66,7 @@ class Operating:
     limits: ReviewLimits = field(default_factory=ReviewLimits)
     source: str = "not fitted: threshold 0.5, temperature 1"
 
-    def decide(self, logits: ArrayLike) -> list[Decision]:
+    def decide(self, logits: ArrayLike) -> list[CaseDecision]:
         """One decision per row of logits (or log probabilities), shape (N, classes)."""
         logits = np.asarray(logits, np.float64)
         if logits.ndim != 2 or logits.shape[1] != len(self.classes):
@@ -87,7 +86,7 @@ class Operating:
 
     def _decide(
         self, row: np.ndarray, kept: np.ndarray | None, interval: tuple[float, float] | None
-    ) -> Decision:
+    ) -> CaseDecision:
         is_binary = len(self.classes) == 2
         threshold = (0.5 if self.threshold is None else self.threshold) if is_binary else None
         chosen = int(row.argmax()) if threshold is None else int(row[POSITIVE] >= threshold)
@@ -99,7 +98,7 @@ class Operating:
             conformal_set=names,
         )
         probabilities = dict(zip(self.classes, row.tolist(), strict=True))
-        return Decision(probabilities, self.classes[chosen], threshold, interval, names, review)
+        return CaseDecision(probabilities, self.classes[chosen], threshold, interval, names, review)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, atomically."""
@@ -138,7 +137,7 @@ def load_operating(path: str | os.PathLike[str], classes: Sequence[str]) -> Oper
             str(content["source"]),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is no operating point: {error}") from error
+        raise ConfigError(f"{path}: is not an operating point: {error}") from error
     if found.classes != classes:
         raise ConfigError(f"{path}: is for classes {found.classes}, not {classes}")
     return found

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from medvol.core import ConfigError, InputError
 
 
 @dataclass(frozen=True)
@@ -19,14 +14,10 @@ class ReviewLimits:
 
     Attributes:
         margin: Flag a positive-class probability closer than this to the operating threshold.
-        epistemic: Flag an epistemic uncertainty above this, from :func:`fit_limit`.
-        agreement: Flag a structure whose samples agree less (mean pairwise Dice).
         unsure_sets: Flag conformal sets with no or several classes.
     """
 
     margin: float | None = None
-    epistemic: float | None = None
-    agreement: float | None = None
     unsure_sets: bool = True
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,8 +39,6 @@ def review_case(
     probability: float | None = None,
     threshold: float | None = None,
     conformal_set: Sequence[str] | None = None,
-    epistemic: float | None = None,
-    agreement: Mapping[str, float] | None = None,
 ) -> Review:
     """Apply the limits to what is known about one case.
 
@@ -58,8 +47,6 @@ def review_case(
         probability: Of the positive class.
         threshold: The operating threshold.
         conformal_set: Names of the classes in the case's set.
-        epistemic: Epistemic uncertainty of the case.
-        agreement: Structure name to agreement of its samples.
 
     Returns:
         Flagged with every reason that applies, in one line. A value that is not finite is a
@@ -69,82 +56,20 @@ def review_case(
     'probability 0.450 lies within 0.1 of the threshold 0.500'
     """
     reasons = []
-    known = {"probability": probability, "epistemic uncertainty": epistemic, **(agreement or {})}
-    reasons += [f"{name} is {v}" for name, v in known.items() if v is not None and not _finite(v)]
-    if limits.margin is not None and _finite(probability) and _finite(threshold):
-        reasons += _near(float(probability or 0), float(threshold or 0), limits.margin)
+    if probability is not None and not math.isfinite(probability):
+        reasons.append(f"probability is {probability}")
+    elif (
+        limits.margin is not None
+        and probability is not None
+        and threshold is not None
+        and math.isfinite(threshold)
+        and abs(probability - threshold) < limits.margin
+    ):
+        reasons.append(
+            f"probability {probability:.3f} lies within {limits.margin:g} of the threshold "
+            f"{threshold:.3f}"
+        )
     if limits.unsure_sets and conformal_set is not None and len(conformal_set) != 1:
         some = f"holds {' and '.join(conformal_set)}" if conformal_set else "is empty"
         reasons.append(f"conformal set {some}")
-    if limits.epistemic is not None and (epistemic or 0) > limits.epistemic:
-        reasons.append(f"epistemic uncertainty {epistemic:.3g} exceeds {limits.epistemic:.3g}")
-    if limits.agreement is not None:
-        for name, value in (agreement or {}).items():
-            if value < limits.agreement:
-                reasons.append(f"samples of {name} agree to {value:.2f} < {limits.agreement:g}")
     return Review(bool(reasons), "; ".join(reasons))
-
-
-def fit_limit(uncertainty: ArrayLike, share: float = 0.1) -> float:
-    """The limit above which at most ``share`` of the validation cases lie.
-
-    Args:
-        uncertainty: One value per validation case; higher means less sure.
-        share: Share of cases that may be flagged, 0 to 1.
-    """
-    values = np.sort(np.asarray(uncertainty, np.float64).ravel())
-    if not len(values) or not np.isfinite(values).all() or not 0 <= share <= 1:
-        raise InputError("a limit needs finite values and a share between 0 and 1")
-    index = math.ceil(len(values) * (1 - share) - 1e-9) - 1
-    return float(values[max(0, index)])
-
-
-@dataclass(frozen=True)
-class RiskCoverage:
-    """Error rate among the cases that are kept when the least sure are sent to review.
-
-    Attributes:
-        kept: Share of cases kept, rising to 1.
-        risk: Their error rate.
-    """
-
-    kept: tuple[float, ...]
-    risk: tuple[float, ...]
-
-    @property
-    def area(self) -> float:
-        """Mean risk over all shares (AURC); uncertainty is of use if it is below the last risk."""
-        return float(np.mean(self.risk))
-
-    def risk_at(self, share: float) -> float:
-        """Error rate when that share of the cases is kept."""
-        return self.risk[int(np.searchsorted(self.kept, share - 1e-9))]
-
-
-def risk_coverage(uncertainty: ArrayLike, is_wrong: ArrayLike) -> RiskCoverage:
-    """The risk-coverage curve; ties are kept together, so their order cannot flatter it.
-
-    Source:
-        Geifman & El-Yaniv 2017, NeurIPS, arXiv:1705.08500.
-    """
-    uncertainty = np.asarray(uncertainty, np.float64).ravel()
-    wrong: NDArray[np.float64] = np.asarray(is_wrong, np.float64).ravel()
-    if len(uncertainty) != len(wrong) or not len(wrong):
-        raise ConfigError(f"{len(uncertainty)} uncertainties for {len(wrong)} cases")
-    order = np.argsort(uncertainty, kind="stable")
-    _, starts, sizes = np.unique(uncertainty[order], return_index=True, return_counts=True)
-    blocks = np.add.reduceat(wrong[order], starts) / sizes
-    errors = np.cumsum(np.repeat(blocks, sizes))
-    count = np.arange(1, len(wrong) + 1)
-    return RiskCoverage(tuple((count / len(wrong)).tolist()), tuple((errors / count).tolist()))
-
-
-def _near(probability: float, threshold: float, margin: float) -> list[str]:
-    if abs(probability - threshold) >= margin:
-        return []
-    line = f"probability {probability:.3f} lies within {margin:g} of the threshold {threshold:.3f}"
-    return [line]
-
-
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)

@@ -41,7 +41,7 @@ def test_segmentation_prints_n_misses_and_intervals(folder, capsys):
     code, out, _ = run(capsys, "evaluate", *masks, "-o", folder / "out", "--labels", "1=liver")
     assert code == 0
     assert "n=6, 0 undefined, 1 infinite, 1 missed, 0 invented" in out
-    assert "c3  liver  hd95 inf mm  (prediction is empty: the structure was missed)" in out
+    assert "c3  liver  hd95 inf mm  (prediction is empty: false negative)" in out
     code, out, _ = run(capsys, "evaluate", *masks, "-o", folder / "out", "--json")
     rows = json.loads(out)["table"]
     assert {row["metric"] for row in rows} == {"dice", "hd95", "assd", "nsd_voxel@2mm"}

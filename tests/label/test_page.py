@@ -14,7 +14,7 @@ INFO = {
 SCORES = {
     "sure": {"entropy": 0.1, "mutual_information": 0.0},
     "unsure": {"entropy": 0.9, "mutual_information": 0.2},
-    "bad": {"refused": "bad.nii.gz: holds NaN"},
+    "bad": {"rejected": "bad.nii.gz: holds NaN"},
     "done": {"entropy": 1.0, "mutual_information": 0.0},
 }
 

@@ -14,7 +14,6 @@ from medvol.metrics import (
     apply_temperature,
     brier,
     calibration_line,
-    conformal_coverage,
     decision_curve,
     ece,
     fit_temperature,
@@ -146,8 +145,3 @@ def test_the_conformal_threshold_is_the_smallest_that_keeps_its_promise(seed, al
     needed = (len(scores) + 1) * (1 - alpha) - 1e-9
     candidates = [s for s in scores if (scores <= s).sum() >= needed]
     assert got == min(candidates, default=math.inf)
-
-
-def test_coverage_counts_sets_that_hold_the_truth():
-    found, size = conformal_coverage([0, 1, 2], [[1, 0, 0], [1, 0, 1], [1, 1, 1]])
-    assert (found.k, found.n, size) == (2, 3, 2.0)

@@ -14,7 +14,7 @@ from medvol.io import write_nifti
 from medvol.metrics import Score
 from medvol.monitoring import (
     DriftPlan,
-    Profile,
+    ReferenceProfile,
     benjamini_hochberg,
     cliffs_delta,
     find_drift,
@@ -32,7 +32,7 @@ FAST = DriftPlan(permutations=200)
 def profile(seed, n=60, shift=0.0, columns=("mean", "noise", "emb_0", "emb_1")):
     table = np.random.default_rng(seed).normal(size=(n, len(columns)))
     table[:, 0] += shift
-    return Profile(f"p{seed}", tuple(f"c{k}" for k in range(n)), columns, table)
+    return ReferenceProfile(f"p{seed}", tuple(f"c{k}" for k in range(n)), columns, table)
 
 
 def test_a_shift_is_found_where_it_is_and_named():

@@ -222,7 +222,7 @@ def test_the_command_exits_0_1_and_2(tmp_path, capsys):
     assert a.PatientID == b.PatientID
     assert main([*arguments, str(tmp_path / "out")]) == 2
     assert main([*arguments, str(tmp_path / "o3"), "--profile", "nothing"]) == 2
-    assert "is no privacy profile; known: basic" in capsys.readouterr().err
+    assert "is not a privacy profile; known: basic" in capsys.readouterr().err
 
 
 def test_a_refused_run_writes_no_key_and_no_key_lies_among_scans(tmp_path, capsys):

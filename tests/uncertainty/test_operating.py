@@ -70,7 +70,7 @@ def test_absent_file_is_the_plain_threshold_and_wrong_files_are_refused(tmp_path
     plain = load_operating(tmp_path / "none.json", CLASSES)
     assert [d.predicted for d in plain.decide([[0.0, 1.0], [1.0, 0.0]])] == [*CLASSES[::-1]]
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"bad\.json: is no operating point"):
+    with pytest.raises(ConfigError, match=r"bad\.json: is not an operating point"):
         load_operating(tmp_path / "bad.json", CLASSES)
     fit_operating(*scores(60), CLASSES).save(tmp_path / "two.json")
     with pytest.raises(ConfigError, match="is for classes"):

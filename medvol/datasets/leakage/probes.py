@@ -94,7 +94,7 @@ def run_probes(
 
     Returns:
         One ``Probe`` per family and pair; those that a data set cannot have (one value
-        throughout, too few patients) say why.
+        throughout, too few patients) state why.
     """
     tables = feature_tables(features)
     truth = np.asarray(categories)
@@ -110,7 +110,7 @@ def run_probes(
             if progress:
                 progress(done, total)
         if not set(_OF_PIXELS) & tables.keys():
-            why = "the data set mixes pictures and volumes"
+            why = "the data set mixes 2D images and volumes"
             found += [Probe(f, name, n=len(rows), why_undefined=why) for f in _OF_PIXELS]
     _adjust(found)
     return found

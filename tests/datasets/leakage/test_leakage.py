@@ -168,7 +168,7 @@ def test_unreadable_images_are_named_and_the_rest_is_checked(picture_set):
     folder = picture_set(20)
     (folder / "p003.png").write_bytes(b"no picture")
     report = check_leakage(read_dataset(folder))
-    assert [case for case, _ in report.refused] == ["p003"]
+    assert [case for case, _ in report.unreadable] == ["p003"]
     assert report.n == 19
 
 
@@ -301,7 +301,7 @@ def test_dicom_radiographs_of_a_class_tree_are_probed_by_their_tags(tmp_path):
     manifest = read_dataset(tmp_path)
     assert (manifest.layout, len(manifest.cases)) == ("class-tree", 32)
     report = check_leakage(manifest)
-    assert report.refused == []
+    assert report.unreadable == []
     assert [probe.probe for probe in report.shortcuts] == ["tag Manufacturer"]
     assert "lanted" not in str(report.to_dict())
 

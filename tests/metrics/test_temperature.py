@@ -8,7 +8,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
 from medvol.core import ConfigError, InputError, LabelError, NonFiniteError
-from medvol.uncertainty import apply_temperature, fit_temperature
+from medvol.metrics import apply_temperature, fit_temperature
 
 
 def honest(n, classes, seed):
