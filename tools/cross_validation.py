@@ -53,7 +53,8 @@ def table(paths: Sequence[Path], data: Path) -> str:
         if repeated := {row.case for row in found} & {row.case for row in rows}:
             raise InputError(f"{path}: case {min(repeated)} was scored by another fold already")
         rows += found
-    lines = ["| label | metric | mean (95% interval) | undefined | false negatives | n | patients |",
+    lines = ["| label | metric | mean (95% interval) | undefined | false negatives | n |"
+             " patients |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in summarise(rows, from_manifest(read_dataset(data))):
         mean = show_interval(row.mean, row.mean_lower, row.mean_upper)

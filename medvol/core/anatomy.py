@@ -122,8 +122,8 @@ def check_mirror(
     for a, b in swapped:
         if a in known and b in known and not are_two_sides(known[a], known[b]):
             raise PolicyError(
-                f"swapping {known[a]!r} and {known[b]!r} is not allowed: they are not the two sides "
-                "of one structure"
+                f"swapping {known[a]!r} and {known[b]!r} is not allowed: they are not the two "
+                "sides of one structure"
             )
     paired = {value for pair in swapped for value in pair}
     names = [name for value, name in known.items() if value not in paired]

@@ -69,7 +69,7 @@ class MissingPackageError(MedvolError, ImportError):
 
 
 def refusal_in(error: BaseException | None) -> str | None:
-    """The line of the medvol error behind ``error``, through any wrapping; None if there is none."""
+    """The line of the medvol error behind ``error``, through any wrapping; None without one."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))

@@ -18,7 +18,7 @@ from medvol.explain.grid import token_grid
 class AttentionRollout(Explainer):
     """Product over the layers of (attention averaged over heads + identity) / 2.
 
-    The map does not depend on the class: it shows what was looked at, not what counted for which class.
+    The map does not depend on the class: it shows what was looked at, not what counted for it.
 
     Args:
         network: A transformer made of MONAI's ``SABlock``, such as ``monai.networks.nets.ViT``.

@@ -97,7 +97,7 @@ class GradientClassifier(nn.Module):
             raise ConfigError(f"roi_size {list(roi_size)} is not a multiple of two cells of {cell}")
         if (spatial_dims, in_channels) != (2, 1):
             raise ConfigError(
-                f"{in_channels} channels in {spatial_dims}D: oriented gradients take a grey 2D image"
+                f"{in_channels} channels in {spatial_dims}D: gradients need a grey 2D image"
             )
         self.stem = OrientedGradients(cell, bins)
         self.entry = nn.Sequential(

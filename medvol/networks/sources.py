@@ -30,7 +30,7 @@ class WeightSource:
     faults: Callable[[nn.Module], list[str]]
 
 
-def find_source(state: Mapping[str, Tensor], network: nn.Module) -> Source:
+def find_source(state: Mapping[str, Tensor], network: nn.Module) -> WeightSource:
     """The kind of a checkpoint; one with the network's own names is ``same network``."""
     return next(source for source in SOURCES if source.fits(state, network))
 

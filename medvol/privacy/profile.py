@@ -17,7 +17,7 @@ _PLACES = (_PACKAGE.parent / "configs" / "privacy", _PACKAGE / "_shipped" / "con
 
 @dataclass(frozen=True)
 class PrivacyProfile:
-    """What the Basic PrivacyProfile of PS3.15 is combined with.
+    """What the Basic Profile of PS3.15 is combined with.
 
     Attributes:
         name: Named in the report and in DeidentificationMethod.
@@ -53,8 +53,10 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> PrivacyProfile:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         known = sorted({p.stem for place in _PLACES for p in place.glob("*.yaml")})
-        raise ConfigError(f"{name_or_path}: is not a privacy profile; known: {', '.join(known)}, or "
-                          "the path of a .yaml file") from error  # fmt: skip
+        raise ConfigError(
+            f"{name_or_path}: is not a privacy profile; known: {', '.join(known)}, or the path "
+            "of a .yaml file"
+        ) from error
     return _checked(path, values)
 
 

@@ -61,7 +61,7 @@ class AugmentationValidator:
     """Scores augmented images against the original.
 
     Args:
-        policy: Says which mirrors are legal; None judges the left-right and vertical mirror.
+        policy: States which mirrors are legal; None judges the left-right and vertical mirror.
         min_signal: Smallest correlation that still counts as the same content.
         min_side: Smallest side consistency; 0 is the middle between original and mirror image.
     """
