@@ -76,14 +76,14 @@ def anatomy_rule(body_part: str) -> AnatomyRule:
     return _RULES[body_part]
 
 
-def flip_refusal(body_part: str, axis: PatientAxis, labels: Iterable[str] = ()) -> str | None:
+def flip_objection(body_part: str, axis: PatientAxis, labels: Iterable[str] = ()) -> str | None:
     """Why a mirror along a patient axis is rejected, or None where it is allowed.
 
     Lateral labels forbid the left-right mirror whatever the body part: the mirrored image would
     carry the wrong side's name.
 
-    >>> flip_refusal("hippocampus", "left-right", ["anterior", "posterior"])
-    >>> flip_refusal("brain", "left-right", ["left_hippocampus"])
+    >>> flip_objection("hippocampus", "left-right", ["anterior", "posterior"])
+    >>> flip_objection("brain", "left-right", ["left_hippocampus"])
     "label 'left_hippocampus' names a side"
     """
     rule = anatomy_rule(body_part)
@@ -127,7 +127,7 @@ def check_mirror(
             )
     paired = {value for pair in swapped for value in pair}
     names = [name for value, name in known.items() if value not in paired]
-    if reason := flip_refusal(body_part, axis, names):
+    if reason := flip_objection(body_part, axis, names):
         raise PolicyError(f"mirroring {axis} is not allowed for {body_part}: {reason}")
 
 

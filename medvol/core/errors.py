@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 # An error raised in a data loader's worker arrives as text inside another error.
-_QUOTED_REFUSAL = re.compile(r"^medvol\.core\.errors\.\w+: (.+)$", re.MULTILINE)
+_QUOTED_ERROR = re.compile(r"^medvol\.core\.errors\.\w+: (.+)$", re.MULTILINE)
 
 
 class MedvolError(Exception):
@@ -68,14 +68,14 @@ class MissingPackageError(MedvolError, ImportError):
     """An optional package is needed; the text states how to install it."""
 
 
-def refusal_in(error: BaseException | None) -> str | None:
+def error_line(error: BaseException | None) -> str | None:
     """The line of the medvol error behind ``error``, through any wrapping; None without one."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, MedvolError):
             return str(error)
-        if quoted := _QUOTED_REFUSAL.search(str(error)):
+        if quoted := _QUOTED_ERROR.search(str(error)):
             return quoted.group(1)
         error = error.__cause__ or error.__context__
     return None

@@ -19,7 +19,7 @@ from monailabel.tasks.activelearning.first import First  # pyright: ignore[repor
 from monailabel.tasks.activelearning.random import Random  # pyright: ignore[reportMissingImports]
 
 from medvol import __version__
-from medvol.core.errors import ConfigError, MissingInputError, refusal_in
+from medvol.core.errors import ConfigError, MissingInputError, error_line
 from medvol.label.batch import BatchInference
 from medvol.label.datastore import DicomWebDatastore, OverlayDatastore, dicomweb_client
 from medvol.label.infer import GradCamTask, InferTask
@@ -141,7 +141,7 @@ class MedvolLabelApp(MONAILabelApp):
         try:
             return super().train(dict(request))
         except Exception as error:
-            line = refusal_in(error)
+            line = error_line(error)
             if line is None or self._server_mode:
                 raise
             raise SystemExit(f"medvol: {line}") from error

@@ -19,7 +19,7 @@ from starlette.responses import (  # pyright: ignore[reportMissingImports]
 )
 from starlette.routing import Route  # pyright: ignore[reportMissingImports]
 
-from medvol.core.errors import MedvolError, MissingInputError, refusal_in
+from medvol.core.errors import MedvolError, MissingInputError, error_line
 from medvol.label.guard import Guard
 from medvol.label.page import start_page
 
@@ -30,7 +30,7 @@ def _error_response(_request: Any, error: Exception) -> JSONResponse:
     """One line that names the fault, where MONAI Label answers a bare 500."""
     if isinstance(error, MONAILabelException):
         return JSONResponse({"detail": str(getattr(error, "msg", error))}, status_code=400)
-    line = refusal_in(error)
+    line = error_line(error)
     if line is None:
         logger.exception("the request failed", exc_info=error)
         return JSONResponse({"detail": f"{type(error).__name__}: {error}"}, status_code=500)

@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.batch_infer import (  # pyright: ignore[reportM
 )
 from monailabel.utils.others.generic import name_to_device  # pyright: ignore[reportMissingImports]
 
-from medvol.core.errors import refusal_in
+from medvol.core.errors import error_line
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def _one(
     try:
         result = infer(wanted, datastore)
     except Exception as error:
-        line = refusal_in(error)
+        line = error_line(error)
         if line is None:
             raise
         return {"rejected": line}

@@ -30,7 +30,7 @@ from medvol.label.workplace import SOURCES
 logger = logging.getLogger(__name__)
 _FINAL = "final"
 _LIST_KEPT_S = 5.0
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 class OverlayDatastore(LocalDatastore):
@@ -282,7 +282,7 @@ def _require_plain_name(name: str) -> None:
 
 def _require_label(image: str, label: str) -> None:
     """Reject a label off its image's grid or with values that are not classes."""
-    if Path(image).name.lower().endswith(_PICTURES):
+    if Path(image).name.lower().endswith(_IMAGE_SUFFIXES):
         return
     read_label(label, range(256), reference=read_scan(image, ReadOptions()))
 

@@ -22,7 +22,7 @@ _WRONG_PASSWORD_PAUSE_S = 1.0
 
 
 class Guard:
-    """ASGI app around another: rejects foreign host names and, with a password set, users without it.
+    """ASGI app around another: rejects foreign host names and users without the password set.
 
     A page from elsewhere that a browser is made to load under a name of its own (DNS rebinding)
     carries that name in its ``Host`` header and is rejected; a page of another site that sends

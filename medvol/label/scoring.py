@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod  # pyright: ignore
 from monailabel.interfaces.tasks.strategy import Strategy  # pyright: ignore[reportMissingImports]
 from monailabel.utils.others.generic import name_to_device  # pyright: ignore[reportMissingImports]
 
-from medvol.core.errors import refusal_in
+from medvol.core.errors import error_line
 from medvol.core.files import sha256_file, write_json
 from medvol.label.infer import InferTask
 from medvol.label.uncertain import image_uncertainty
@@ -57,7 +57,7 @@ class UncertaintyScoring(ScoringMethod):
                 inferer, x, network, body_part=facts.get("body_part"), labels=list(self.task.labels)
             )
         except Exception as error:
-            line = refusal_in(error)
+            line = error_line(error)
             if line is None:
                 raise
             return {"rejected": line}

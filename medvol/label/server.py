@@ -165,7 +165,7 @@ def require_safe_address(host: str, is_remote_allowed: bool, password: str | Non
     """Reject an address that others can reach, unless it was asked for and is protected.
 
     Raises:
-        ConfigError: Saying what is missing.
+        ConfigError: Naming what is missing.
     """
     if is_loopback(host):
         return

@@ -15,7 +15,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.post.dictionary import Invertd
 from numpy.typing import NDArray
 
-from medvol.core.errors import GridMismatchError, InputError, MedvolError, OutputError, refusal_in
+from medvol.core.errors import GridMismatchError, InputError, MedvolError, OutputError, error_line
 from medvol.core.geometry import Geometry
 from medvol.core.memory import peak_ram_bytes
 from medvol.inferers import SlidingWindowInferer, predict_uncertain, run_ladder
@@ -287,7 +287,7 @@ def _caught(record: Record) -> Iterator[None]:
     except MedvolError as error:
         record.status, record.reason = "refused", str(error)
     except Exception as error:  # noqa: BLE001 - of whatever kind: zlib.error is an Exception only
-        line = refusal_in(error)
+        line = error_line(error)
         record.status = "refused" if line else "failed"
         record.reason = line or _one_line(error)
         if is_out_of_memory(error):

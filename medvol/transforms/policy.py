@@ -64,9 +64,9 @@ class AugmentationPolicy:
     @property
     def mirrors(self) -> tuple[PatientAxis, ...]:
         """Patient axes along which images may be mirrored."""
-        return tuple(axis for axis in PATIENT_AXES if self.mirror_refusal(axis) is None)
+        return tuple(axis for axis in PATIENT_AXES if self.mirror_objection(axis) is None)
 
-    def mirror_refusal(self, axis: PatientAxis) -> str | None:
+    def mirror_objection(self, axis: PatientAxis) -> str | None:
         """Why a mirror along a patient axis is rejected, or None."""
         try:
             check_mirror(self.body_part, axis, self.labels, self.swap_labels)

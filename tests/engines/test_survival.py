@@ -28,7 +28,7 @@ from medvol.core.errors import (
     NonFiniteError,
     OutputError,
     TooLargeError,
-    refusal_in,
+    error_line,
 )
 from medvol.engines import (
     Budget,
@@ -216,7 +216,7 @@ def test_what_a_living_worker_refuses_is_no_dead_worker():
     loader = CaseLoader(dataset, EpochSampler(dataset), batch_size=1, num_workers=1)
     with pytest.raises(RuntimeError) as caught:
         next(iter(loader))
-    assert refusal_in(caught.value) == "scan7.nii.gz: holds NaN"
+    assert error_line(caught.value) == "scan7.nii.gz: holds NaN"
 
 
 def test_workers_that_keep_dying_end_the_run_in_one_line(tmp_path):

@@ -8,7 +8,7 @@ from monai.bundle import ConfigWorkflow
 
 from medvol.bundle import list_bundles, load
 from medvol.bundle.verify import verify
-from medvol.core.errors import MissingInputError, refusal_in
+from medvol.core.errors import MissingInputError, error_line
 from tests.blobs import write_blobs
 
 TRAINABLE = [bundle.name for bundle in list_bundles() if "train" in bundle.tasks]
@@ -74,5 +74,5 @@ def test_without_cases_or_a_data_set_the_run_is_refused():
     )
     with pytest.raises(Exception, match=r".") as caught:
         workflow.initialize()
-    assert "--dataset_dir" in (refusal_in(caught.value) or "")
+    assert "--dataset_dir" in (error_line(caught.value) or "")
     assert isinstance(caught.value, MissingInputError) or caught.value.__cause__ is not None

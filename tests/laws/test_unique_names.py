@@ -6,7 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[2] / "medvol"
 #: Names that still stand for two things; none joins.
-REPEATED = frozenset({@@@})
+REPEATED = frozenset({"Decision", "Forecast", "Job", "Measured", "Plan", "_Pool"})
 
 
 def classes_by_name() -> dict[str, list[str]]:
