@@ -37,7 +37,8 @@ class StepWithinMemory:
                     return engine._iteration(engine, batch)
                 return _in_parts(engine, batch, self.parts)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_full(error):
+                is_full = isinstance(error, torch.OutOfMemoryError)
+                if not is_full and "DefaultCPUAllocator" not in str(error):
                     raise
                 cause = str(error).partition("\n")[0]
             # Outside of the except block, whose traceback would keep the tensors alive.
@@ -106,7 +107,3 @@ def _joined(preds: list[Any]) -> Any:
     if isinstance(preds[0], (tuple, list)):
         return tuple(_joined(list(column)) for column in zip(*preds, strict=True))
     return torch.cat([pred.detach() for pred in preds])
-
-
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -41,18 +41,14 @@ class AttentionRollout(Explainer):
         x = plain_input(x)
         with undisturbed(self.network), _attention_kept(self.blocks):
             self.network(x)
-            flow = _rollout([block.att_mat for block in self.blocks])
+            maps = [block.att_mat.mean(1) for block in self.blocks]
+        flow = own = torch.eye(maps[0].shape[-1], device=maps[0].device)[None]
+        for matrix in maps:
+            mixed = matrix + own
+            flow = (mixed / mixed.sum(-1, keepdim=True)) @ flow
         grid, extra = token_grid(flow.shape[-1], x.shape[2:])
         gathered = flow[:, 0, 1:] if extra else flow.mean(1)
         return {"attention": gathered.reshape(len(x), 1, *grid)}
-
-
-def _rollout(attention: list[Tensor]) -> Tensor:
-    flow = torch.eye(attention[0].shape[-1], device=attention[0].device)[None]
-    for matrix in attention:
-        mixed = matrix.mean(1) + torch.eye(matrix.shape[-1], device=matrix.device)
-        flow = (mixed / mixed.sum(-1, keepdim=True)) @ flow
-    return flow
 
 
 @contextmanager

@@ -69,7 +69,9 @@ def cascading_randomisation(
     with undisturbed(network):
         chosen = class_indices(class_scores(network(x)), class_index)
     before = _rows(build(network).raw(x, chosen))
-    names = [name for name, module in network.named_modules() if _own_parameters(module)]
+    names = [
+        name for name, module in network.named_modules() if [*module.parameters(recurse=False)]
+    ]
     bounds = np.unique(np.linspace(0, len(names), steps + 1).round().astype(int))[1:]
     found: dict[int, list[float]] = {int(bound): [] for bound in bounds}
     for seed in seeds:
@@ -113,7 +115,3 @@ def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> flo
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return math.nan
     return abs(float(spearmanr(first, second).statistic))  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _own_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(recurse=False), None) is not None

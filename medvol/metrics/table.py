@@ -15,6 +15,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
+from medvol.core.csv_text import csv_text
 from medvol.core.errors import ConfigError, InputError
 from medvol.metrics.masks import MaskPair, SpacingMm
 from medvol.metrics.onepass import DEFAULT_METRICS, label_pairs
@@ -128,13 +129,9 @@ def score_case(
 
 def scores_to_csv(rows: Iterable[Score]) -> str:
     """The text of ``scores.csv``; values keep every digit."""
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(
-        (r.case, r.label, r.metric, repr(r.value), r.unit, r.why_undefined) for r in rows
+    return csv_text(
+        COLUMNS, ((r.case, r.label, r.metric, repr(r.value), r.unit, r.why_undefined) for r in rows)
     )
-    return sink.getvalue()
 
 
 def scores_from_csv(text: str, source: str) -> list[Score]:

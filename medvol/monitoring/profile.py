@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medvol.core.csv_text import csv_text
 from medvol.core.errors import InputError, NonFiniteError
 from medvol.evaluation.rows import read_table
 
@@ -114,7 +113,8 @@ def read_profile(path: str | os.PathLike[str], embedder: Bundle | None = None) -
     path = Path(path)
     if path.is_dir() and (path / IN_BUNDLE).is_file():
         return _read_csv(path / IN_BUNDLE)
-    if path.is_dir() or path.suffix.lower() == ".json" or _lists_images(path):
+    lists_images = path.is_file() and "image" in [n.lower() for n in read_table(path)[0]]
+    if path.is_dir() or path.suffix.lower() == ".json" or lists_images:
         from medvol.datasets import read_dataset
 
         return profile_images({c.case: c.image for c in read_dataset(path).cases}, embedder)
@@ -123,16 +123,8 @@ def read_profile(path: str | os.PathLike[str], embedder: Bundle | None = None) -
 
 def profile_to_csv(profile: ReferenceProfile) -> str:
     """The text of a profile's CSV."""
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(["case", *profile.columns])
-    for case, row in zip(profile.cases, profile.table.tolist(), strict=True):
-        writer.writerow([case, *[repr(value) for value in row]])
-    return sink.getvalue()
-
-
-def _lists_images(path: Path) -> bool:
-    return path.is_file() and "image" in [name.lower() for name in read_table(path)[0]]
+    rows = zip(profile.cases, profile.table.tolist(), strict=True)
+    return csv_text(["case", *profile.columns], ([case, *map(repr, row)] for case, row in rows))
 
 
 def _read_csv(path: Path) -> ReferenceProfile:

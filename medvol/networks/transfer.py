@@ -67,7 +67,8 @@ def init_weights(
     renamed = source.rename(state, network)
     fitted, adapted = _fit_shapes(renamed, network, inflation)
     if keep_head:
-        fitted = {k: v for k, v in fitted.items() if not _is_head(k)}
+        heads = tuple(head.removesuffix("*") for head in HEADS)
+        fitted = {k: v for k, v in fitted.items() if not k.startswith(heads)}
     report = compare_keys(network, fitted, (*HEADS, *_UNUSED))
     report = dataclasses.replace(report, adapted=adapted, source=source.name)
     if report.share < minimum:
@@ -179,7 +180,3 @@ def _fit_positions(fitted: dict[str, Tensor], adapted: dict[str, str], network: 
 def patch_grid(network: nn.Module) -> tuple[int, ...]:
     """The patch grid of a :class:`medvol.networks.VisionTransformer`; empty for others."""
     return tuple(getattr(network, "patch_grid", ()))
-
-
-def _is_head(name: str) -> bool:
-    return any(name.startswith(head.removesuffix("*")) for head in HEADS)

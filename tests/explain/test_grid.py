@@ -47,5 +47,5 @@ def test_tokens_lie_row_by_row_behind_the_class_token():
 
 
 def test_tokens_that_form_no_grid_are_refused():
-    with pytest.raises(ConfigError, match="no grid"):
+    with pytest.raises(ConfigError, match="not a grid"):
         token_grid(7, (32, 32))

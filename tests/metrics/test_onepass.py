@@ -71,7 +71,7 @@ def test_images_and_floats_of_whole_numbers_are_label_maps():
         ((np.full((2, 2), 70000), np.zeros((2, 2))), 1, ("dice",), LabelError, "70000"),
         ((np.ones((2, 2)), np.zeros((2, 2))), None, ("nsd_voxel",), ConfigError, "tolerance"),
         ((np.ones((2, 2)), np.zeros((2, 2))), [1, 2], ("dice",), ConfigError, "2 values"),
-        ((np.ones((2, 2)), np.zeros((2, 2))), 1, ("auc_roc",), ConfigError, "no mask metric"),
+        ((np.ones((2, 2)), np.zeros((2, 2))), 1, ("auc_roc",), ConfigError, "not a mask metric"),
         ((np.ones((2, 2)), np.zeros((2, 2))), 1, ("dyce",), ConfigError, "unknown"),
         ((np.full((2, 2), np.nan), np.zeros((2, 2))), 1, ("dice",), LabelError, "whole"),
     ],

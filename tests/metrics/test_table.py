@@ -22,7 +22,7 @@ def test_every_label_has_every_number_and_says_why_it_is_undefined():
     columns = ["dice", "hd95", "assd", "nsd_voxel@1mm", "nsd_voxel@2.5mm"]
     assert sorted(table) == sorted((n, c) for n in ("liver", "tumour", "cyst") for c in columns)
     assert table["tumour", "hd95"].value == math.inf
-    assert "missed" in table["tumour", "hd95"].why_undefined
+    assert "false negative" in table["tumour", "hd95"].why_undefined
     assert table["tumour", "dice"].value == 0
     assert math.isnan(table["cyst", "dice"].value)
     assert table["cyst", "dice"].why_undefined == "prediction and reference are empty"

@@ -240,7 +240,7 @@ def test_a_refused_run_writes_no_key_and_no_key_lies_among_scans(tmp_path, capsy
 
 def test_profiles_are_checked(tmp_path):
     for text, fault in (("name: x\ndates: never", "dates must be"), ("dates: shift", "a name"),
-                        ("name: x\nkeep: [NoSuchWord]", "no DICOM keyword"),
+                        ("name: x\nkeep: [NoSuchWord]", "not a DICOM keyword"),
                         ("name: x\nmax_shift_days: 0", "1 to 36500"),
                         ("name: x\nother: 1", "unknown key 'other'")):  # fmt: skip
         path = tmp_path / "p.yaml"

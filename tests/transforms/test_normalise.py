@@ -96,7 +96,7 @@ def test_n4_flattens_a_smooth_bias():
 def test_unknown_preset_and_empty_range_are_refused():
     with pytest.raises(ConfigError, match="known: colour"):
         NormaliseIntensityd("image", "ct_knee")
-    with pytest.raises(ConfigError, match="no range"):
+    with pytest.raises(ConfigError, match="not a range"):
         NormaliseIntensityd("image", "ct_lung", high=-1350)
 
 

@@ -88,7 +88,7 @@ def test_sets_grow_as_alpha_shrinks(smaller, seed):
 def test_thresholds_survive_json():
     for fitted in (fit_conformal(*cases(50, 2, 0)), fit_conformal([[0.9, 0.1]], [0])):
         assert ConformalSets.from_dict(json.loads(json.dumps(fitted.to_dict()))) == fitted
-    with pytest.raises(ConfigError, match="no fitted thresholds"):
+    with pytest.raises(ConfigError, match="not fitted thresholds"):
         ConformalSets.from_dict({"alpha": 0.1})
 
 

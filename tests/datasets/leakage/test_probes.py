@@ -4,9 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from medvol.datasets.leakage.auc import aucs, clustered_interval
 from medvol.datasets.leakage.features import CaseFeatures, shrink
-from medvol.datasets.leakage.probes import run_probes
+from medvol.datasets.leakage.probes import aucs, clustered_interval, run_probes
 
 
 @given(st.integers(0, 999), st.integers(2, 40), st.integers(1, 6))
