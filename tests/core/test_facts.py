@@ -28,7 +28,7 @@ def test_side_is_read_from_words(name, side):
     assert side_of(name) == side
 
 
-def test_chest_refuses_every_mirror():
+def test_chest_rejects_every_mirror():
     for axis in ("left-right", "anterior-posterior", "superior-inferior"):
         assert flip_objection("chest", axis)
 
@@ -38,7 +38,7 @@ def test_lateral_label_forbids_a_mirror_that_the_body_allows():
     assert "names a side" in str(flip_objection("brain", "left-right", ["right_amygdala"]))
 
 
-def test_unknown_rows_are_refused_and_unknown_labels_are_generic():
+def test_unknown_rows_are_rejected_and_unknown_labels_are_generic():
     with pytest.raises(ConfigError, match="known: CT"):
         find_modality("MEG")
     with pytest.raises(ConfigError, match="body_part"):

@@ -82,8 +82,8 @@ def test_the_handler_hands_every_number_to_the_engine():
     assert metrics["val_dice_tumour_n_infinite"] == 0
 
 
-def test_what_cannot_be_reported_is_refused_at_once():
-    with pytest.raises(ConfigError, match="not a mask metric"):
+def test_what_cannot_be_reported_is_rejected_at_once():
+    with pytest.raises(ConfigError, match="no mask metric"):
         SegmentationMetric("auc_roc", [1])
     with pytest.raises(ConfigError, match="neither"):
         SegmentationMetric("dice", [1], reduction="max")

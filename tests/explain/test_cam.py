@@ -239,6 +239,6 @@ def test_score_cam_weighs_channels_by_the_score_of_what_they_show():
         (lambda n: GradCAM(n, "head").raw(torch.ones(1, 1, 9, 9)), "before the pooling"),
     ],
 )
-def test_wrong_questions_are_refused_in_one_line(tiny, build, words):
+def test_wrong_questions_are_rejected_in_one_line(tiny, build, words):
     with pytest.raises(ConfigError, match=words):
         build(tiny(2))

@@ -99,7 +99,7 @@ def test_checks_and_masks_add_their_numbers(tmp_path, volume, tiny):
     assert row["randomisation"]["is_passed"] in (True, False, None)
 
 
-def test_masks_that_do_not_fit_are_refused_and_not_left_out(tmp_path, volume, tiny):
+def test_masks_that_do_not_fit_are_rejected_and_not_left_out(tmp_path, volume, tiny):
     masks = tmp_path / "masks"
     with pytest.raises(MissingInputError, match="holds no mask named like an image"):
         explain_files(classifier(tiny), [volume], tmp_path / "out", ExplainOptions(masks=masks))
@@ -141,7 +141,7 @@ def test_inferer_returns_the_map_in_place_of_the_scores(tiny, batch):
     torch.testing.assert_close(inferer.probabilities, scores.detach())
 
 
-def test_unknown_methods_and_classes_are_refused(tiny):
+def test_unknown_methods_and_classes_are_rejected(tiny):
     with pytest.raises(ConfigError, match="'magic' is unknown; known: gradcam"):
         make_explainer(tiny(2), "magic")
     with pytest.raises(ConfigError, match="class 'z' is unknown; known: a, b, c"):
@@ -149,7 +149,7 @@ def test_unknown_methods_and_classes_are_refused(tiny):
     assert classifier(tiny).number_of("c") == classifier(tiny).number_of("2") == 2
 
 
-def test_description_of_an_empty_map_says_so():
+def test_description_of_an_empty_map_states_so():
     assert describe(np.zeros((4, 4)), np.ones((4, 4)), np.eye(4))["is_empty"]
 
 

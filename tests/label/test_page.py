@@ -40,7 +40,7 @@ def test_nothing_is_loaded_from_elsewhere():
     assert not re.findall(r"(?:src|href)=[\"']?(?:https?:)?//", page)
 
 
-def test_progress_and_strategy_are_told():
+def test_progress_and_strategy_are_given():
     page = start_page(INFO, {}, [], "http://127.0.0.1:8000")
     assert "1 of 4 images" in page
     assert "<code>uncertainty</code>" in page

@@ -68,7 +68,7 @@ def test_cases_may_come_as_an_override_in_place_of_a_data_set(tmp_path):
     assert (tmp_path / "run" / "last.pt").is_file()
 
 
-def test_without_cases_or_a_data_set_the_run_is_refused():
+def test_without_cases_or_a_data_set_the_run_is_rejected():
     workflow = ConfigWorkflow(
         config_file=str(load("phantom_ct_segmentation").config_path("train")), logging_file=False
     )

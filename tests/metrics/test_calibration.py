@@ -115,7 +115,7 @@ def test_a_known_temperature_is_found(temperature):
     assert fit_temperature(two, binary) == pytest.approx(temperature, rel=0.05)
 
 
-def test_temperature_keeps_the_ranking_and_refuses_nonsense():
+def test_temperature_keeps_the_ranking_and_rejects_nonsense():
     logits = np.random.default_rng(0).normal(size=(20, 4))
     hot = apply_temperature(logits, 7.0)
     assert np.array_equal(hot.argmax(axis=1), logits.argmax(axis=1))

@@ -53,9 +53,9 @@ def test_the_declared_empty_rule_is_what_callers_get(name, blobs):
 
 @pytest.mark.parametrize("name", SCALAR)
 def test_a_miss_never_scores_like_a_hit(name, blobs):
-    missed = call(name, np.zeros_like(blobs[0]), blobs[0])
+    absent = call(name, np.zeros_like(blobs[0]), blobs[0])
     best = BEST[MASK[name].direction]
-    assert math.isnan(missed) or missed != best or name == "specificity_voxel"
+    assert math.isnan(absent) or absent != best or name == "specificity_voxel"
 
 
 @pytest.mark.parametrize("name", list(MASK))
@@ -88,7 +88,7 @@ def test_distances_grow_with_the_voxels(name, blobs):
 
 
 @pytest.mark.parametrize("name", list(MASK))
-def test_masks_of_other_shape_are_refused(name, blobs):
+def test_masks_of_other_shape_are_rejected(name, blobs):
     with pytest.raises(GridMismatchError, match="resample pred"):
         call(name, blobs[0], blobs[1][:-1])
 

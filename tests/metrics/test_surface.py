@@ -100,7 +100,7 @@ def test_tolerance_is_inclusive_despite_rounding():
 
 
 @pytest.mark.parametrize("metric", [asd, assd, hausdorff, hd95, hd95_pooled, masd])
-def test_a_missed_or_invented_structure_is_infinitely_far(ball, metric):
+def test_an_absent_or_extra_structure_is_infinitely_far(ball, metric):
     nothing = np.zeros_like(ball)
     assert metric(nothing, ball, (1, 1, 3)) == math.inf
     assert metric(ball, nothing, (1, 1, 3)) == math.inf
@@ -108,7 +108,7 @@ def test_a_missed_or_invented_structure_is_infinitely_far(ball, metric):
 
 
 @pytest.mark.parametrize(("pred", "ref", "want"), [(0, 1, 0.0), (1, 0, 0.0), (0, 0, math.nan)])
-def test_no_tolerance_forgives_a_missed_structure(ball, pred, ref, want):
+def test_no_tolerance_forgives_an_absent_structure(ball, pred, ref, want):
     got = nsd_voxel(ball * pred, ball * ref, (1, 1, 3), tau=1e6)
     assert got == pytest.approx(want, nan_ok=True)
 
@@ -152,7 +152,7 @@ def test_padding_with_background_changes_nothing(case, data):
         (np.full((2, 2), math.nan), np.ones((2, 2)), (1, 1), LabelError, "other than 0 and 1"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(pred, ref, spacing, error, words):
+def test_what_cannot_be_measured_is_rejected(pred, ref, spacing, error, words):
     with pytest.raises(error, match=words):
         hd95(pred, ref, spacing)
 
@@ -166,6 +166,6 @@ def test_what_cannot_be_measured_is_refused(pred, ref, spacing, error, words):
         lambda m: nsd_voxel(m, m, (1, 1, 1), tau=math.nan),
     ],
 )
-def test_a_parameter_out_of_range_is_refused(ball, call):
+def test_a_parameter_out_of_range_is_rejected(ball, call):
     with pytest.raises(MedvolError):
         call(ball)

@@ -17,7 +17,7 @@ def rows():
     return score_case("c1", pred, ref, (1, 1, 2), labels=labels, plan=PLAN)
 
 
-def test_every_label_has_every_number_and_says_why_it_is_undefined():
+def test_every_label_has_every_number_and_states_why_it_is_undefined():
     table = {(r.label, r.metric): r for r in rows()}
     columns = ["dice", "hd95", "assd", "nsd_voxel@1mm", "nsd_voxel@2.5mm"]
     assert sorted(table) == sorted((n, c) for n in ("liver", "tumour", "cyst") for c in columns)
@@ -42,12 +42,12 @@ def test_a_csv_gives_back_what_was_written():
         ("case,label,metric,value,unit,why_undefined\na,b,dice,x,,\n", "line 2: value 'x'"),
     ],
 )
-def test_a_broken_csv_is_refused_with_its_name(text, words):
+def test_a_broken_csv_is_rejected_with_its_name(text, words):
     with pytest.raises(InputError, match=f"scores.csv: .*{words}"):
         scores_from_csv(text, "scores.csv")
 
 
-def test_a_plan_that_leaves_a_choice_open_is_refused():
+def test_a_plan_that_leaves_a_choice_open_is_rejected():
     with pytest.raises(ConfigError, match="tolerance"):
         MetricPlan(taus_mm=()).calls()
     with pytest.raises(ConfigError, match="width_mm"):

@@ -60,11 +60,11 @@ def test_scaling_keeps_the_ranking_and_sums_to_one(temperature):
         ([[0, np.nan], [1, 0]], [0, 1], NonFiniteError),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(logits, labels, error):
+def test_what_cannot_be_fitted_is_rejected(logits, labels, error):
     with pytest.raises(error):
         fit_temperature(logits, labels)
 
 
-def test_temperature_zero_is_refused():
+def test_temperature_zero_is_rejected():
     with pytest.raises(ConfigError, match="positive"):
         apply_temperature([[1.0, 2.0]], 0)

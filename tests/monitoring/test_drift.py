@@ -48,7 +48,7 @@ def test_no_drift_raises_an_alarm_in_few_of_many_runs():
     assert sum(any(row.is_alarm for row in rows) for rows in runs) <= 2
 
 
-def test_many_cases_alone_are_no_alarm():
+def test_many_cases_alone_are_not_an_alarm():
     # A tiny shift becomes significant with enough cases; the effect keeps it quiet.
     columns = ("mean",)
     new, old = (profile(s, 4000, shift, columns) for s, shift in ((1, 0.2), (2, 0.0)))

@@ -60,6 +60,6 @@ def test_planned_network_returns_its_inputs_size():
 
 
 @pytest.mark.parametrize(("size", "spacing"), [((4, 4), (1,)), ((0, 4), (1, 1)), ((4,), (-1,))])
-def test_nonsense_is_refused(size, spacing):
+def test_nonsense_is_rejected(size, spacing):
     with pytest.raises(ConfigError, match="do not go together"):
         pooling_plan(size, spacing)

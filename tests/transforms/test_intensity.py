@@ -127,7 +127,7 @@ def test_bias_field_is_smooth_and_bounded():
     assert field[0, 1:, 1:, 1:].log().diff(dim=0).abs().max() < 0.1
 
 
-def test_labels_are_refused():
+def test_labels_are_rejected():
     with pytest.raises(ConfigError, match="are labels"):
         RandIntensityd(["image", "label"])
     with pytest.raises(LabelError, match="holds integers"):
@@ -136,7 +136,7 @@ def test_labels_are_refused():
         )
 
 
-def test_unknown_and_malformed_effects_are_refused():
+def test_unknown_and_malformed_effects_are_rejected():
     with pytest.raises(ConfigError, match="unknown"):
         RandIntensityd("image", effects={"sparkle": (1, 0, 1)})
     with pytest.raises(ConfigError, match="needs"):

@@ -63,19 +63,19 @@ def test_without_a_draw_a_pad_copies_every_voxel():
     assert out.sum() == pytest.approx(float(data["image"].sum()), rel=1e-4)
 
 
-def test_keys_on_different_grids_are_refused():
+def test_keys_on_different_grids_are_rejected():
     data = pair()
     data["label"] = data["label"][:, 1:]
     with pytest.raises(GridMismatchError, match="'label' has spatial shape"):
         RandSpatiald(KEYS)(data)
 
 
-def test_a_deformation_that_could_fold_is_refused():
+def test_a_deformation_that_could_fold_is_rejected():
     with pytest.raises(ConfigError, match="could fold"):
         RandSpatiald(KEYS, elastic_magnitude_mm=9, elastic_spacing_mm=16)(pair())
 
 
-def test_mirror_without_anatomy_is_refused():
+def test_mirror_without_anatomy_is_rejected():
     with pytest.raises(PolicyError, match="body_part"):
         RandSpatiald(KEYS, flip_axes=["left-right"])
 
@@ -115,7 +115,7 @@ def test_a_plane_of_a_volume_turns_within_itself():
     assert np.allclose(linear[0], [1, 0, 0], atol=1e-9)
 
 
-def test_shift_and_scale_are_what_they_say():
+def test_shift_and_scale_are_what_they_claim():
     data = pair(affine=AFFINES["anisotropic"])
     shift = RandSpatiald(KEYS, rotate_range=0, scale_range=0, translate_range_mm=4, elastic=False)
     for seed in range(20):

@@ -48,7 +48,7 @@ def test_mean_of_many_dropout_samples_is_the_exact_average_over_masks():
 
 
 @pytest.mark.parametrize("net", [nn.Conv2d(1, 2, 1), network(p=0.0)])
-def test_network_without_dropout_is_refused(net):
+def test_network_without_dropout_is_rejected(net):
     with pytest.raises(ConfigError, match="no dropout"):
         mc_dropout(net, torch.ones(1, 1, 4, 4))
 

@@ -137,7 +137,7 @@ def test_a_stale_beginning_is_thrown_away(server, tmp_path):
     assert download(patient(server), tmp_path / "g.tar").read_bytes() == CONTENT
 
 
-def test_a_file_with_another_digest_is_refused_and_removed(server, tmp_path):
+def test_a_file_with_another_digest_is_rejected_and_removed(server, tmp_path):
     with pytest.raises(UnsafeFileError, match="md5"):
         download(patient(server, md5="0" * 32), tmp_path / "f.tar")
     assert not list(tmp_path.iterdir())
@@ -157,7 +157,7 @@ def test_a_server_that_gives_nothing_is_given_up_with_what_came_kept(server, tmp
         download(patient(server), tmp_path / "f.tar")
 
 
-def test_no_network_is_one_line_that_says_what_to_do(tmp_path, capsys):
+def test_no_network_is_one_line_that_states_what_to_do(tmp_path, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/f.tar"
@@ -268,7 +268,7 @@ def test_misspelt_names_are_answered_with_the_closest():
         find_public("hippocampus")
 
 
-def test_verb_fetches_from_a_mirror_and_refuses_in_one_line(server, tmp_path, capsys):
+def test_verb_fetches_from_a_mirror_and_rejects_in_one_line(server, tmp_path, capsys):
     assert main(["data", "fetch", "--list"]) == 0
     assert "msd_hippocampus" in capsys.readouterr().out
     assert main(["data", "fetch", "msd_spleen", "--url", server.url, "-o", str(tmp_path)]) == 2

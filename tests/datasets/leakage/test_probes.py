@@ -86,7 +86,7 @@ def test_frame_probe_sees_the_frame_only():
     assert by_name(run_probes(outside, classes))["frame"].is_shortcut
 
 
-def test_constant_columns_and_too_few_patients_say_why():
+def test_constant_columns_and_too_few_patients_state_why():
     features = make_features(**{"format:channels": [1.0] * 80})
     classes = ["ab"[k % 2] for k in range(80)]
     assert by_name(run_probes(features, classes))["format"].why_undefined == "one value throughout"
