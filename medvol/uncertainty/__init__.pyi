@@ -5,11 +5,11 @@ from .conformal import coverage_report as coverage_report
 from .conformal import fit_conformal as fit_conformal
 from .operating import CaseDecision as CaseDecision
 from .operating import Operating as Operating
+from .operating import Review as Review
+from .operating import ReviewLimits as ReviewLimits
 from .operating import fit_operating as fit_operating
 from .operating import load_operating as load_operating
-from .review import Review as Review
-from .review import ReviewLimits as ReviewLimits
-from .review import review_case as review_case
+from .operating import review_case as review_case
 from .sampling import mc_dropout as mc_dropout
 from .table import PredictionTable as PredictionTable
 from .vennabers import VennAbers as VennAbers
