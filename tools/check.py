@@ -19,7 +19,7 @@ CHECKS = {
 
 
 def main() -> int:
-    """Run every check, even after a failure, and say how long each took."""
+    """Run every check, even after a failure, and print how long each took."""
     failed = []
     for name, command in CHECKS.items():
         if name == "tests" and "--no-tests" in sys.argv:

@@ -19,7 +19,7 @@ from medvol.uncertainty import Operating, fit_operating
 
 
 def main() -> int:
-    """Write the file and say what was fitted."""
+    """Write the file and print what was fitted."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
     parser.add_argument("tables", type=Path, nargs="+")

@@ -43,7 +43,7 @@ def main() -> None:
     if not (pre / "nnUNetPlans.json").is_file():
         extract_fingerprints([7], num_processes=1)
         plan_experiments([7])
-    os.environ |= {"nnUNet_n_proc_DA": "0"}  # the planner wants at least one, training none
+    os.environ |= {"nnUNet_n_proc_DA": "0"}  # the planner needs at least one, training none
     plans = json.loads((pre / "nnUNetPlans.json").read_text())
     names = [f"blob_{i:03d}" for i in range(6)]
     (pre / "splits_final.json").write_text(json.dumps([{"train": names[:5], "val": names[5:]}]))

@@ -65,7 +65,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("name", choices=list(BUNDLES))
     parser.add_argument("--dataset", type=Path, help="the data itself, instead of phantoms")
-    parser.add_argument("--budget", default="", help="12h on a GPU, 25m on a CPU unless told")
+    parser.add_argument("--budget", default="", help="12h on a GPU, 25m on a CPU by default")
     parser.add_argument("--gpu-mem", type=float, default=12.0)
     options = parser.parse_args()
     draw, meta = BUNDLES[options.name]

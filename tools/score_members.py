@@ -1,4 +1,4 @@
-"""What out-of-fold tables say, beside probes that never saw the anatomy.
+"""What out-of-fold tables show, beside probes that never saw the anatomy.
 
 ``python -m tools.score_members OUT/fold*.csv --data DATASET --probes thumbnail+histogram size``
 prints the table of a model card: AUC with an interval over resampled patients, and its paired gain
@@ -24,8 +24,15 @@ from medvol.core import InputError
 from medvol.datasets import read_dataset
 from medvol.datasets.leakage import read_features
 from medvol.datasets.leakage.probes import feature_tables, ridge_scores
-from medvol.metrics import bootstrap_ci, threshold_at_sensitivity, weighted_auc, wilson
-from medvol.uncertainty import apply_temperature, coverage_report, fit_conformal, fit_temperature
+from medvol.metrics import (
+    apply_temperature,
+    bootstrap_ci,
+    fit_temperature,
+    threshold_at_sensitivity,
+    weighted_auc,
+    wilson,
+)
+from medvol.uncertainty import coverage_report, fit_conformal
 
 _RESAMPLES = 2000
 
@@ -67,9 +74,9 @@ def score(tables: Sequence[Path], data: Path, probes: Sequence[str]) -> list[dic
     held, cases = _read(tables, data)
     ours = held.logits[:, 1] - held.logits[:, 0]
     rows = [_area("network", ours, held)]
-    features, refused = read_features(cases)
-    if refused:
-        raise InputError(f"{data}: case {refused[0][0]}: {refused[0][1]}")
+    features, unreadable = read_features(cases)
+    if unreadable:
+        raise InputError(f"{data}: case {unreadable[0][0]}: {unreadable[0][1]}")
     known = feature_tables(features)
     for name in probes:
         table = np.hstack([known[part] for part in name.split("+")])
@@ -118,14 +125,14 @@ def _gain(
 def _decisions(held: Held) -> list[dict[str, Any]]:
     """Sensitivity and specificity of every fold at the threshold of the others."""
     score = held.logits[:, 1] - held.logits[:, 0]
-    says = np.zeros(len(score), bool)
+    called = np.zeros(len(score), bool)
     for fold in np.unique(held.folds):
         here = held.folds == fold
         point = threshold_at_sensitivity(held.truth[~here], score[~here], target=0.95)
-        says[here] = score[here] >= point.threshold
+        called[here] = score[here] >= point.threshold
     rows = []
-    for name, chosen, right in (("sensitivity", held.truth == 1, says),
-                                ("specificity", held.truth == 0, ~says)):  # fmt: skip
+    for name, chosen, right in (("sensitivity", held.truth == 1, called),
+                                ("specificity", held.truth == 0, ~called)):  # fmt: skip
         k, n = int(right[chosen].sum()), int(chosen.sum())
         found = wilson(k, n)
         rows.append(_row(f"{name} at the other folds' 95%-sensitivity point", k / n, found.lower,

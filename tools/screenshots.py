@@ -1,4 +1,4 @@
-"""Pictures of what a user sees, from a real headless Chromium, for README and cards.
+"""Screenshots of what a user sees, from a real headless Chromium, for README and cards.
 
     python -m tools.screenshots --images DIR [-o docs] [--env DIR]
 
@@ -31,7 +31,7 @@ _BUNDLE = "hippocampus_mri_segmentation"
 
 
 def main() -> int:
-    """Make both pictures; prints their paths and sizes."""
+    """Make both images; prints their paths and sizes."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", required=True, type=Path, help="hippocampus crops")
     parser.add_argument("--env", type=Path, default=default_environment())

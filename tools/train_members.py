@@ -66,7 +66,7 @@ class Pool:
 
 
 def main() -> int:
-    """Train, write, and say what was reached."""
+    """Train, write, and print what was reached."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle")
     parser.add_argument("--data", required=True)

@@ -1,4 +1,4 @@
-"""The model zoo's gate over our bundles, offline: ``tools/zoo_check.sh [CHECKOUT] [BUNDLE ...]``.
+"""The model zoo's checks over our bundles, offline: ``tools/zoo_check.sh [CHECKOUT] [BUNDLE ...]``.
 
 Exit 0 if all pass, 1 if a bundle fails, 2 if the check itself cannot run. Needs jsonschema, onnx
 and onnxscript (``pip install 'medvol[dev,onnx]'``).
@@ -35,7 +35,7 @@ _WITH_WEIGHTS = ("models/model.pt", "large_files.yml")
 def check(
     bundle: Bundle, schema: Path | None, work: Path, only: Sequence[str] = ()
 ) -> Iterator[tuple[str, str]]:
-    """(step, fault) of every step of the gate; the fault is empty where it passes.
+    """(step, fault) of every step of the checks; the fault is empty where it passes.
 
     Args:
         bundle: What is judged; without weights it is not exported.
@@ -61,7 +61,7 @@ def check(
                 step()
         except ModuleNotFoundError:
             raise
-        except Exception as error:  # noqa: BLE001 - a gate reports whatever breaks
+        except Exception as error:  # noqa: BLE001 - a check reports whatever breaks
             yield name, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         else:
             yield name, ""
@@ -198,7 +198,7 @@ def _meta(bundle: Bundle) -> str:
 
 
 def check_by_zoo(checkout: Path, bundle: Bundle, schema: Path | None, work: Path) -> str:
-    """What the zoo's own script says against a bundle; empty where it passes.
+    """What the zoo's own script reports against a bundle; empty where it passes.
 
     The bundle is copied into a models folder of its own, so that the checkout stays as it is.
     """

@@ -28,7 +28,7 @@ def run(
 ) -> None:
     """Download, check and unpack a public data set; an interrupted download is resumed."""
     from medvol.cli._progress import Bars
-    from medvol.datasets.fetch import PUBLIC, Source, fetch, find_public
+    from medvol.datasets.fetch import PUBLIC, DownloadSource, fetch, find_public
 
     if show_list:
         rows = [{"name": r.name, "task": r.task, "licence": r.licence} for r in PUBLIC.values()]
@@ -37,7 +37,7 @@ def run(
     if name is None:
         raise ConfigError("name a data set, or see medvol data fetch --list")
     row = find_public(name)
-    source = Source(url or row.url, row.md5)
+    source = DownloadSource(url or row.url, row.md5)
     with Bars(quiet=as_json, unit="B", scale=True) as bars:
         home = fetch(
             row,

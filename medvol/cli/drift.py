@@ -14,7 +14,7 @@ from medvol.core.errors import ConfigError
 if TYPE_CHECKING:
     from medvol.bundle import Bundle
     from medvol.metrics import Score
-    from medvol.monitoring import DriftRow, Profile
+    from medvol.monitoring import DriftRow, ReferenceProfile
 
 
 def run(
@@ -61,7 +61,7 @@ def run(
 
 def _profiles(
     new: Path, reference: Path, embed: str | None, trust_bundle: bool
-) -> tuple[Profile, Profile]:
+) -> tuple[ReferenceProfile, ReferenceProfile]:
     """Numbers per case of the new and the reference cases, by the same network if by any."""
     from medvol.monitoring import read_profile
 

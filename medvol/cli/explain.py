@@ -34,7 +34,7 @@ def run(
     """Write, for every image, a map of what spoke for the class, on the image's own grid."""
     from medvol.bundle import load
     from medvol.datasets import list_images
-    from medvol.explain import Classifier, Wish, explain_files
+    from medvol.explain import Classifier, ExplainOptions, explain_files
     from medvol.networks import with_weights
 
     loaded = load(bundle, is_trusted=True if trust_bundle else None)
@@ -50,7 +50,7 @@ def run(
         network, parser.get_parsed_content("preprocessing"), config["labels"], modality
     )
     told = config.get("inferer", {})
-    wish = Wish(
+    options = ExplainOptions(
         method,  # pyright: ignore[reportArgumentType]
         layer or str(told.get("layer", "")),
         classifier.number_of(class_name) if class_name else config.get("explain_class"),
@@ -58,7 +58,7 @@ def run(
         checks,
     )
     paths = [path for given in images for path in list_images(given)]
-    rows = explain_files(classifier, paths, output, wish)
+    rows = explain_files(classifier, paths, output, options)
     failed = [row for row in rows if row.get("randomisation", {}).get("is_passed") is False]
     print(json.dumps(rows, indent=2) if as_json else "\n".join(_line(row) for row in rows))
     if failed:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from medvol import __version__
-from medvol.core.errors import MedvolError, refusal_in
+from medvol.core.errors import MedvolError, error_line
 
 #: verb -> module in medvol.cli that defines ``run``; a nested table is a group of verbs, whose
 #: empty name is what the group does by itself.
@@ -112,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own usage errors carry their text there
             return _refuse(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
-        if line := refusal_in(error) or _said_by_the_system(error):
+        if line := error_line(error) or _said_by_the_system(error):
             return _refuse(line)
         raise
     return code if isinstance(code, int) else 0

@@ -1,4 +1,4 @@
-"""Facts and nouns that every other room shares; loads no torch."""
+"""Facts and nouns that every other package shares; loads no torch."""
 
 import lazy_loader
 

@@ -1,11 +1,10 @@
 from .anatomy import AnatomyRule as AnatomyRule
-from .anatomy import BodyPart as BodyPart
 from .anatomy import PatientAxis as PatientAxis
 from .anatomy import anatomy_rule as anatomy_rule
 from .anatomy import array_axis as array_axis
 from .anatomy import check_mirror as check_mirror
 from .anatomy import check_rotation as check_rotation
-from .anatomy import flip_refusal as flip_refusal
+from .anatomy import flip_objection as flip_objection
 from .anatomy import label_values as label_values
 from .errors import ConfigError as ConfigError
 from .errors import GeometryError as GeometryError

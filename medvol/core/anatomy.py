@@ -16,11 +16,6 @@ from medvol.core.labels import are_two_sides, side_of
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-BodyPart = Literal[
-    "abdomen", "brain", "breast", "chest", "head", "heart", "hippocampus", "knee",
-    "lung", "neck", "pelvis", "phantom", "prostate", "skin", "spine", "tissue", "eye",
-    "unknown",
-]  # fmt: skip
 PatientAxis = Literal["left-right", "anterior-posterior", "superior-inferior"]
 PATIENT_AXES: tuple[PatientAxis, ...] = get_args(PatientAxis)
 
@@ -35,7 +30,7 @@ class AnatomyRule:
     Attributes:
         mirrors: Patient axes along which a mirror image is still a possible patient.
         max_rotation_deg: Largest rotation that a scan of this part can plausibly show.
-        reason: Why the other mirrors are refused; quoted to the user.
+        reason: Why the other mirrors are rejected; quoted to the user.
     """
 
     mirrors: frozenset[PatientAxis]
@@ -54,7 +49,7 @@ _RULES: dict[str, AnatomyRule] = {
     "chest": AnatomyRule(_NONE, 15, "the heart lies left: a mirrored chest shows dextrocardia"),
     "eye": AnatomyRule(_LR, 30, "a mirrored right eye is a left eye, an inverted one is not"),
     "head": AnatomyRule(_LR, 30, "the head is mirror symmetric only about its midline"),
-    "heart": AnatomyRule(_NONE, 30, "the ventricles are told apart by their side"),
+    "heart": AnatomyRule(_NONE, 30, "the ventricles differ by their side only"),
     "hippocampus": AnatomyRule(_LR, 30, "a mirrored left hippocampus is a right one; front, back, "
                                "top and bottom differ"),
     "knee": AnatomyRule(_LR, 30, "a mirrored left knee is a right one"),
@@ -66,7 +61,7 @@ _RULES: dict[str, AnatomyRule] = {
     "skin": AnatomyRule(_ALL, 180, ""),
     "spine": AnatomyRule(_LR, 30, "the spine is mirror symmetric only about its midline"),
     "tissue": AnatomyRule(_ALL, 180, ""),
-    "unknown": AnatomyRule(_NONE, 15, "nobody has said which part of the body this is"),
+    "unknown": AnatomyRule(_NONE, 15, "it is not known which part of the body this is"),
 }  # fmt: skip
 
 
@@ -81,20 +76,20 @@ def anatomy_rule(body_part: str) -> AnatomyRule:
     return _RULES[body_part]
 
 
-def flip_refusal(body_part: str, axis: PatientAxis, labels: Iterable[str] = ()) -> str | None:
-    """Why a mirror along a patient axis is refused, or None where it is allowed.
+def flip_objection(body_part: str, axis: PatientAxis, labels: Iterable[str] = ()) -> str | None:
+    """Why a mirror along a patient axis is rejected, or None where it is allowed.
 
     Lateral labels forbid the left-right mirror whatever the body part: the mirrored image would
     carry the wrong side's name.
 
-    >>> flip_refusal("hippocampus", "left-right", ["anterior", "posterior"])
-    >>> flip_refusal("brain", "left-right", ["left_hippocampus"])
+    >>> flip_objection("hippocampus", "left-right", ["anterior", "posterior"])
+    >>> flip_objection("brain", "left-right", ["left_hippocampus"])
     "label 'left_hippocampus' names a side"
     """
     rule = anatomy_rule(body_part)
     if axis not in PATIENT_AXES:
         raise ConfigError(
-            f"axis {axis!r} is no patient axis; choose from {', '.join(PATIENT_AXES)}"
+            f"axis {axis!r} is not a patient axis; choose from {', '.join(PATIENT_AXES)}"
         )
     if axis == "left-right":
         for name in labels:
@@ -109,7 +104,7 @@ def check_mirror(
     labels: Sequence[str] | Mapping[Any, str] = (),
     swapped: Sequence[tuple[int, int]] = (),
 ) -> None:
-    """Refuse a mirror along a patient axis that the anatomy or a label forbids.
+    """Reject a mirror along a patient axis that the anatomy or a label forbids.
 
     Args:
         body_part: A row of this table.
@@ -120,20 +115,20 @@ def check_mirror(
             stays true.
 
     Raises:
-        PolicyError: If the mirror is refused, with the reason, or a pair is not the two sides of
+        PolicyError: If the mirror is rejected, with the reason, or a pair is not the two sides of
             one structure.
     """
     known = label_values(labels)
     for a, b in swapped:
         if a in known and b in known and not are_two_sides(known[a], known[b]):
             raise PolicyError(
-                f"swapping {known[a]!r} and {known[b]!r} is refused: they are not the two sides "
-                "of one structure"
+                f"swapping {known[a]!r} and {known[b]!r} is not allowed: they are not the two "
+                "sides of one structure"
             )
     paired = {value for pair in swapped for value in pair}
     names = [name for value, name in known.items() if value not in paired]
-    if reason := flip_refusal(body_part, axis, names):
-        raise PolicyError(f"mirroring {axis} is refused for {body_part}: {reason}")
+    if reason := flip_objection(body_part, axis, names):
+        raise PolicyError(f"mirroring {axis} is not allowed for {body_part}: {reason}")
 
 
 def label_values(labels: Sequence[str] | Mapping[Any, str]) -> dict[int, str]:
@@ -162,7 +157,7 @@ def check_rotation(
     largest = max(map(abs, limit_rad)) if isinstance(limit_rad, Sequence) else abs(limit_rad)
     if largest > legal + 1e-9:
         raise PolicyError(
-            f"a rotation of {math.degrees(largest):.0f} degrees is refused for {body_part}: "
+            f"a rotation of {math.degrees(largest):.0f} degrees is not allowed for {body_part}: "
             f"scans of it turn by at most {math.degrees(legal):.0f}"
         )
     return limit_rad

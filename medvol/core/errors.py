@@ -1,15 +1,15 @@
-"""The refusals of medvol: each one's text is the single line that a user sees."""
+"""The errors of medvol: each one's text is the single line that a user sees."""
 
 from __future__ import annotations
 
 import re
 
-# A refusal raised in a data loader's worker arrives as text inside another error.
-_QUOTED_REFUSAL = re.compile(r"^medvol\.core\.errors\.\w+: (.+)$", re.MULTILINE)
+# An error raised in a data loader's worker arrives as text inside another error.
+_QUOTED_ERROR = re.compile(r"^medvol\.core\.errors\.\w+: (.+)$", re.MULTILINE)
 
 
 class MedvolError(Exception):
-    """Root of all refusals; ``str(error)`` is one line that names the file and the fault."""
+    """Root of all errors; ``str(error)`` is one line that names the file and the fault."""
 
     def __init__(self, message: str) -> None:
         line = " ".join(str(message).split())  # neither a line nor an escape of a name survives
@@ -33,7 +33,7 @@ class GridMismatchError(InputError):
 
 
 class LabelError(InputError):
-    """A label map holds values outside the class list, or values that are no integers."""
+    """A label map holds values outside the class list, or values that are not integers."""
 
 
 class NonFiniteError(InputError):
@@ -65,17 +65,17 @@ class OutputError(MedvolError, OSError):
 
 
 class MissingPackageError(MedvolError, ImportError):
-    """An optional package is needed; the text says how to install it."""
+    """An optional package is needed; the text states how to install it."""
 
 
-def refusal_in(error: BaseException | None) -> str | None:
-    """The one line of the refusal that caused ``error``, through any wrapping; None if none did."""
+def error_line(error: BaseException | None) -> str | None:
+    """The line of the medvol error behind ``error``, through any wrapping; None without one."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, MedvolError):
             return str(error)
-        if quoted := _QUOTED_REFUSAL.search(str(error)):
+        if quoted := _QUOTED_ERROR.search(str(error)):
             return quoted.group(1)
         error = error.__cause__ or error.__context__
     return None

@@ -84,8 +84,10 @@ def write_json(target: str | os.PathLike[str], value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def csv_text(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def csv_text(names: Sequence[str], rows: Iterable[Iterable[Any] | Mapping[str, Any]]) -> str:
     """CSV with a header and Unix line ends; floats keep every digit.
+
+    A row is its values in order, or a mapping of column to value, where absent ones stay empty.
 
     >>> csv_text(["case", "value"], [("a", 0.1)])
     'case,value\\na,0.1\\n'
@@ -93,7 +95,11 @@ def csv_text(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow(names)
-    writer.writerows(rows)
+    for row in rows:
+        if isinstance(row, Mapping):
+            writer.writerow([row.get(name, "") for name in names])
+        else:
+            writer.writerow([*row])
     return sink.getvalue()
 
 
@@ -140,7 +146,7 @@ def rows_to_csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) ->
         names: Columns that come first, also where there is no row.
     """
     every = list(dict.fromkeys([*names, *(name for row in rows for name in row)]))
-    return csv_text(every, ([row.get(name, "") for name in every] for row in rows))
+    return csv_text(every, rows)
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -81,7 +81,7 @@ def find_label(name: str) -> Label:
     """Look a label up by name; a name without a row becomes a generic structure.
 
     The side of an unknown name is read from its words (``left_femur``, ``Kidney (R)``), so that
-    a flip is refused for lateral labels nobody listed. Its colour is derived from the name and
+    a flip is rejected for lateral labels nobody listed. Its colour is derived from the name and
     therefore stable.
 
     >>> find_label("Left Kidney").laterality

@@ -44,7 +44,7 @@ def unpack(
     """Unpack a zip or tar archive into a folder, all of it or nothing.
 
     Links, devices, absolute names, names that climb out, duplicates, more members than allowed,
-    more bytes than allowed and compression ratios of bombs are refused. Sizes are counted while
+    more bytes than allowed and compression ratios of bombs are rejected. Sizes are counted while
     unpacking, not believed from the header.
 
     Args:
@@ -57,7 +57,7 @@ def unpack(
 
     Raises:
         MissingInputError: If the archive does not exist.
-        UnsafeFileError: If a member breaks a rule or the file is no archive.
+        UnsafeFileError: If a member breaks a rule or the file is not an archive.
         OutputError: If a file of that name exists with other content, or the disk is full.
     """
     archive, into = Path(archive), Path(into)
@@ -149,7 +149,7 @@ def _inside(archive: Path, name: str) -> PurePosixPath:
     if not path.parts or not name.isprintable() or any(
         len(part.encode("utf-8", "replace")) > _MAX_NAME for part in path.parts
     ):  # fmt: skip
-        raise UnsafeFileError(f"{archive}: member {name[:80]!r} is no usable file name or path")
+        raise UnsafeFileError(f"{archive}: member {name[:80]!r} is not a usable file name or path")
     return path
 
 

@@ -27,20 +27,20 @@ background:#f7f7f7}.leak,.bad{border-color:#b2182b}.suspect,.warn{border-color:#
 {% if part.rows %}<table><tr>{% for cell in part.rows[0] %}<th>{{ cell }}</th>{% endfor %}</tr>
 {% for row in part.rows[1:] %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>{% endif %}
-{% for picture in part.pictures %}<img alt="{{ picture.stem }}" src="data:image/png;base64,\
-{{ encode(picture) }}">{% endfor %}
+{% for image in part.figures %}<img alt="{{ image.stem }}" src="data:image/png;base64,\
+{{ encode(image) }}">{% endfor %}
 {% endfor %}</body></html>
 """
 
 
 @dataclass(frozen=True)
 class Part:
-    """One section of a page: lines, a table whose first row is its header, pictures."""
+    """One section of a page: lines, a table whose first row is its header, figures."""
 
     heading: str
     lines: Sequence[str] = ()
     rows: Sequence[Sequence[Any]] = ()
-    pictures: Sequence[Path] = ()
+    figures: Sequence[Path] = ()
 
 
 def write_page(target: Path, title: str, verdict: str, tone: str, parts: Sequence[Part]) -> None:
@@ -75,5 +75,5 @@ def save_figure(fig: Any, target: Path) -> Path:
     return target
 
 
-def _encoded(picture: Path) -> str:
-    return base64.b64encode(picture.read_bytes()).decode()
+def _encoded(image: Path) -> str:
+    return base64.b64encode(image.read_bytes()).decode()

@@ -42,7 +42,7 @@ class Effort:
 
 
 @dataclass
-class Profile:
+class DatasetProfile:
     """A data set in numbers.
 
     Attributes:
@@ -63,7 +63,7 @@ class Profile:
         intensities: Percentiles over cases of each case's percentiles.
         warnings: What to do about it, one line each.
         stats: Numbers of each case.
-        refused: Cases that the gates refused.
+        rejected: Cases that the input checks rejected.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Profile:
     intensities: dict[str, float] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     stats: list[CaseStats] = field(default_factory=list, repr=False)
-    refused: list[str] = field(default_factory=list)
+    rejected: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: no per-case numbers, nan as null."""
@@ -96,7 +96,7 @@ def profile_dataset(
     *,
     effort: Effort | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Profile:
+) -> DatasetProfile:
     """Measure every case and sum up.
 
     Args:
@@ -105,12 +105,12 @@ def profile_dataset(
         progress: Called with the number of cases done.
 
     Raises:
-        MissingInputError: If no case passes the gates.
+        MissingInputError: If no case passes the input checks.
     """
     effort = effort or Effort()
-    stats, refused = read_all_stats(manifest, progress=progress)
+    stats, rejected = read_all_stats(manifest, progress=progress)
     if not stats:
-        raise MissingInputError(f"{manifest.root}: no case can be read; {refused[0][1]}")
+        raise MissingInputError(f"{manifest.root}: no case can be read; {rejected[0][1]}")
     classes = Counter(case.category for case in manifest.cases if case.category is not None)
     is_segmentation = any(case.label for case in manifest.cases)
     task = "segmentation" if is_segmentation else "classification" if classes else "unlabelled"
@@ -119,7 +119,7 @@ def profile_dataset(
     }
     patients = len({case.group for case in manifest.cases})
     hours = _hours(manifest, stats, task, effort)
-    profile = Profile(
+    profile = DatasetProfile(
         name=manifest.name,
         task=task,
         counts=_counts(manifest, patients),
@@ -133,7 +133,7 @@ def profile_dataset(
         annotation_cost=hours * effort.rate_per_hour,
         effort=effort,
         stats=stats,
-        refused=[case.case for case, _ in refused],
+        rejected=[case.case for case, _ in rejected],
     )
     profile.labels, profile.foreground_share = _labels(manifest, stats)
     profile.grids, profile.intensities = _grids(stats), _intensities(stats)
@@ -242,7 +242,7 @@ def _intensities(stats: Sequence[CaseStats]) -> dict[str, float]:
     return {name: float(np.median(table[:, k])) for k, name in enumerate(names)}
 
 
-def _warnings(profile: Profile, manifest: Manifest) -> list[str]:
+def _warnings(profile: DatasetProfile, manifest: Manifest) -> list[str]:
     rows = []
     total = sum(profile.classes.values())
     for name, count in profile.classes.items():
@@ -288,8 +288,8 @@ def _warnings(profile: Profile, manifest: Manifest) -> list[str]:
             f"voxels are anisotropic ({profile.grids['anisotropy_median']:.1f} to 1): consider "
             "smaller kernels and patches along the coarse axis"
         )
-    if profile.refused:
-        rows.append(f"{len(profile.refused)} cases were refused; run medvol data check")
+    if profile.rejected:
+        rows.append(f"{len(profile.rejected)} cases were rejected; run medvol data check")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""A profile as JSON, pictures and one HTML page."""
+"""A profile as JSON, figures and one HTML page."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from medvol.core.files import write_json
 from medvol.core.labels import find_label
 from medvol.datasets.manifest import Case, Manifest
 from medvol.datasets.pages import Part, figure, plain, save_figure, write_page
-from medvol.datasets.profile import Profile
+from medvol.datasets.profile import DatasetProfile
 
 _BLUE, _ORANGE = "#2166ac", "#e08214"
 _MOST_EXAMPLES = 6
 
 
 def write_profile_page(
-    profile: Profile, manifest: Manifest, folder: str | os.PathLike[str]
+    profile: DatasetProfile, manifest: Manifest, folder: str | os.PathLike[str]
 ) -> Path:
-    """Write ``profile.json``, pictures and ``profile.html``; returns the page's path."""
+    """Write ``profile.json``, figures and ``profile.html``; returns the page's path."""
     folder = Path(folder)
     write_json(folder / "profile.json", profile.to_dict())
-    pictures = {
+    figures = {
         name: save_figure(fig, folder / f"{name}.png")
         for name, fig in _figures(profile, manifest).items()
     }
@@ -36,12 +36,12 @@ def write_profile_page(
         f"Profile of {profile.name}",
         verdict,
         "warn" if profile.warnings else "good",
-        _parts(profile, pictures),
+        _parts(profile, figures),
     )
     return page
 
 
-def _parts(profile: Profile, pictures: dict[str, Path]) -> list[Part]:
+def _parts(profile: DatasetProfile, figures: dict[str, Path]) -> list[Part]:
     effort = profile.effort
     counts = [("what", "n"), *profile.counts.items()]
     balance: list[Any] = [("class", "images", "patients")]
@@ -73,19 +73,19 @@ def _parts(profile: Profile, pictures: dict[str, Path]) -> list[Part]:
     parts = [
         Part("Warnings", profile.warnings or ["None."]),
         Part("Size and balance", sums, counts),
-        Part("Classes", (), balance if profile.classes else (), _named(pictures, "classes")),
-        Part("Structures", (), labels if profile.labels else (), _named(pictures, "volumes")),
-        Part("Grids and intensities", (), grids, _named(pictures, "grids", "intensities")),
-        Part("Examples", (), (), _named(pictures, "examples")),
+        Part("Classes", (), balance if profile.classes else (), _named(figures, "classes")),
+        Part("Structures", (), labels if profile.labels else (), _named(figures, "volumes")),
+        Part("Grids and intensities", (), grids, _named(figures, "grids", "intensities")),
+        Part("Examples", (), (), _named(figures, "examples")),
     ]
-    return [part for part in parts if part.lines or part.rows or part.pictures]
+    return [part for part in parts if part.lines or part.rows or part.figures]
 
 
-def _named(pictures: dict[str, Path], *names: str) -> list[Path]:
-    return [pictures[name] for name in names if name in pictures]
+def _named(figures: dict[str, Path], *names: str) -> list[Path]:
+    return [figures[name] for name in names if name in figures]
 
 
-def _figures(profile: Profile, manifest: Manifest) -> dict[str, Any]:
+def _figures(profile: DatasetProfile, manifest: Manifest) -> dict[str, Any]:
     figures = {"grids": _draw_grids(profile), "intensities": _draw_intensities(profile)}
     if profile.classes:
         figures["classes"] = _draw_classes(profile)
@@ -95,7 +95,7 @@ def _figures(profile: Profile, manifest: Manifest) -> dict[str, Any]:
     return figures
 
 
-def _draw_classes(profile: Profile) -> Any:
+def _draw_classes(profile: DatasetProfile) -> Any:
     fig = figure(6.5, 0.9 + 0.4 * len(profile.classes))
     axes = fig.add_subplot()
     names = list(profile.classes)[::-1]
@@ -112,7 +112,7 @@ def _draw_classes(profile: Profile) -> Any:
     return fig
 
 
-def _draw_volumes(profile: Profile) -> Any:
+def _draw_volumes(profile: DatasetProfile) -> Any:
     rows = {
         name: [
             e.volumes_ml[int(row["value"])]
@@ -135,7 +135,7 @@ def _draw_volumes(profile: Profile) -> Any:
     return fig
 
 
-def _draw_grids(profile: Profile) -> Any:
+def _draw_grids(profile: DatasetProfile) -> Any:
     columns = ["shape", "spacing_mm"] if any(e.spacing_mm for e in profile.stats) else ["shape"]
     fig = figure(4.2 * len(columns), 2.8)
     for number, name in enumerate(columns, start=1):
@@ -150,7 +150,7 @@ def _draw_grids(profile: Profile) -> Any:
     return fig
 
 
-def _draw_intensities(profile: Profile) -> Any:
+def _draw_intensities(profile: DatasetProfile) -> Any:
     table = np.asarray([entry.percentiles for entry in profile.stats])
     table = table[np.argsort(table[:, 2])]
     fig = figure(6.5, 2.8)
@@ -164,7 +164,7 @@ def _draw_intensities(profile: Profile) -> Any:
     return fig
 
 
-def _draw_examples(profile: Profile, manifest: Manifest) -> Any:
+def _draw_examples(profile: DatasetProfile, manifest: Manifest) -> Any:
     """A case of every class, or cases spread over the data set, with their labels' outlines."""
     good = {entry.case for entry in profile.stats}
     cases = [case for case in manifest.cases if case.case in good]

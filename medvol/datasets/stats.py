@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GridMismatchError, InputError
 from medvol.core.geometry import Geometry
-from medvol.datasets.edges import mirror_fit
 from medvol.datasets.manifest import Case, Manifest
 
 _SAMPLE = 64
+_MOST_EDGES = 200_000
 _ANY_LABEL = range(1, 1 << 16)
 
 
@@ -25,18 +25,18 @@ class CaseStats:
 
     Attributes:
         case: Case name.
-        shape: Voxels along each axis; two entries for a picture.
-        spacing_mm: Voxel edges; empty for a picture, which has none.
-        axis_codes: For example ``LPI``; empty for a picture.
+        shape: Voxels along each axis; two entries for a 2D image.
+        spacing_mm: Voxel edges; empty for a 2D image, which has none.
+        axis_codes: For example ``LPI``; empty for a 2D image.
         channels: Number of channels over all files.
         percentiles: Intensity at 0, 1, 50, 99 and 100 percent, of the first channel.
         is_whole: Whether all intensities are whole numbers.
-        volumes_ml: Volume by label value; square pixels for a picture.
+        volumes_ml: Volume by label value; square pixels for a 2D image.
         centers_mm: Centre of each label in RAS mm relative to the middle of the body (the
-            bright region); empty for pictures.
+            bright region); empty for 2D images.
         body_mm: Extent of the body along x, y, z in RAS.
-        mirror_fit: See :func:`medvol.datasets.edges.mirror_fit`; empty without a label volume.
-        notes: What the gate accepted with a warning.
+        mirror_fit: See :func:`mirror_fit`; empty without a label volume.
+        notes: What the input checks accepted with a warning.
     """
 
     case: str
@@ -54,7 +54,7 @@ class CaseStats:
 
 
 def read_stats(case: Case, manifest: Manifest) -> CaseStats:
-    """Send one case through the gates and measure it.
+    """Check one case and measure it.
 
     Every channel must lie on one grid, the label map on the same, and its values must be in the
     data set's class list (any whole number where the data set names no classes).
@@ -79,7 +79,7 @@ def read_stats(case: Case, manifest: Manifest) -> CaseStats:
     is_volume = array.ndim == 3
     geometry = Geometry(array.shape, first.affine) if is_volume else None
     values = np.asarray(np.percentile(array, (0, 1, 50, 99, 100)), float)
-    sampled = _thin(array)
+    sampled = array[tuple(slice(None, None, max(1, n // _SAMPLE)) for n in array.shape)]
     stats: dict[str, Any] = {}
     middle = np.zeros(3)
     if geometry:
@@ -108,16 +108,45 @@ def read_all_stats(
     cases: Iterable[Case] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[list[CaseStats], list[tuple[Case, InputError]]]:
-    """Stats of every case that passes the gates, and the refusals of the others."""
-    found, refused = [], []
+    """Stats of every case that passes the input checks, and the errors of the others."""
+    found, rejected = [], []
     for number, case in enumerate(cases or manifest.cases, start=1):
         try:
             found.append(read_stats(case, manifest))
         except InputError as error:
-            refused.append((case, error))
+            rejected.append((case, error))
         if progress:
             progress(number)
-    return found, refused
+    return found, rejected
+
+
+def mirror_fit(
+    image: NDArray[np.floating], label: NDArray[np.integer], geometry: Geometry
+) -> tuple[float, float, float]:
+    """Log ratio of edge strength under the label's surface to that under its mirror image.
+
+    Args:
+        image: (X, Y, Z).
+        label: Its label map; every non-zero value counts as one structure.
+        geometry: Of both.
+
+    Returns:
+        For mirrors left-right, front-back and head-foot of the field of view; above 0 where the
+        label fits better as it is, nan where it has no surface.
+    """
+    surface = _surface(label != 0)
+    if not len(surface):
+        return (np.nan, np.nan, np.nan)
+    surface = surface[:: max(1, len(surface) // _MOST_EDGES)]
+    direct = _edge_strength(image, surface)
+    fits = [np.nan] * 3
+    for axis, direction in enumerate(np.abs(geometry.affine[:3, :3]).argmax(axis=0)):
+        mirrored = surface.copy()
+        mirrored[:, axis] = label.shape[axis] - 1 - mirrored[:, axis]
+        other = _edge_strength(image, mirrored)
+        if direct > 0 and other > 0:
+            fits[int(direction)] = float(np.log(direct / other))
+    return (fits[0], fits[1], fits[2])
 
 
 def _require_same(first: Any, other: Any) -> None:
@@ -129,10 +158,6 @@ def _require_same(first: Any, other: Any) -> None:
         raise GridMismatchError(
             f"{what}: shapes differ, {first.array.shape[1:]} and {other.array.shape[1:]}"
         )
-
-
-def _thin(array: NDArray[Any]) -> NDArray[Any]:
-    return array[tuple(slice(None, None, max(1, n // _SAMPLE)) for n in array.shape)]
 
 
 def _body(
@@ -166,3 +191,33 @@ def _labels(
             world = geometry.affine[:3, :3] @ index + geometry.affine[:3, 3] - middle
             centers[value] = (float(world[0]), float(world[1]), float(world[2]))
     return volumes, centers
+
+
+def _surface(mask: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """Indices of voxels beside a voxel on the other side of the surface."""
+    boxes = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+             for axis in range(3)]  # fmt: skip
+    if not all(len(box) for box in boxes):
+        return np.empty((0, 3), np.intp)
+    low = np.array([max(box[0] - 1, 0) for box in boxes])
+    box = mask[tuple(slice(a, b[-1] + 2) for a, b in zip(low, boxes, strict=True))]
+    edge = np.zeros(box.shape, np.bool_)
+    for axis in range(3):
+        changes = np.diff(box, axis=axis)
+        first, second = ([slice(None)] * 3 for _ in range(2))
+        first[axis], second[axis] = slice(0, -1), slice(1, None)
+        edge[tuple(first)] |= changes
+        edge[tuple(second)] |= changes
+    return np.argwhere(edge) + low
+
+
+def _edge_strength(image: NDArray[np.floating], places: NDArray[np.intp]) -> float:
+    """Mean length of the image's gradient at voxels."""
+    squares = np.zeros(len(places))
+    for axis, size in enumerate(image.shape):
+        ahead, behind = places.copy(), places.copy()
+        ahead[:, axis] = np.minimum(ahead[:, axis] + 1, size - 1)
+        behind[:, axis] = np.maximum(behind[:, axis] - 1, 0)
+        steps = image[tuple(ahead.T)].astype(np.float64) - image[tuple(behind.T)]
+        squares += steps**2
+    return float(np.sqrt(squares).mean())

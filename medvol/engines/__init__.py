@@ -1,4 +1,4 @@
-"""What a bundle's config names around MONAI's trainer and evaluator: gate, data order, handlers."""
+"""What a config names around MONAI's trainer and evaluator: input checks, data order, handlers."""
 
 import lazy_loader
 

@@ -33,8 +33,8 @@ class Checkpoint:
         objects: Name -> object with ``state_dict`` and ``load_state_dict`` (network, optimizer,
             scheduler, moving average, early stopping ...).
         evaluator: Its best metric is kept too.
-        sampler: An :class:`EpochSampler` that is told the epoch on resume.
-        is_resumed: Continue from ``last.pt``; False refuses a folder that already holds one.
+        sampler: An :class:`EpochSampler` that is given the epoch on resume.
+        is_resumed: Continue from ``last.pt``; False rejects a folder that already holds one.
         extras: Like ``objects``, but their absence in an older file is forgiven.
 
     Raises:
@@ -99,7 +99,7 @@ class Checkpoint:
         _require_finite(objects, self.path, engine.state.epoch)
         if process_rank() != 0:
             return
-        best = {}
+        best, scaler = {}, getattr(engine, "scaler", None)
         if self.evaluator is not None:
             names = ("best_metric", "best_metric_epoch")
             best = {name: _plain(getattr(self.evaluator.state, name, -1)) for name in names}
@@ -110,7 +110,7 @@ class Checkpoint:
                 "iteration": engine.state.iteration,
                 "objects": objects,
                 "extras": {name: _plain(obj.state_dict()) for name, obj in self.extras.items()},
-                "scaler": _plain(engine.scaler.state_dict()) if _scales(engine) else {},  # pyright: ignore[reportAttributeAccessIssue]
+                "scaler": _plain(scaler.state_dict()) if scaler else {},
                 "best": best,
                 "random": _random_state(),
             },
@@ -175,7 +175,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint that :class:`Checkpoint` wrote.
 
     Raises:
-        WeightsError: If the file is no whole checkpoint or would need to run code.
+        WeightsError: If the file is not a whole checkpoint or would need to run code.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -201,10 +201,6 @@ def _require_finite(state: Any, path: Path, epoch: int) -> None:
     elif isinstance(state, Mapping):
         for value in state.values():
             _require_finite(value, path, epoch)
-
-
-def _scales(engine: Engine) -> bool:
-    return getattr(engine, "scaler", None) is not None
 
 
 def _random_state() -> dict[str, Any]:

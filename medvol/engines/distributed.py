@@ -74,7 +74,7 @@ def process_mean(value: float) -> float:
 
 
 def agreed(values: Sequence[float]) -> list[float]:
-    """What the first process says, so that clocks that differ lead to one decision."""
+    """The first process' value, so that clocks that differ lead to one decision."""
     if not _is_group():
         return [float(value) for value in values]
     found = torch.tensor(list(values), dtype=torch.float64, device=_device())

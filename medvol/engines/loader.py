@@ -48,13 +48,13 @@ class CaseLoader(DataLoader):
                 # What went wrong inside of a living worker comes with its name as well.
                 if not str(error).startswith("DataLoader worker (pid"):
                     raise
-                losses, said = losses + 1, str(error).partition("\n")[0]
+                losses, cause = losses + 1, str(error).partition("\n")[0]
                 if losses > RETRIES:
                     raise MedvolError(
-                        f"data-loader workers died {losses} times in epoch {epoch + 1} ({said}); "
+                        f"data-loader workers died {losses} times in epoch {epoch + 1} ({cause}); "
                         "memory is the usual cause: pass a smaller --num_workers or --cache_rate"
                     ) from error
-            logger.warning("%s: new workers go on after step %d of the epoch", said, done)
+            logger.warning("%s: new workers go on after step %d of the epoch", cause, done)
 
     def _workers(self) -> Iterator[Any]:
         batches = super().__iter__()

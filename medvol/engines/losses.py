@@ -102,7 +102,7 @@ def class_weights(
     """One weight per class; their mean over the items that ``counts`` counts is 1.
 
     Raises:
-        ConfigError: If a class has no item, which no weight can mend.
+        ConfigError: If a class has no item, which no weight can fix.
 
     >>> class_weights([30, 10])
     tensor([0.6667, 2.0000])
@@ -120,7 +120,7 @@ def class_weights(
 
 
 def _checked(scores: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Plain tensors: class numbers flattened, and refused where there is no such class."""
+    """Plain tensors: class numbers flattened, and rejected where there is no such class."""
     scores, target = (t.as_subclass(Tensor) for t in (scores, target))
     target = target.reshape(-1).long()
     if scores.ndim != 2 or len(target) != len(scores):

@@ -17,7 +17,7 @@ class StepWithinMemory:
     """MONAI trainer's ``iteration_update``: the usual step, in parts once it no longer fits.
 
     When the device runs out of memory the batch is halved, the step is done again part by part
-    with accumulated gradients, and the run goes on like that; it is said aloud. The optimizer
+    with accumulated gradients, and the run goes on like that; a warning states it. The optimizer
     still steps once per batch. Losses that are means over cases stay the same; batch Dice is then
     taken per part. Pass it to :class:`medvol.engines.Checkpoint`, so that a resumed run need not
     fail again.
@@ -37,11 +37,12 @@ class StepWithinMemory:
                     return engine._iteration(engine, batch)
                 return _in_parts(engine, batch, self.parts)
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_full(error):
+                is_full = isinstance(error, torch.OutOfMemoryError)
+                if not is_full and "DefaultCPUAllocator" not in str(error):
                     raise
-                said = str(error).partition("\n")[0]
+                cause = str(error).partition("\n")[0]
             # Outside of the except block, whose traceback would keep the tensors alive.
-            self._shrink(engine, batch, said)
+            self._shrink(engine, batch, cause)
 
     def state_dict(self) -> dict[str, int]:
         """The number of parts, plain."""
@@ -51,7 +52,7 @@ class StepWithinMemory:
         """Continue with as many parts."""
         self.parts = int(state["parts"])
 
-    def _shrink(self, engine: Any, batch: Any, said: str) -> None:
+    def _shrink(self, engine: Any, batch: Any, cause: str) -> None:
         engine.state.output = None
         engine.optimizer.zero_grad(set_to_none=True)
         if torch.cuda.is_available():
@@ -59,14 +60,14 @@ class StepWithinMemory:
         size = len(batch["image"])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             raise TooLargeError(f"process {process_rank()} is out of memory with {size} cases a "
-                                f"step ({said}); pass a smaller --batch_size")  # fmt: skip
+                                f"step ({cause}); pass a smaller --batch_size")  # fmt: skip
         if self.parts >= size:
-            raise TooLargeError(f"not even one patch a time fits the device ({said}); pass "
+            raise TooLargeError(f"not even one patch a time fits the device ({cause}); pass "
                                 "--gradient_checkpointing true, or a smaller roi_size")  # fmt: skip
         self.parts = min(2 * self.parts, size)
         logger.warning(
             "out of memory in step %d (%s): from now on the batch of %d is trained in %d parts "
-            "with accumulated gradients", engine.state.iteration, said, size, self.parts,
+            "with accumulated gradients", engine.state.iteration, cause, size, self.parts,
         )  # fmt: skip
 
 
@@ -106,7 +107,3 @@ def _joined(preds: list[Any]) -> Any:
     if isinstance(preds[0], (tuple, list)):
         return tuple(_joined(list(column)) for column in zip(*preds, strict=True))
     return torch.cat([pred.detach() for pred in preds])
-
-
-def _is_full(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

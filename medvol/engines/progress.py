@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live bar, a table per epoch, and its picture."""
+"""What a person sees of a run: a live bar, a table per epoch, and its figure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 class ProgressBar:
     """Ignite handler: one bar over the whole run with loss, validation score and time left.
 
-    Writes to stderr; off when stderr is no terminal unless ``MEDVOL_PROGRESS=1``, where a line
+    Writes to stderr; off when stderr is not a terminal unless ``MEDVOL_PROGRESS=1``, where a line
     per epoch goes to the log instead.
 
     Args:
@@ -156,7 +156,7 @@ class EpochTable:
         if not self.rows or process_rank() != 0:
             return
         if importlib.util.find_spec("matplotlib") is None:
-            logger.info("matplotlib is not installed: %s has no picture", self.path)
+            logger.info("matplotlib is not installed: %s has no figure", self.path)
             return
         draw_epochs(self.rows, self.path.with_suffix(".png"))
 

@@ -60,7 +60,7 @@ class _ClassSampler(EpochSampler):
 
 
 class PrevalenceSampler(EpochSampler):
-    """Every case once an epoch, and cases that hold a rare label again, augmented anew each time.
+    """Every case once an epoch, and cases that hold a rare label again, with a new augmentation.
 
     Args:
         dataset: A :class:`medvol.engines.CaseDataset` whose cases have a label map.

@@ -91,5 +91,5 @@ def _dice_loss(probs: Tensor, target: Tensor) -> Tensor:
     held = target.sum(dim=axes)
     shared, total, wanted = summed((probs * target).sum(dim=axes), probs.sum(dim=axes) + held, held)
     is_here = (wanted > 0).float()
-    missed = 1 - (2 * shared + _EPSILON) / (total + _EPSILON)
-    return (missed * is_here).sum() / is_here.sum().clamp_min(1.0)
+    loss = 1 - (2 * shared + _EPSILON) / (total + _EPSILON)
+    return (loss * is_here).sum() / is_here.sum().clamp_min(1.0)

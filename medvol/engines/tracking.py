@@ -17,8 +17,8 @@ from medvol.engines.progress import EpochTable
 
 logger = logging.getLogger(__name__)
 _KINDS = ("tensorboard", "mlflow")
-#: What MLflow wants in no metric's name; labels may hold it.
-_REFUSED = re.compile(r"[^\w.\- /]")
+#: What MLflow allows in no metric's name; labels may hold it.
+_NOT_ALLOWED = re.compile(r"[^\w.\- /]")
 
 
 class Tracker:
@@ -112,7 +112,7 @@ class _MLflow:
 
     def log(self, numbers: dict[str, float], epoch: int) -> None:
         for key, value in numbers.items():
-            self.client.log_metric(self.run, _REFUSED.sub("_", key), value, step=epoch)
+            self.client.log_metric(self.run, _NOT_ALLOWED.sub("_", key), value, step=epoch)
 
     def close(self, is_failed: bool) -> None:
         self.client.set_terminated(self.run, "FAILED" if is_failed else "FINISHED")

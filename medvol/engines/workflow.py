@@ -12,7 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY
 
-from medvol.core.errors import ConfigError, refusal_in
+from medvol.core.errors import ConfigError, error_line
 
 
 def running_workflow() -> ConfigWorkflow | None:
@@ -94,7 +94,7 @@ def install_excepthook() -> None:
     def hook(
         kind: type[BaseException], error: BaseException, trace: types.TracebackType | None
     ) -> None:
-        line = refusal_in(error)
+        line = error_line(error)
         if line is None:
             previous(kind, error, trace)
             root = _root_cause(error)

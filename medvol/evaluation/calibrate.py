@@ -21,12 +21,13 @@ from medvol.metrics import (
     bootstrap_ci,
     calibration_line,
     ece,
+    fit_temperature,
     from_cases,
     weighted_mean,
 )
 from medvol.metrics.calibration import as_logits
 from medvol.metrics.result import Fields
-from medvol.uncertainty import fit_operating, fit_temperature
+from medvol.uncertainty import fit_operating
 
 #: What a bundle's configs read: temperature, threshold, conformal sets.
 OPERATING = Path("models") / "operating.json"

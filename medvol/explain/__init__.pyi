@@ -19,7 +19,7 @@ from .pointing import energy_lift as energy_lift
 from .pointing import points_into as points_into
 from .rollout import AttentionRollout as AttentionRollout
 from .run import Classifier as Classifier
-from .run import Wish as Wish
+from .run import ExplainOptions as ExplainOptions
 from .run import explain_files as explain_files
 from .run import last_spatial_layer as last_spatial_layer
 from .sanity import RANDOMISED_LIMIT as RANDOMISED_LIMIT

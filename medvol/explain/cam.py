@@ -28,7 +28,7 @@ class Explanation:
 
 
 class Explainer:
-    """What every map of this room can do: ``raw`` on its own grid, a call on the input's.
+    """What every map of this package can do: ``raw`` on its own grid, a call on the input's.
 
     Subclasses define :meth:`raw_maps`. The network is never changed: see
     :class:`medvol.explain.capture.Capture`.
@@ -95,7 +95,7 @@ class GradCAM(Explainer):
     def __init__(self, network: nn.Module, layer: str | Sequence[str]) -> None:
         self.network = network
         self.layers = (layer,) if isinstance(layer, str) else tuple(layer)
-        Capture(network, self.layers)  # refuses unknown names at once
+        Capture(network, self.layers)  # rejects unknown names at once
 
     def raw_maps(self, x: Tensor, class_index: ClassIndex = None) -> dict[str, Tensor]:
         """Unnormalised maps, one per layer, zero or positive."""
@@ -191,7 +191,7 @@ def plain_input(x: Tensor) -> Tensor:
     tensor = x.as_tensor() if isinstance(x, MetaTensor) else x
     if tensor.ndim not in (4, 5):
         raise ConfigError(
-            f"an input of shape {tuple(x.shape)} is no batch of images or volumes (B, C, ...)"
+            f"an input of shape {tuple(x.shape)} is not a batch of images or volumes (B, C, ...)"
         )
     with torch.inference_mode(False):
         return tensor.clone() if tensor.is_inference() else tensor.detach()

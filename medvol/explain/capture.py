@@ -112,7 +112,7 @@ def class_scores(output: Any) -> Tensor:
     if isinstance(output, (tuple, list)) and output:
         output = output[0]
     if not isinstance(output, Tensor) or output.ndim < 2:
-        raise ConfigError("the network's output is no tensor of shape (batch, classes)")
+        raise ConfigError("the network's output is not a tensor of shape (batch, classes)")
     return output.flatten(2).sum(-1) if output.ndim > 2 else output
 
 

@@ -91,5 +91,5 @@ def token_grid(tokens: int, size: Sequence[int]) -> tuple[tuple[int, ...], int]:
         ):
             return grid, extra
     raise ConfigError(
-        f"{tokens} tokens are no grid of equal patches over an input of {tuple(size)}"
+        f"{tokens} tokens are not a grid of equal patches over an input of {tuple(size)}"
     )

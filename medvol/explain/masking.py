@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,15 +84,9 @@ def _masking(
         return float(class_scores(network(shown)).softmax(1)[0, chosen])
 
     with undisturbed(network):
-        curves = [_follow(_ranks(order).to(x.device), shares, probability)
-                  for order in (cam, chance)]  # fmt: skip
+        ranks = [_ranks(order).to(x.device) for order in (cam, chance)]
+        curves = [tuple(probability(rank < share) for share in shares) for rank in ranks]
     return MaskingCurve(tuple(shares), *curves)
-
-
-def _follow(
-    ranks: Tensor, shares: list[float], probability: Callable[[Tensor], float]
-) -> tuple[float, ...]:
-    return tuple(probability(ranks < share) for share in shares)
 
 
 def _ranks(order: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from medvol.explain.grid import token_grid
 class AttentionRollout(Explainer):
     """Product over the layers of (attention averaged over heads + identity) / 2.
 
-    The map does not depend on the class: it says what was looked at, not what spoke for what.
+    The map does not depend on the class: it shows what was looked at, not what counted for it.
 
     Args:
         network: A transformer made of MONAI's ``SABlock``, such as ``monai.networks.nets.ViT``.
@@ -41,18 +41,14 @@ class AttentionRollout(Explainer):
         x = plain_input(x)
         with undisturbed(self.network), _attention_kept(self.blocks):
             self.network(x)
-            flow = _rollout([block.att_mat for block in self.blocks])
+            maps = [block.att_mat.mean(1) for block in self.blocks]
+        flow = own = torch.eye(maps[0].shape[-1], device=maps[0].device)[None]
+        for matrix in maps:
+            mixed = matrix + own
+            flow = (mixed / mixed.sum(-1, keepdim=True)) @ flow
         grid, extra = token_grid(flow.shape[-1], x.shape[2:])
         gathered = flow[:, 0, 1:] if extra else flow.mean(1)
         return {"attention": gathered.reshape(len(x), 1, *grid)}
-
-
-def _rollout(attention: list[Tensor]) -> Tensor:
-    flow = torch.eye(attention[0].shape[-1], device=attention[0].device)[None]
-    for matrix in attention:
-        mixed = matrix.mean(1) + torch.eye(matrix.shape[-1], device=matrix.device)
-        flow = (mixed / mixed.sum(-1, keepdim=True)) @ flow
-    return flow
 
 
 @contextmanager

@@ -32,7 +32,7 @@ class Classifier:
         network: With weights.
         preprocessing: Invertible MONAI transforms from ``{"image": path}`` to the network's input.
         labels: Class number to name.
-        modality: Decides how the body is told from air.
+        modality: Decides how the body is separated from air.
     """
 
     network: nn.Module
@@ -59,7 +59,7 @@ class Classifier:
 
 
 @dataclass(frozen=True)
-class Wish:
+class ExplainOptions:
     """How to explain.
 
     Attributes:
@@ -78,20 +78,22 @@ class Wish:
 
 
 def explain_files(
-    classifier: Classifier, paths: Sequence[Path], output_dir: Path, wish: Wish
+    classifier: Classifier, paths: Sequence[Path], output_dir: Path, options: ExplainOptions
 ) -> list[dict[str, Any]]:
     """Write a map for every image, see :class:`medvol.explain.ExplanationWriter`.
 
     Returns:
         The content of every ``explanation.json``.
     """
-    if wish.masks is not None and not any((wish.masks / path.name).is_file() for path in paths):
-        raise MissingInputError(f"{wish.masks}: holds no mask named like an image")
+    if options.masks is not None and not any(
+        (options.masks / path.name).is_file() for path in paths
+    ):
+        raise MissingInputError(f"{options.masks}: holds no mask named like an image")
     rows, names = [], set()
     for path in paths:
         case = classifier.preprocessing({"image": str(path), "source": str(path)})
         folder = output_path(output_dir, unused_name(file_name(path), names))
-        rows.append(_explain_case(classifier, path, case, folder, wish))
+        rows.append(_explain_case(classifier, path, case, folder, options))
     return rows
 
 
@@ -146,19 +148,19 @@ def check_randomisation(
 
 
 def _explain_case(
-    classifier: Classifier, path: Path, case: dict[str, Any], folder: Path, wish: Wish
+    classifier: Classifier, path: Path, case: dict[str, Any], folder: Path, options: ExplainOptions
 ) -> dict[str, Any]:
     from monai.transforms.post.dictionary import Invertd
 
     network, x = classifier.network, case["image"][None]
     with undisturbed(network):
         probabilities = class_scores(network(x.as_tensor())).softmax(1)[0].tolist()
-    number = int(np.argmax(probabilities)) if wish.class_index is None else wish.class_index
-    needs_layer = wish.method not in ("occlusion", "rollout")
-    layer = wish.layer or (last_spatial_layer(network, x.as_tensor()) if needs_layer else "")
+    number = int(np.argmax(probabilities)) if options.class_index is None else options.class_index
+    needs_layer = options.method not in ("occlusion", "rollout")
+    layer = options.layer or (last_spatial_layer(network, x.as_tensor()) if needs_layer else "")
 
     def build(net: nn.Module) -> Explainer:
-        return make_explainer(net, wish.method, layer)
+        return make_explainer(net, options.method, layer)
 
     found = build(network).explain(x, number)
     invert = Invertd("pred", classifier.preprocessing, "image", nearest_interp=False)  # pyright: ignore[reportArgumentType]
@@ -166,13 +168,13 @@ def _explain_case(
     facts: dict[str, Any] = {
         "class": classifier.name_of(number),
         "probability": probabilities[number],
-        "method": wish.method,
+        "method": options.method,
     }
     unit = np.clip(np.asarray(inverted["pred"].as_tensor())[0], 0, 1)
-    if wish.masks is not None:
+    if options.masks is not None:
         cells = next(iter(found.raw.values())).shape[2:]
-        facts["mask"] = _against_mask(unit, path, wish.masks, cells)
-    if wish.checks:
+        facts["mask"] = _against_mask(unit, path, options.masks, cells)
+    if options.checks:
         plain = x.as_tensor()
         hidden = deletion(network, plain, torch.as_tensor(found.unit), number)
         shown = insertion(network, plain, torch.as_tensor(found.unit), number)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from medvol.explain.cam import Explainer
 from medvol.explain.capture import ClassIndex, class_indices, class_scores, undisturbed
 
-#: A median |rank correlation| below this says that the map depends on the learned weights.
+#: A median |rank correlation| below this means that the map depends on the learned weights.
 RANDOMISED_LIMIT = 0.3
 
 
@@ -69,7 +69,9 @@ def cascading_randomisation(
     with undisturbed(network):
         chosen = class_indices(class_scores(network(x)), class_index)
     before = _rows(build(network).raw(x, chosen))
-    names = [name for name, module in network.named_modules() if _own_parameters(module)]
+    names = [
+        name for name, module in network.named_modules() if [*module.parameters(recurse=False)]
+    ]
     bounds = np.unique(np.linspace(0, len(names), steps + 1).round().astype(int))[1:]
     found: dict[int, list[float]] = {int(bound): [] for bound in bounds}
     for seed in seeds:
@@ -86,7 +88,7 @@ def cascading_randomisation(
 
 
 def randomise(module: nn.Module, generator: torch.Generator) -> None:
-    """Draw a module's own parameters anew; batch statistics are kept.
+    """Draw a module's own parameters again; batch statistics are kept.
 
     Matrices and kernels become normal with variance 2 / inputs, so that signals neither die nor
     explode; scales and biases are permuted, which keeps their distribution.
@@ -113,7 +115,3 @@ def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> flo
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return math.nan
     return abs(float(spearmanr(first, second).statistic))  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def _own_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(recurse=False), None) is not None

@@ -1,4 +1,4 @@
-"""Explanations on disk: the raw map, an overlay picture, and what the map says in numbers."""
+"""Explanations on disk: the raw map, an overlay image, and the map in numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ExplanationWriter:
         output_dir: Where to write.
         inferer: The bundle's :class:`medvol.explain.CAMInferer`.
         labels: Class number to name.
-        modality: Decides how the body is told from air.
+        modality: Decides how the body is separated from air.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ def describe(
     affine: NDArray[np.float64],
     threshold: float | None = None,
 ) -> dict[str, Any]:
-    """What a map says in numbers.
+    """A map in numbers.
 
     Args:
         cam: On the image's grid, 0 to 1.
@@ -170,7 +170,7 @@ def describe(
 def write_overlay(
     image: NDArray[np.float64], cam: NDArray[np.float64], target: str | os.PathLike[str]
 ) -> None:
-    """Write the image with its map as a PNG: one picture, or three planes through the peak.
+    """Write the image with its map as a PNG: one image, or three planes through the peak.
 
     Args:
         image: (X, Y) or (X, Y, Z).

@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from monai.data.meta_tensor import MetaTensor
 
-from medvol.core.anatomy import PATIENT_AXES, PatientAxis, anatomy_rule, flip_refusal
+from medvol.core.anatomy import PATIENT_AXES, PatientAxis, anatomy_rule, flip_objection
 from medvol.core.errors import ConfigError, InputError, PolicyError
 from medvol.core.geometry import Geometry
 
@@ -42,7 +42,7 @@ class Mirrors:
                 continue
             if self.body_part is None:
                 raise ConfigError(f"tta along {axis!r} needs body_part, to ask the anatomy rule")
-            if refusal := flip_refusal(self.body_part, axis, self.labels):
+            if refusal := flip_objection(self.body_part, axis, self.labels):
                 raise PolicyError(f"tta along {axis!r} is refused for {self.body_part}: {refusal}")
 
     @classmethod
@@ -65,7 +65,7 @@ class Mirrors:
             if body_part is None:
                 raise ConfigError("tta: true needs body_part, to ask which mirrors are allowed")
             anatomy_rule(body_part)
-            allowed = (a for a in PATIENT_AXES if not flip_refusal(body_part, a, names))
+            allowed = (a for a in PATIENT_AXES if not flip_objection(body_part, a, names))
             return cls(cast(_Axes, tuple(allowed)), body_part, names)
         axes = (tta,) if isinstance(tta, str | int) else tuple(tta)
         return cls(cast(_Axes, axes), body_part, names) if axes else None

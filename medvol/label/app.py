@@ -19,7 +19,7 @@ from monailabel.tasks.activelearning.first import First  # pyright: ignore[repor
 from monailabel.tasks.activelearning.random import Random  # pyright: ignore[reportMissingImports]
 
 from medvol import __version__
-from medvol.core.errors import ConfigError, MissingInputError, refusal_in
+from medvol.core.errors import ConfigError, MissingInputError, error_line
 from medvol.label.batch import BatchInference
 from medvol.label.datastore import DicomWebDatastore, OverlayDatastore, dicomweb_client
 from medvol.label.infer import GradCamTask, InferTask
@@ -116,7 +116,7 @@ class MedvolLabelApp(MONAILabelApp):
         return OverlayDatastore(self.studies, settings, seg)
 
     def infer(self, request: Mapping[str, Any], datastore: Any = None) -> dict[str, Any]:
-        """MONAI Label's inference, with refusals for what it would answer by a bare 500.
+        """MONAI Label's inference, with one-line errors for what it would answer by a bare 500.
 
         Raises:
             MissingInputError: If there is no such model or image.
@@ -137,17 +137,17 @@ class MedvolLabelApp(MONAILabelApp):
         return super().infer(dict(request), datastore)
 
     def train(self, request: Mapping[str, Any]) -> Any:
-        """Fine-tune; in a process of its own a refusal becomes the task's last line."""
+        """Fine-tune; in a process of its own an error becomes the task's last line."""
         try:
             return super().train(dict(request))
         except Exception as error:
-            line = refusal_in(error)
+            line = error_line(error)
             if line is None or self._server_mode:
                 raise
             raise SystemExit(f"medvol: {line}") from error
 
     def next_sample(self, request: Mapping[str, Any]) -> Any:
-        """The next image to label; MONAI Label would score every image anew at each call."""
+        """The next image to label; MONAI Label would score every image again at each call."""
         is_updating, self._auto_update_scoring = self._auto_update_scoring, False
         try:
             return super().next_sample(dict(request))
@@ -186,6 +186,6 @@ class MedvolLabelApp(MONAILabelApp):
 def _is_upload(path: str) -> bool:
     """Whether MONAI Label itself wrote the file from a request's body.
 
-    Any other path of this machine would let a client read files that are no images of the store.
+    Any other path of this machine would let a client read files that are not images of the store.
     """
     return os.path.dirname(os.path.realpath(path)) == os.path.realpath(tempfile.gettempdir())

@@ -19,22 +19,22 @@ from starlette.responses import (  # pyright: ignore[reportMissingImports]
 )
 from starlette.routing import Route  # pyright: ignore[reportMissingImports]
 
-from medvol.core.errors import MedvolError, MissingInputError, refusal_in
+from medvol.core.errors import MedvolError, MissingInputError, error_line
 from medvol.label.guard import Guard
 from medvol.label.page import start_page
 
 logger = logging.getLogger(__name__)
 
 
-def _refusal(_request: Any, error: Exception) -> JSONResponse:
-    """One line that says what is wrong, where MONAI Label answers a bare 500."""
+def _error_response(_request: Any, error: Exception) -> JSONResponse:
+    """One line that names the fault, where MONAI Label answers a bare 500."""
     if isinstance(error, MONAILabelException):
         return JSONResponse({"detail": str(getattr(error, "msg", error))}, status_code=400)
-    line = refusal_in(error)
+    line = error_line(error)
     if line is None:
         logger.exception("the request failed", exc_info=error)
         return JSONResponse({"detail": f"{type(error).__name__}: {error}"}, status_code=500)
-    logger.warning("refused: %s", line)
+    logger.warning("rejected: %s", line)
     status = 404 if isinstance(error, MissingInputError) else 422
     return JSONResponse({"detail": line}, status_code=status)
 
@@ -52,7 +52,7 @@ def _hosts() -> tuple[str, ...]:
 
 
 for _kind in (MONAILabelException, MedvolError, Exception):
-    inner.add_exception_handler(_kind, _refusal)
+    inner.add_exception_handler(_kind, _error_response)
 inner.router.routes.insert(0, Route("/", _start))
 app = Guard(
     inner,

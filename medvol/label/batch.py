@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.batch_infer import (  # pyright: ignore[reportM
 )
 from monailabel.utils.others.generic import name_to_device  # pyright: ignore[reportMissingImports]
 
-from medvol.core.errors import refusal_in
+from medvol.core.errors import error_line
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class BatchInference(BatchInferTask):
             wanted = {**request, "image": image, "device": device, "save_label": True,
                       "label_tag": request.get("label_tag", "original")}  # fmt: skip
             found[image] = _one(wanted, datastore, infer)
-            state = found[image].get("refused", "done")
+            state = found[image].get("rejected", "done")
             seconds = time.monotonic() - start
             logger.info("batch %d/%d (%s) %.1f s: %s", done, len(images), image, seconds, state)
         return found
@@ -48,10 +48,10 @@ def _one(
     try:
         result = infer(wanted, datastore)
     except Exception as error:
-        line = refusal_in(error)
+        line = error_line(error)
         if line is None:
             raise
-        return {"refused": line}
+        return {"rejected": line}
     if written := result.pop("file", None):  # saved in the store by now
         Path(written).unlink(missing_ok=True)
     return result

@@ -30,7 +30,7 @@ from medvol.label.workplace import SOURCES
 logger = logging.getLogger(__name__)
 _FINAL = "final"
 _LIST_KEPT_S = 5.0
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 class OverlayDatastore(LocalDatastore):
@@ -104,7 +104,7 @@ class OverlayDatastore(LocalDatastore):
             try:
                 self._seg.write(Path(label_filename), Path(series), target, label_info)
             except MedvolError as error:  # the label itself is saved
-                logger.warning("refused: %s", error)
+                logger.warning("rejected: %s", error)
         return saved
 
     def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
@@ -116,7 +116,7 @@ class OverlayDatastore(LocalDatastore):
 
 
 class DicomWebDatastore(DICOMWebDatastore):
-    """Series of a DICOMweb server, read through medvol's gate; labels go back as DICOM SEG.
+    """Series of a DICOMweb server, read through medvol's input checks; labels go back as DICOM SEG.
 
     Args:
         client: From :func:`dicomweb_client`.
@@ -160,7 +160,7 @@ class DicomWebDatastore(DICOMWebDatastore):
 
         Raises:
             MissingInputError: If the server has no such series.
-            InputError: If the series is refused by the gate.
+            InputError: If the series is rejected by the input checks.
         """
         target = Path(self._datastore.image_path()) / f"{image_id}.nii.gz"
         if not target.is_file():
@@ -277,12 +277,12 @@ def _only_file(folder: Path) -> Path:
 
 def _require_plain_name(name: str) -> None:
     if name != safe_name(name):
-        raise InputError(f"{name!r} is no legal name here; {safe_name(name)!r} would be")
+        raise InputError(f"{name!r} is not a legal name here; {safe_name(name)!r} would be")
 
 
 def _require_label(image: str, label: str) -> None:
-    """Refuse a label off its image's grid or with values that are no classes."""
-    if Path(image).name.lower().endswith(_PICTURES):
+    """Reject a label off its image's grid or with values that are not classes."""
+    if Path(image).name.lower().endswith(_IMAGE_SUFFIXES):
         return
     read_label(label, range(256), reference=read_scan(image, ReadOptions()))
 
@@ -290,7 +290,7 @@ def _require_label(image: str, label: str) -> None:
 def staged_pairs(
     datastore: Any, labels: Mapping[int, str], folder: Path
 ) -> tuple[list[dict[str, str]], list[str]]:
-    """Every submitted label through the pair gate, on its image's own voxel order.
+    """Every submitted label through the pair checks, on its image's own voxel order.
 
     Args:
         datastore: Of MONAI Label.
@@ -298,17 +298,17 @@ def staged_pairs(
         folder: Where the checked labels are written.
 
     Returns:
-        Pairs with their image id as ``case``, and one line for every refused one.
+        Pairs with their image id as ``case``, and one line for every rejected one.
     """
-    pairs, refused = [], []
+    pairs, rejected = [], []
     shutil.rmtree(folder, ignore_errors=True)
     for row in datastore.datalist():
         case = Path(row["label"]).name.split(".nii", 1)[0]
         try:
             label = read_label(row["label"], labels, reference=read_scan(row["image"]))
         except InputError as error:
-            refused.append(f"{case}: {error}")
+            rejected.append(f"{case}: {error}")
             continue
         path = write_nifti(folder / f"{safe_name(case)}.nii.gz", label.array[0], label.affine)
         pairs.append({"case": case, "image": row["image"], "label": str(path)})
-    return pairs, refused
+    return pairs, rejected

@@ -37,7 +37,7 @@ save_image = make_grid
 """
 
 #: Called with what is being done, how many steps are done, and how many there are.
-Say = Callable[[str, int, int], None]
+StepLog = Callable[[str, int, int], None]
 
 
 def default_environment() -> Path:
@@ -59,7 +59,7 @@ def is_built(folder: str | os.PathLike[str]) -> bool:
 
 def build_environment(
     folder: str | os.PathLike[str],
-    say: Say = lambda what, done, total: None,
+    log: StepLog = lambda what, done, total: None,
     *,
     torch: str = TORCH,
     torch_index: str = "",
@@ -68,7 +68,7 @@ def build_environment(
 
     Args:
         folder: Where it lies or shall lie.
-        say: Told about every step.
+        log: Called with every step: what, steps done, steps in all.
         torch: What pip is asked for; the lock was proven with the default.
         torch_index: Package index for torch alone, such as PyTorch's CPU wheels.
 
@@ -91,15 +91,15 @@ def build_environment(
             ("install MONAI Label", _pip(python, "--no-deps", "-r", str(LOCK))),
         ]
         for done, (what, command) in enumerate(steps):
-            say(what, done, 5)
+            log(what, done, 5)
             _run(what, command)
-        say("compile", 3, 5)
+        log("compile", 3, 5)
         _add_stand_in(python)
         _compile(python)
-        say("check", 4, 5)
+        log("check", 4, 5)
         _run("check", [str(python), "-c", "import monailabel.main"])
         write_json(folder / _STAMP, {"lock": sha256_file(LOCK), "torch": torch})
-        say("done", 5, 5)
+        log("done", 5, 5)
     update_medvol(folder)
     return python
 

@@ -22,13 +22,13 @@ _WRONG_PASSWORD_PAUSE_S = 1.0
 
 
 class Guard:
-    """ASGI app around another: refuses foreign host names, and strangers where a password is set.
+    """ASGI app around another: rejects foreign host names and users without the password set.
 
     A page from elsewhere that a browser is made to load under a name of its own (DNS rebinding)
-    carries that name in its ``Host`` header and is refused; a page of another site that sends
-    requests carries an ``Origin``, and is refused as well. With a password, 3D Slicer logs in as
+    carries that name in its ``Host`` header and is rejected; a page of another site that sends
+    requests carries an ``Origin``, and is rejected as well. With a password, 3D Slicer logs in as
     it does with any MONAI Label server (``/auth/token``); browsers ask for it (HTTP Basic, any
-    user name). MONAI Label's own authentication wants a Keycloak server, and its token check
+    user name). MONAI Label's own authentication needs a Keycloak server, and its token check
     fails with current PyJWT.
 
     Args:
@@ -52,7 +52,7 @@ class Guard:
         self._free_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, refuse or hand on one connection; only http and start-up are served."""
+        """Serve, reject or hand on one connection; only http and start-up are served."""
         if scope["type"] == "http":
             headers = {key.decode("latin-1").lower(): value.decode("latin-1")
                        for key, value in scope["headers"]}  # fmt: skip
@@ -74,7 +74,7 @@ class Guard:
         if self.hosts and _host_name(host) not in self.hosts:
             return 421, {"detail": "this server is not known by that name"}
         if origin and urlsplit(origin).netloc.lower() != host.lower():
-            return 403, {"detail": "requests from another site's page are refused"}
+            return 403, {"detail": "requests from another site's page are rejected"}
         return self._login_answer(route, headers) if self.password else None
 
     def _login_answer(

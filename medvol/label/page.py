@@ -66,7 +66,7 @@ def _ranking(scores: Mapping[str, Mapping[str, Any]], labelled: list[str], most:
     body = "".join(
         f"<tr><td>{escape(name)}</td><td class=number>{_number(row, 'entropy')}</td>"
         f"<td class=number>{_number(row, 'mutual_information')}</td>"
-        f"<td>{escape(row.get('refused', ''))}</td></tr>"
+        f"<td>{escape(row.get('rejected', ''))}</td></tr>"
         for name, row in rows[:most]
     )
     more = f'<p class="note">and {len(rows) - most} more</p>' if len(rows) > most else ""

@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod  # pyright: ignore
 from monailabel.interfaces.tasks.strategy import Strategy  # pyright: ignore[reportMissingImports]
 from monailabel.utils.others.generic import name_to_device  # pyright: ignore[reportMissingImports]
 
-from medvol.core.errors import refusal_in
+from medvol.core.errors import error_line
 from medvol.core.files import sha256_file, write_json
 from medvol.label.infer import InferTask
 from medvol.label.uncertain import image_uncertainty
@@ -57,17 +57,17 @@ class UncertaintyScoring(ScoringMethod):
                 inferer, x, network, body_part=facts.get("body_part"), labels=list(self.task.labels)
             )
         except Exception as error:
-            line = refusal_in(error)
+            line = error_line(error)
             if line is None:
                 raise
-            return {"refused": line}
+            return {"rejected": line}
         return asdict(found)
 
 
 class MostUncertain(Strategy):
-    """Serves unlabelled images in descending order of one score, each once, then anew.
+    """Serves unlabelled images in descending order of one score, each once, then again.
 
-    Images that have no score yet come last, in the order of their names; refused ones never.
+    Images that have no score yet come last, in the order of their names; rejected ones never.
 
     Args:
         notes: Scores of :class:`UncertaintyScoring`.
@@ -82,7 +82,9 @@ class MostUncertain(Strategy):
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any] | None:
         """The next image with its score and its place, or None where all are labelled."""
         scores = read_notes(self.notes)["scores"]
-        images = [i for i in datastore.get_unlabeled_images() if "refused" not in scores.get(i, {})]
+        images = [
+            i for i in datastore.get_unlabeled_images() if "rejected" not in scores.get(i, {})
+        ]
         if not images:
             return None
         order = sorted(images, key=lambda i: (-scores.get(i, {}).get(self.kind, -1.0), i))

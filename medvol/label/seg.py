@@ -39,7 +39,7 @@ class SegWriter:
             label: NIfTI or NRRD label map.
             series: Folder of the series.
             target: The SEG.
-            info: What the client said about the label; ``model`` or ``label_info`` name it.
+            info: What the client states about the label; ``model`` or ``label_info`` name it.
 
         Raises:
             ConfigError: If no bundle tells what the values mean.
@@ -61,17 +61,17 @@ class SegWriter:
         return target
 
     def _names(self, info: Mapping[str, Any], label: Path) -> tuple[str, dict[int, str]]:
-        told = info.get("model")
+        model = info.get("model")
         rows: Sequence[Mapping[str, Any]] = info.get("label_info") or []
-        told = told or next((row["model_name"] for row in rows if row.get("model_name")), None)
-        if told in self.labels:
-            return str(told), dict(self.labels[str(told)])
+        model = model or next((row["model_name"] for row in rows if row.get("model_name")), None)
+        if model in self.labels:
+            return str(model), dict(self.labels[str(model)])
         if len(self.labels) == 1:
             return next((name, dict(names)) for name, names in self.labels.items())
         if rows and all(row.get("name") for row in rows):
             values = _values(label)
             return "annotation", {v: r["name"] for v, r in zip(values, rows, strict=False)}
-        raise ConfigError(f"{label.name}: several bundles are served; say in params which one the "
+        raise ConfigError(f"{label.name}: several bundles are served; name in params which one the "
                           "label belongs to, {\"model\": NAME}")  # fmt: skip
 
 
@@ -82,7 +82,7 @@ def _values(label: Path) -> list[int]:
 
 
 def main() -> int:
-    """Read the job from stdin and write the SEG; 0 done, 2 refused with one line on stderr."""
+    """Read the job from stdin and write the SEG; 0 done, 2 rejected with one line on stderr."""
     from medvol.io import read_image
     from medvol.io.seg import Algorithm, write_dicom_seg
 

@@ -126,7 +126,7 @@ class Server:
             return json.load(answer)
 
     def last_line(self) -> str:
-        """The last line that says something in the server's log."""
+        """The last line with text in the server's log."""
         text = self.options.place.log.read_text("utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         return lines[-1] if lines else f"exit code {self.process.returncode}"
@@ -162,10 +162,10 @@ def is_loopback(host: str) -> bool:
 
 
 def require_safe_address(host: str, is_remote_allowed: bool, password: str | None) -> None:
-    """Refuse an address that others can reach, unless it was asked for and is protected.
+    """Reject an address that others can reach, unless it was asked for and is protected.
 
     Raises:
-        ConfigError: Saying what is missing.
+        ConfigError: Naming what is missing.
     """
     if is_loopback(host):
         return

@@ -28,7 +28,6 @@ from .classification import clinical as clinical
 from .classification import confusion as confusion
 from .classification import confusion_matrix as confusion_matrix
 from .classification import one_vs_rest as one_vs_rest
-from .conformal import conformal_coverage as conformal_coverage
 from .conformal import split_conformal_quantile as split_conformal_quantile
 from .curves import decision_band as decision_band
 from .curves import pr_band as pr_band
@@ -48,7 +47,6 @@ from .lesions import Panoptic as Panoptic
 from .lesions import froc as froc
 from .lesions import lesion_overlap as lesion_overlap
 from .lesions import panoptic as panoptic
-from .lesions import recall_by_size as recall_by_size
 from .masks import MaskPair as MaskPair
 from .measure import CaseLine as CaseLine
 from .measure import Measured as Measured

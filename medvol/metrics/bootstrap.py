@@ -25,7 +25,7 @@ WeightedStatistic = Callable[[Weights], NDArray[np.float64]]
 _CHUNK_CELLS = 1_000_000
 #: With fewer, resampling patients can draw too few different samples to bound anything.
 LEAST_PATIENTS = 3
-#: A jackknife over fewer patients says nothing about skewness.
+#: A jackknife over fewer patients cannot show skewness.
 _MIN_BCA_GROUPS = 5
 
 

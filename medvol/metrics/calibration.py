@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say, and are decisions based on them worth taking?"""
+"""Are probabilities calibrated, and are decisions based on them worth taking?"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from medvol.core.errors import ConfigError, GridMismatchError, LabelError
+from medvol.core.errors import ConfigError, GridMismatchError, InputError, LabelError
 from medvol.metrics.registry import metric
 from medvol.metrics.result import Fields
 from medvol.metrics.scores import BinaryScores, as_finite
@@ -143,17 +143,24 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
         A temperature between 0.01 and 100; above 1 if the network is overconfident. Dividing
         changes no ranking, so accuracy and AUC stay as they are.
 
+    Raises:
+        InputError: If the shapes do not agree, or only one class occurs.
+        LabelError: If ``y`` holds anything but class numbers.
+
     Source:
         Guo et al. 2017, ICML, arXiv:1706.04599.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
-    values, truth = as_logits(logits), np.asarray(y, int)
+    values, given = as_logits(logits), np.asarray(y)
+    truth = given.astype(int)
     if truth.shape != (len(values),) or not len(values):
         raise GridMismatchError(f"logits have shape {values.shape} but y {truth.shape}")
-    if truth.min() < 0 or truth.max() >= values.shape[1]:
-        raise LabelError(f"y holds a class outside 0 to {values.shape[1] - 1}")
+    if (truth != given).any() or truth.min() < 0 or truth.max() >= values.shape[1]:
+        raise LabelError(f"y must hold class numbers from 0 to {values.shape[1] - 1}")
+    if truth.min() == truth.max():
+        raise InputError("temperature: the validation cases are all of one class")
     rows = np.arange(len(truth))
 
     def loss(log_temperature: float) -> float:

@@ -170,8 +170,8 @@ def one_vs_rest(
         prob: Scores, shape (n, classes).
         function: Metric of (truth, score).
         average: ``none`` gives one value per class; ``macro`` their mean, ``nan`` if one is;
-            ``weighted`` their mean by number of positives, so that a class without any has no
-            say; ``micro`` pools all decisions.
+            ``weighted`` their mean by number of positives, so that a class without any does not
+            count; ``micro`` pools all decisions.
 
     Returns:
         One value per class, or the average; ``nan`` without cases.

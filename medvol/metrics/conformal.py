@@ -1,4 +1,4 @@
-"""Split conformal prediction: the threshold, and what a set of classes covered."""
+"""Split conformal prediction: the threshold."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from medvol.core.errors import ConfigError, GridMismatchError
-from medvol.metrics.intervals import Proportion, wilson
+from medvol.core.errors import ConfigError
 from medvol.metrics.registry import metric
 from medvol.metrics.scores import as_finite
 
@@ -35,18 +34,3 @@ def split_conformal_quantile(cal_scores: ArrayLike, alpha: float) -> float:
     scores = np.sort(as_finite(np.asarray(cal_scores, float), "cal_scores"))
     rank = math.ceil((len(scores) + 1) * (1 - alpha) - 1e-9)
     return float(scores[rank - 1]) if rank <= len(scores) else math.inf
-
-
-def conformal_coverage(y: ArrayLike, sets: ArrayLike) -> tuple[Proportion, float]:
-    """Share of cases whose set holds the truth, and the mean size of the sets.
-
-    Args:
-        y: Class numbers, shape (n,).
-        sets: Whether each class is in the set, shape (n, classes).
-    """
-    truth, kept = np.asarray(y, int), np.asarray(sets, bool)
-    if kept.ndim != 2 or truth.shape != (len(kept),):
-        raise GridMismatchError(f"y has shape {truth.shape} but sets {kept.shape}")
-    held = kept[np.arange(len(truth)), truth]
-    size = float(kept.sum(axis=1).mean()) if len(kept) else math.nan
-    return wilson(int(held.sum()), len(held)), size

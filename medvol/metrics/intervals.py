@@ -41,7 +41,7 @@ class DelongInterval(Fields):
 
 @dataclass(frozen=True)
 class AucInterval(Fields):
-    """An AUC with the interval that fits it; ``method`` says which."""
+    """An AUC with the interval that fits it; ``method`` names it."""
 
     auc: float
     lower: float

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvol.core.errors import ConfigError, GridMismatchError, LabelError
-from medvol.metrics.intervals import Proportion, wilson
 from medvol.metrics.masks import Mask, MaskPair, check_same_shape
 from medvol.metrics.registry import mask_metric, metric
 from medvol.metrics.result import Fields
 
 _NAN = float("nan")
-_MM3_PER_ML = 1000.0
 #: Mean false positives per image at which FROC sensitivities are averaged (LUNA16).
 FROC_RATES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 
@@ -129,7 +126,7 @@ def panoptic(
 ) -> Panoptic:
     """Instance-wise detection and outline: panoptic quality.
 
-    Instances match if their IoU exceeds the threshold; equal is no match. From 0.5 on no
+    Instances match if their IoU exceeds the threshold; equal is not a match. From 0.5 on no
     instance can match twice; below, the assignment with the largest summed IoU is taken.
 
     Args:
@@ -197,30 +194,6 @@ def components(mask: Mask, connectivity: int | None = None) -> tuple[NDArray[np.
         return np.zeros(mask.shape, np.int32), 0
     found: Any = label(mask, generate_binary_structure(mask.ndim, reach))
     return found[0], int(found[1])
-
-
-def recall_by_size(
-    pred: ArrayLike,
-    ref: ArrayLike,
-    spacing_mm: Sequence[float],
-    *,
-    edges_ml: Sequence[float] = (0.0, 0.1, 1.0, 10.0, float("inf")),
-) -> list[tuple[float, float, Proportion]]:
-    """Share of reference lesions touched by the prediction, by lesion volume.
-
-    Returns:
-        Rows (from, below, found): bounds in millilitres and a proportion with its Wilson interval.
-    """
-    pair = MaskPair.of(pred, ref, spacing_mm)
-    numbered, count = components(pair.ref)
-    sizes = np.bincount(numbered.ravel(), minlength=count + 1)[1:]
-    volumes_ml = sizes * float(np.prod(pair.spacing_mm)) / _MM3_PER_ML
-    found = np.isin(np.arange(1, count + 1), numbered[pair.pred & pair.ref])
-    rows = []
-    for low, high in pairwise(edges_ml):
-        inside = (volumes_ml >= low) & (volumes_ml < high)
-        rows.append((low, high, wilson(int(found[inside].sum()), int(inside.sum()))))
-    return rows
 
 
 def froc(

@@ -43,7 +43,7 @@ def threshold_at_sensitivity(
     Args:
         y: Truth, 0 or 1; validation cases, never the test.
         score: Higher means more likely positive; positive is called at score >= threshold.
-        target: Sensitivity to reach; 19 of 20 reaches 0.95 whatever floating point says.
+        target: Sensitivity to reach; 19 of 20 reaches 0.95 whatever floating point gives.
 
     Returns:
         The point; its threshold is ``nan`` without positives.

@@ -30,7 +30,7 @@ class DelongTest(Fields):
 
 @dataclass(frozen=True)
 class TestResult(Fields):
-    """A paired test; ``n`` counts the pairs that had something to say."""
+    """A paired test; ``n`` counts the pairs that decide it."""
 
     __test__ = False
 
@@ -104,7 +104,7 @@ def wilcoxon_paired(
 ) -> TestResult:
     """Wilcoxon's signed-rank test on paired values; infinite values rank last, as they should.
 
-    Pairs of which both values are infinite, or either undefined, say nothing and are left out;
+    Pairs of which both values are infinite, or either undefined, decide nothing and are left out;
     zero differences are handled by Pratt's method. The p is exact up to 50 pairs without ties or
     zeros, and asymptotic otherwise.
 
@@ -112,7 +112,7 @@ def wilcoxon_paired(
         first: One value per case.
         second: The other model's value for the same case.
         groups: Patient of each case; where patients repeat, the signs of a patient's ranks flip
-            together, for their cases are no evidence of their own.
+            together, for their cases are not evidence of their own.
         resamples: Random sign patterns of that; see ``permutation_paired``.
         seed: Of the random patterns.
 

@@ -8,7 +8,7 @@ from .drift import find_performance_drift as find_performance_drift
 from .drift import mmd_test as mmd_test
 from .embedding import embed_images as embed_images
 from .profile import IN_BUNDLE as IN_BUNDLE
-from .profile import Profile as Profile
+from .profile import ReferenceProfile as ReferenceProfile
 from .profile import image_statistics as image_statistics
 from .profile import profile_images as profile_images
 from .profile import profile_to_csv as profile_to_csv

@@ -1,6 +1,6 @@
 """Tests of drift: each number alone, all together, and by whether a classifier tells them apart.
 
-A p value only says that there are enough cases; an alarm also needs an effect of some size.
+A p value only shows that there are enough cases; an alarm also needs an effect of some size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from medvol.core.errors import InputError
 from medvol.metrics import Score, auc_ci, column_values, metric_of
 from medvol.metrics.result import Fields
-from medvol.monitoring.profile import Profile
+from medvol.monitoring.profile import ReferenceProfile
 
 _MAX_ROWS = 2000
 
@@ -68,7 +68,9 @@ class DriftRow(Fields):
     is_alarm: bool
 
 
-def find_drift(new: Profile, reference: Profile, plan: DriftPlan | None = None) -> list[DriftRow]:
+def find_drift(
+    new: ReferenceProfile, reference: ReferenceProfile, plan: DriftPlan | None = None
+) -> list[DriftRow]:
     """Hold new inputs against the reference profile.
 
     Raises:

@@ -26,7 +26,7 @@ _IDENTIFIERS = ("case", "case_id", "id", "patient", "patient_id", "file")
 
 
 @dataclass(frozen=True, eq=False)
-class Profile:
+class ReferenceProfile:
     """Numbers of cases: input statistics, embeddings, or outputs.
 
     Attributes:
@@ -71,8 +71,8 @@ def image_statistics(voxels: ArrayLike, spacing_mm: Sequence[float]) -> dict[str
 
 def profile_images(
     images: Mapping[str, str | os.PathLike[str]], embedder: Bundle | None = None
-) -> Profile:
-    """The statistics of images by case name, read through medvol's gate.
+) -> ReferenceProfile:
+    """The statistics of images by case name, read through medvol's input checks.
 
     Args:
         images: Case to image.
@@ -96,10 +96,10 @@ def profile_images(
     if any(tuple(row) != columns for row in rows.values()):
         raise InputError("images of two and of three axes are mixed; profile them apart")
     table = np.array([list(row.values()) for row in rows.values()])
-    return Profile("images", tuple(rows), columns, table)
+    return ReferenceProfile("images", tuple(rows), columns, table)
 
 
-def read_profile(path: str | os.PathLike[str], embedder: Bundle | None = None) -> Profile:
+def read_profile(path: str | os.PathLike[str], embedder: Bundle | None = None) -> ReferenceProfile:
     """A profile from a CSV, a bundle's folder, or a folder (or data set) of images.
 
     Args:
@@ -108,29 +108,26 @@ def read_profile(path: str | os.PathLike[str], embedder: Bundle | None = None) -
 
     Raises:
         MissingInputError: If there is nothing at the path.
-        InputError: If a column is no number.
+        InputError: If a column is not a number.
     """
     path = Path(path)
     if path.is_dir() and (path / IN_BUNDLE).is_file():
         return _read_csv(path / IN_BUNDLE)
-    if path.is_dir() or path.suffix.lower() == ".json" or _lists_images(path):
+    lists_images = path.is_file() and "image" in [n.lower() for n in read_table(path)[0]]
+    if path.is_dir() or path.suffix.lower() == ".json" or lists_images:
         from medvol.datasets import read_dataset
 
         return profile_images({c.case: c.image for c in read_dataset(path).cases}, embedder)
     return _read_csv(path)
 
 
-def profile_to_csv(profile: Profile) -> str:
+def profile_to_csv(profile: ReferenceProfile) -> str:
     """The text of a profile's CSV."""
     rows = zip(profile.cases, profile.table.tolist(), strict=True)
     return csv_text(["case", *profile.columns], ((case, *row) for case, row in rows))
 
 
-def _lists_images(path: Path) -> bool:
-    return path.is_file() and "image" in [name.lower() for name in read_table(path)[0]]
-
-
-def _read_csv(path: Path) -> Profile:
+def _read_csv(path: Path) -> ReferenceProfile:
     header, rows = read_table(path)
     columns = [name for name in header if name.lower() not in _IDENTIFIERS]
     named = next((name for name in header if name.lower() in _IDENTIFIERS), None)
@@ -142,7 +139,7 @@ def _read_csv(path: Path) -> Profile:
     if not np.isfinite(table).all():
         line, column = np.argwhere(~np.isfinite(table))[0]
         raise NonFiniteError(f"{path}: line {line + 2}: {columns[column]} is not finite")
-    return Profile(str(path), cases, tuple(columns), table)
+    return ReferenceProfile(str(path), cases, tuple(columns), table)
 
 
 def _laplacian(x: NDArray[np.float64]) -> NDArray[np.float64]:

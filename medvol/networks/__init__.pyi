@@ -15,7 +15,6 @@ from .restore import with_weights as with_weights
 from .sizes import PoolingPlan as PoolingPlan
 from .sizes import legal_size as legal_size
 from .sizes import pooling_plan as pooling_plan
-from .sizes import require_legal_size as require_legal_size
 from .sizes import size_factors as size_factors
 from .subpixel import SubpixelUNet as SubpixelUNet
 from .transfer import inflate_kernel as inflate_kernel

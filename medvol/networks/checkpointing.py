@@ -33,12 +33,9 @@ def _blocks(module: nn.Module) -> list[nn.Module]:
     inner = [block for child in module.children() for block in _blocks(child)]
     if inner:
         return inner
-    layers = [m for m in module.modules() if hasattr(m, "weight") and _is_layer(m)]
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    layers = [m for m in module.modules() if isinstance(m, kinds)]
     return [module] if len(layers) > 1 else []
-
-
-def _is_layer(module: nn.Module) -> bool:
-    return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
 
 
 @cache

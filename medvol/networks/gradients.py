@@ -1,4 +1,4 @@
-"""A picture classifier for a few hundred images: fixed oriented gradients, a small learnt rest."""
+"""An image classifier for a few hundred images: fixed oriented gradients, a small learnt rest."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _FAINT = 0.01
 
 
 class OrientedGradients(nn.Module):
-    """Gradient directions of every cell of a picture, without a parameter to learn.
+    """Gradient directions of every cell of a 2D image, without a parameter to learn.
 
-    The picture is brought to mean 0 and deviation 1. Each pixel's gradient votes, with its length,
+    The image is brought to mean 0 and deviation 1. Each pixel's gradient votes, with its length,
     for the two nearest of ``bins`` directions (light to dark and dark to light are one). A cell
     holds the mean votes divided by their root sum of squares, which exposure cannot change; the
     logarithm of the mean votes, which keeps the contrast; and the mean grey value:
@@ -58,15 +58,15 @@ class OrientedGradients(nn.Module):
 
 
 class GradientClassifier(nn.Module):
-    """Oriented gradients, then a residual block that knows where in the picture a cell lies.
+    """Oriented gradients, then a residual block that knows where in the image a cell lies.
 
     From scratch on some hundred radiographs this ranks better than convolutions that must learn
-    edges first. Every cell has an own learnt offset, so pictures must be of one size.
+    edges first. Every cell has an own learnt offset, so images must be of one size.
     ``block`` is the layer for class activation maps; ``stem`` has no parameter, so its output
     can be computed once for many members.
 
     Args:
-        roi_size: Size of the pictures.
+        roi_size: Size of the images.
         spatial_dims: 2.
         in_channels: 1; colour is averaged before.
         num_classes: Number of classes.
@@ -77,7 +77,7 @@ class GradientClassifier(nn.Module):
         dropout: Share dropped before the scores.
 
     Raises:
-        ConfigError: If the picture is no whole number of double cells, or not grey.
+        ConfigError: If the image is not a whole number of double cells, or not grey.
     """
 
     def __init__(
@@ -94,10 +94,10 @@ class GradientClassifier(nn.Module):
     ) -> None:
         super().__init__()
         if any(n % (2 * cell) for n in roi_size):
-            raise ConfigError(f"roi_size {list(roi_size)} is no multiple of two cells of {cell}")
+            raise ConfigError(f"roi_size {list(roi_size)} is not a multiple of two cells of {cell}")
         if (spatial_dims, in_channels) != (2, 1):
             raise ConfigError(
-                f"{in_channels} channels in {spatial_dims}D: oriented gradients take a grey picture"
+                f"{in_channels} channels in {spatial_dims}D: gradients need a grey 2D image"
             )
         self.stem = OrientedGradients(cell, bins)
         self.entry = nn.Sequential(
@@ -117,7 +117,7 @@ class GradientClassifier(nn.Module):
         return self.head(self.block(F.relu(self.entry(cells) + self.place)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores (B, classes) of pictures (B, 1, X, Y)."""
+        """Scores (B, classes) of 2D images (B, 1, X, Y)."""
         return self.rest(self.stem(x))
 
 

@@ -112,7 +112,7 @@ class _Parts:
 
 
 class _Conv(nn.Module):
-    """Convolution, instance normalisation and, unless told otherwise, the rectifier."""
+    """Convolution, instance normalisation and, by default, the rectifier."""
 
     def __init__(
         self,

@@ -31,7 +31,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Read every tensor of a ``.safetensors`` file.
 
     Raises:
-        WeightsError: If the header or a tensor's place in the file is not what the format says.
+        WeightsError: If the header or a tensor's place in the file is not what the format requires.
 
     Source:
         https://huggingface.co/docs/safetensors, section Format.
@@ -72,7 +72,7 @@ def _tensor(buffer: memoryview, row: Any) -> Tensor:
     dtype, shape = _DTYPES[row["dtype"]], row["shape"]
     begin, end = row["data_offsets"]
     if not isinstance(shape, list) or any(type(n) is not int for n in (*shape, begin, end)):
-        raise ValueError(f"a shape {shape!r} or an offset is no whole number")
+        raise ValueError(f"a shape {shape!r} or an offset is not a whole number")
     count = math.prod(shape)
     if min([begin, *shape]) < 0 or end > len(buffer) or end - begin != count * dtype.itemsize:
         raise ValueError(f"a tensor of shape {shape} does not fit bytes {begin} to {end}")

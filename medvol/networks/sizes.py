@@ -16,7 +16,7 @@ class PoolingPlan:
     """The shape of a U-Net that suits a patch.
 
     Attributes:
-        strides: One per level; the first is all 1, as MONAI's DynUNet wants it.
+        strides: One per level; the first is all 1, as MONAI's DynUNet requires.
         kernels: One per level: 3, or 1 along axes that are still too coarse to mix.
         factors: What each axis of an input must be divisible by.
         size: The patch, rounded up to that.
@@ -40,7 +40,7 @@ def pooling_plan(
     """Halve the axes level by level, the finest spacings first, until the patch is used up.
 
     Args:
-        size: Patch wanted.
+        size: Patch asked for.
         spacing_mm: Voxel edges along the same axes.
         min_edge: No axis is halved below this many voxels.
         max_levels: Most levels, the first one included.
@@ -96,28 +96,6 @@ def legal_size(size: Sequence[int], factors: Sequence[int]) -> Ints:
     (40, 56, 40)
     """
     return tuple(max(1, -(-int(n) // f)) * f for n, f in zip(size, factors, strict=True))
-
-
-def require_legal_size(size: Sequence[int], factors: Sequence[int]) -> None:
-    """Refuse a patch that the network cannot halve and double back to itself.
-
-    Also refused is a patch whose lowest level is a single voxel, which instance normalisation
-    turns into zeros.
-
-    Raises:
-        ConfigError: Naming the nearest legal size.
-    """
-    wanted = legal_size(size, factors)
-    if tuple(size) != wanted:
-        raise ConfigError(
-            f"roi_size {list(size)} is not divisible by {list(factors)}; "
-            f"the next size that is: {list(wanted)}"
-        )
-    if math.prod(wanted) == math.prod(factors):
-        raise ConfigError(
-            f"roi_size {list(size)} leaves one voxel at the lowest level; use at least "
-            f"{[2 * f for f in factors]} or fewer levels"
-        )
 
 
 def _axes_to_halve(shape: list[int], spacing: list[float], min_edge: int) -> list[int]:

@@ -14,7 +14,7 @@ State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """One kind of checkpoint.
 
     Attributes:
@@ -30,7 +30,7 @@ class Source:
     faults: Callable[[nn.Module], list[str]]
 
 
-def find_source(state: Mapping[str, Tensor], network: nn.Module) -> Source:
+def find_source(state: Mapping[str, Tensor], network: nn.Module) -> WeightSource:
     """The kind of a checkpoint; one with the network's own names is ``same network``."""
     return next(source for source in SOURCES if source.fits(state, network))
 
@@ -224,17 +224,17 @@ def _faultless(_network: nn.Module) -> list[str]:
 
 
 SOURCES = (
-    Source("timm ViT", _has(_PATCHES), _rename_timm, _timm_faults),
-    Source("torchvision ResNet", _is_torchvision_resnet, _unchanged, _resnet_faults),
-    Source("same network", _own_names, _unchanged, _faultless),
-    Source("MedicalNet ResNet", _is_medicalnet, _unchanged, _medicalnet_faults),
-    Source("torchvision DenseNet", _has("features.denseblock1.denselayer1.norm1.weight"),
+    WeightSource("timm ViT", _has(_PATCHES), _rename_timm, _timm_faults),
+    WeightSource("torchvision ResNet", _is_torchvision_resnet, _unchanged, _resnet_faults),
+    WeightSource("same network", _own_names, _unchanged, _faultless),
+    WeightSource("MedicalNet ResNet", _is_medicalnet, _unchanged, _medicalnet_faults),
+    WeightSource("torchvision DenseNet", _has("features.denseblock1.denselayer1.norm1.weight"),
            _rename_densenet, _faultless),
-    Source("torchvision DenseNet", _has("features.denseblock1.denselayer1.norm.1.weight"),
+    WeightSource("torchvision DenseNet", _has("features.denseblock1.denselayer1.norm.1.weight"),
            _rename_densenet, _faultless),
-    Source("torchvision EfficientNet", _has("features.1.0.block.0.0.weight"),
+    WeightSource("torchvision EfficientNet", _has("features.1.0.block.0.0.weight"),
            _rename_efficientnet, _efficientnet_faults),
-    Source("EfficientNet-PyTorch", _has("_blocks.0._depthwise_conv.weight"),
+    WeightSource("EfficientNet-PyTorch", _has("_blocks.0._depthwise_conv.weight"),
            _rename_old_efficientnet, _old_efficientnet_faults),
-    Source("same network", lambda _s, _n: True, _unchanged, _faultless),
+    WeightSource("same network", lambda _s, _n: True, _unchanged, _faultless),
 )  # fmt: skip

@@ -75,10 +75,10 @@ class SubpixelUNet(nn.Module):
 def fold_blocks(x: Tensor, factor: int) -> Tensor:
     """Blocks of ``factor`` voxels an axis become channels: MONAI's ``pixelunshuffle``.
 
-    MONAI's own builds its shapes in a way that TorchScript refuses.
+    MONAI's own builds its shapes in a way that TorchScript rejects.
 
     Raises:
-        ValueError: If an axis is no multiple of ``factor``.
+        ValueError: If an axis is not a multiple of ``factor``.
     """
     f = factor
     b, c, h, w = x.shape[0], x.shape[1], x.shape[2], x.shape[3]

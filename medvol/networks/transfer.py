@@ -43,14 +43,14 @@ def init_weights(
     fits and left as it is otherwise.
 
     Args:
-        network: The network to fill, in place; left as it was on refusal.
+        network: The network to fill, in place; left as it was on an error.
         path: The checkpoint, read by :func:`medvol.networks.load_weights`.
         inflation: How a 2D kernel becomes a 3D one: ``mean`` spreads it along the new axis
             (Carreira & Zisserman 2017), ``centre`` puts it on the middle slice, which gives the
             2D network's output on a volume that repeats one image.
         keep_head: Leave the head as it is even where its shape fits.
         minimum: Share of the network's tensors, without its head, that must be filled.
-        exact: Refuse a network that differs from the source in a way that keys and shapes do not
+        exact: Reject a network that differs from the source in a way that keys and shapes do not
             show (stride, padding, epsilon, dilation); False only logs it.
 
     Returns:
@@ -67,7 +67,8 @@ def init_weights(
     renamed = source.rename(state, network)
     fitted, adapted = _fit_shapes(renamed, network, inflation)
     if keep_head:
-        fitted = {k: v for k, v in fitted.items() if not _is_head(k)}
+        heads = tuple(head.removesuffix("*") for head in HEADS)
+        fitted = {k: v for k, v in fitted.items() if not k.startswith(heads)}
     report = compare_keys(network, fitted, (*HEADS, *_UNUSED))
     report = dataclasses.replace(report, adapted=adapted, source=source.name)
     if report.share < minimum:
@@ -104,7 +105,7 @@ def merge_channels(kernel: Tensor, channels: int) -> Tensor:
 
     Args:
         kernel: Shape (out, in, ...).
-        channels: Input channels wanted.
+        channels: Input channels needed.
     """
     have = kernel.shape[1]
     if channels == 1:
@@ -179,7 +180,3 @@ def _fit_positions(fitted: dict[str, Tensor], adapted: dict[str, str], network: 
 def patch_grid(network: nn.Module) -> tuple[int, ...]:
     """The patch grid of a :class:`medvol.networks.VisionTransformer`; empty for others."""
     return tuple(getattr(network, "patch_grid", ()))
-
-
-def _is_head(name: str) -> bool:
-    return any(name.startswith(head.removesuffix("*")) for head in HEADS)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medvol.bundle import write
-from medvol.core.anatomy import anatomy_rule, flip_refusal
+from medvol.core.anatomy import anatomy_rule, flip_objection
 from medvol.core.errors import ConfigError
 from medvol.core.files import write_text
 from medvol.core.modality import find_modality
@@ -205,7 +205,7 @@ def _mirrors(model: Model, body_part: str, names: list[str]) -> tuple[list[str],
         if theirs not in model.mirror_axes:
             continue
         axis: Any = _NOMINAL[ours]
-        refusal = flip_refusal(body_part, axis, names)
+        refusal = flip_objection(body_part, axis, names)
         if refusal is None:
             kept.append(axis)
         else:

@@ -22,13 +22,13 @@ IDENTIFYING = (
     "OperatorsName", "RequestingPhysician", "InstitutionName", "InstitutionAddress",
     "InstitutionalDepartmentName", "ResponsiblePerson", "IssuerOfPatientID",
 )  # fmt: skip
-#: Words of such values that are no identity.
+#: Words of such values that are not an identity.
 _COMMON = frozenset({"HOSPITAL", "CLINIC", "UNIVERSITY", "INSTITUTE", "MEDICAL", "CENTER", "CENTRE",
                      "RADIOLOGY", "DEPARTMENT", "ANONYMIZED", "ANONYMOUS", "UNKNOWN", "NONE",
                      "ORIGINAL", "PRIMARY", "AXIAL", "HEAD", "BRAIN", "CHEST",
                      "ABDOMEN"})  # fmt: skip
 _FACES = re.compile(r"HEAD|BRAIN|FACE|NECK|SKULL|ORBIT|SINUS|CEREB|TEMPOR|HIPPOC|CRAN|IAC", re.I)
-#: Why a series is flagged whose tags speak of a head; its voxels may say otherwise.
+#: Why a series is flagged whose tags speak of a head; its voxels may show otherwise.
 FACE_BY_TAG = "a head scan may be rendered as a recognisable face"
 _BURNED_IN_MODALITIES = frozenset({"US", "ES", "XC", "OT", "SC", "RF", "XA", "OP", "GM"})
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
@@ -93,11 +93,11 @@ def _elements(dataset: Dataset, words: frozenset[str]) -> Iterator[Residual]:
 
 
 def _burned_in(dataset: Dataset) -> Iterator[Residual]:
-    said = str(dataset.get("BurnedInAnnotation", "")).upper()
+    declared = str(dataset.get("BurnedInAnnotation", "")).upper()
     kind = str(dataset.get("Modality", "")).upper()
-    if said == "YES":
-        yield Residual("burned-in", "PixelData", "BurnedInAnnotation says YES")
-    elif said != "NO" and (
+    if declared == "YES":
+        yield Residual("burned-in", "PixelData", "BurnedInAnnotation is YES")
+    elif declared != "NO" and (
         kind in _BURNED_IN_MODALITIES
         or str(dataset.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE)
         or "SECONDARY" in [str(v).upper() for v in _values(dataset.get("ImageType"))]

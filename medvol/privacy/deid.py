@@ -30,7 +30,7 @@ from medvol.io.dicom_parse import NotDicomError, parse_file
 from medvol.io.door import shown
 from medvol.privacy.audit import Residual, audit_dataset, identity_words
 from medvol.privacy.faces import FACE_MODALITIES, judged
-from medvol.privacy.profile import Profile
+from medvol.privacy.profile import PrivacyProfile
 from medvol.privacy.pseudonym import Pseudonyms
 from medvol.privacy.rules import Rules, deidentify
 
@@ -64,7 +64,7 @@ class DeidReport:
 def deidentify_folder(
     source: str | os.PathLike[str],
     target: str | os.PathLike[str],
-    profile: Profile,
+    profile: PrivacyProfile,
     pseudonyms: Pseudonyms,
     *,
     key_origin: str = "",
@@ -96,7 +96,7 @@ def deidentify_folder(
     cleaner = _Cleaner(Rules.load(profile), pseudonyms, _Folders(target), report)
     n_dicom = 0
     for index, path in enumerate(files, 1):
-        if not _is_stranger(path):
+        if not _is_not_dicom(path):
             n_dicom += 1
             cleaner.copy(path, n_dicom)
         if on_file is not None:
@@ -147,7 +147,7 @@ class _Cleaner:
 
 @dataclass
 class _Folders:
-    """Numbers patients, series and files, so that names say nothing and never collide."""
+    """Numbers patients, series and files, so that names reveal nothing and never collide."""
 
     target: Path
     numbers: dict[tuple[str, ...], int] = field(default_factory=dict)
@@ -170,7 +170,7 @@ class _Folders:
 
 
 def require_apart(source: Path, target: Path, key_file: Path | None = None) -> None:
-    """Refuse a target or key that would touch the source, or lie among the copies.
+    """Reject a target or key that would touch the source, or lie among the copies.
 
     Raises:
         MissingInputError: If there is no source.
@@ -188,8 +188,8 @@ def require_apart(source: Path, target: Path, key_file: Path | None = None) -> N
         raise OutputError(f"{shown(key_file)}: the key must lie outside the scans and their copies")
 
 
-def _is_stranger(path: Path) -> bool:
-    """Whether a file is no DICOM object (a readme beside the slices) and is not copied."""
+def _is_not_dicom(path: Path) -> bool:
+    """Whether a file is not a DICOM object (a readme beside the slices) and is not copied."""
     if path.name.upper().split(".")[0] == "DICOMDIR":
         return True
     try:

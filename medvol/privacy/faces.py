@@ -103,8 +103,8 @@ def judged(by_tags: Iterable[Residual], folder: Path, modality: str) -> list[Res
         return [*others, Residual("face", "PixelData",
                                   "the skin surface of a face lies in the voxels: deface it before "
                                   "it is shared")]  # fmt: skip
-    says_head = any(row.kind == "face" and row.why == FACE_BY_TAG for row in rows)
-    is_believed = verdict is None or (verdict is Face.NO_HEAD and says_head)
+    is_tagged_head = any(row.kind == "face" and row.why == FACE_BY_TAG for row in rows)
+    is_believed = verdict is None or (verdict is Face.NO_HEAD and is_tagged_head)
     return rows if is_believed else others
 
 
@@ -114,7 +114,7 @@ def _verdict(folder: Path, modality: str) -> Face | None:
 
     options = DicomOptions(resample_tilt=True, volume=1, pet_suv=False)
     try:
-        with warnings.catch_warnings():  # what it would say was said of the source
+        with warnings.catch_warnings():  # its warnings were given for the source
             warnings.simplefilter("ignore")
             scan = read_scan(folder, ReadOptions(dicom=options))
     except MedvolError:

@@ -16,7 +16,7 @@ _PLACES = (_PACKAGE.parent / "configs" / "privacy", _PACKAGE / "_shipped" / "con
 
 
 @dataclass(frozen=True)
-class Profile:
+class PrivacyProfile:
     """What the Basic Profile of PS3.15 is combined with.
 
     Attributes:
@@ -36,7 +36,7 @@ class Profile:
     remove: tuple[str, ...] = ()
 
 
-def load_profile(name_or_path: str | os.PathLike[str]) -> Profile:
+def load_profile(name_or_path: str | os.PathLike[str]) -> PrivacyProfile:
     """A profile by its name in ``configs/privacy`` or by the path of a values file.
 
     Raises:
@@ -53,13 +53,15 @@ def load_profile(name_or_path: str | os.PathLike[str]) -> Profile:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         known = sorted({p.stem for place in _PLACES for p in place.glob("*.yaml")})
-        raise ConfigError(f"{name_or_path}: is no privacy profile; known: {', '.join(known)}, or "
-                          "the path of a .yaml file") from error  # fmt: skip
+        raise ConfigError(
+            f"{name_or_path}: is not a privacy profile; known: {', '.join(known)}, or the path "
+            "of a .yaml file"
+        ) from error
     return _checked(path, values)
 
 
-def _checked(path: Path, values: Any) -> Profile:
-    known = {field.name for field in fields(Profile)}
+def _checked(path: Path, values: Any) -> PrivacyProfile:
+    known = {field.name for field in fields(PrivacyProfile)}
     if not isinstance(values, dict) or not isinstance(values.get("name"), str):
         raise ConfigError(f"{path}: a privacy profile is a mapping with a name")
     if strange := sorted(set(values) - known):
@@ -71,7 +73,7 @@ def _checked(path: Path, values: Any) -> Profile:
     if not isinstance(days, int) or not 1 <= days <= 36500:
         raise ConfigError(f"{path}: max_shift_days must be a whole number from 1 to 36500")
     lists = {key: tuple(_keywords(path, key, values.get(key))) for key in ("keep", "remove")}
-    return Profile(**{**values, **lists})
+    return PrivacyProfile(**{**values, **lists})
 
 
 def _keywords(path: Path, key: str, value: Any) -> list[str]:
@@ -82,5 +84,5 @@ def _keywords(path: Path, key: str, value: Any) -> list[str]:
         raise ConfigError(f"{path}: {key} must be a list of DICOM keywords")
     for word in words:
         if tag_for_keyword(word) is None:
-            raise ConfigError(f"{path}: {key} names {word!r}, which is no DICOM keyword")
+            raise ConfigError(f"{path}: {key} names {word!r}, which is not a DICOM keyword")
     return words

@@ -77,7 +77,7 @@ def load_key(path: str | os.PathLike[str] | None) -> tuple[bytes, str]:
 
 
 def shift_date(text: str, days: int) -> str:
-    """Move a DICOM date or date-time into the past; what is no date becomes empty.
+    """Move a DICOM date or date-time into the past; what is not a date becomes empty.
 
     >>> shift_date("20240301", 1), shift_date("20240301120000.5+0100", 366), shift_date("x", 1)
     ('20240229', '20230301120000.5+0100', '')

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medvol import __version__
 from medvol.core.errors import MissingPackageError
 from medvol.privacy.audit import identity_words, mentions
-from medvol.privacy.profile import Profile
+from medvol.privacy.profile import PrivacyProfile
 from medvol.privacy.pseudonym import Pseudonyms, shift_date
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ def deidentify(dataset: Dataset, rules: Rules, pseudonyms: Pseudonyms) -> None:
 class Rules:
     """Table E.1-1 as action letters, and its masked rows for repeating groups."""
 
-    profile: Profile
+    profile: PrivacyProfile
     letters: dict[int, str]
     masked: tuple[tuple[tuple[int, ...], str], ...]
 
     @classmethod
-    def load(cls, profile: Profile) -> Rules:
+    def load(cls, profile: PrivacyProfile) -> Rules:
         try:
             from dicomanonymizer.dicomfields_selector import dicom_anonymization_database_selector
         except ImportError as error:
@@ -143,7 +143,7 @@ class _Walk:
         elif letter in ("Z", "X_Z"):
             element.value = [] if element.VR == "SQ" else None
         elif element.VR == "SQ":
-            element.value = []  # a dummy item would have to be invented
+            element.value = []  # a dummy item would be made up
         else:
             self._dummy(dataset, element)
 
@@ -175,7 +175,7 @@ class _Walk:
         return [self._uids(str(v)) for v in value]
 
 
-def _declare(dataset: Dataset, profile: Profile) -> None:
+def _declare(dataset: Dataset, profile: PrivacyProfile) -> None:
     from pydicom.dataset import Dataset as Item
 
     def code(value: str, meaning: str) -> Item:

@@ -10,7 +10,7 @@ import torch
 
 from medvol.bundle import load
 from medvol.core.errors import ConfigError, MedvolError
-from medvol.engines.workflow import refusal_in
+from medvol.engines.workflow import error_line
 from medvol.runners.cases import CaseInput, input_digest
 from medvol.runners.local import Report
 from medvol.runners.record import PredictOptions, Record
@@ -72,7 +72,7 @@ def _screened(case: CaseInput, screen: Any, options: PredictOptions) -> Record:
         record.input_sha256 = input_digest(case.path)
         screen({"image": case.path})
     except (MedvolError, RuntimeError, ValueError, OSError) as error:
-        line = refusal_in(error)
+        line = error_line(error)
         record.status = "refused" if line else "failed"
         record.reason = line or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return record

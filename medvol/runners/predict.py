@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from medvol.core.errors import MedvolError, OutputError, refusal_in
+from medvol.core.errors import MedvolError, OutputError, error_line
 from medvol.core.memory import peak_ram_bytes
 from medvol.inferers import Prediction, is_out_of_memory
 from medvol.inferers.pipeline import source_of
@@ -134,7 +134,7 @@ def _recorded(record: Record) -> Iterator[None]:
     except MedvolError as error:
         record.status, record.reason = "refused", str(error)
     except Exception as error:  # noqa: BLE001 - of whatever kind: zlib.error is an Exception only
-        line = refusal_in(error)
+        line = error_line(error)
         record.status = "refused" if line else "failed"
         record.reason = line or _one_line(error)
         if is_out_of_memory(error):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medvol.core.errors import ConfigError, MedvolError, MissingPackageError, refusal_in
+from medvol.core.errors import ConfigError, MedvolError, MissingPackageError, error_line
 from medvol.runners.cases import CaseInput
 from medvol.runners.local import Report
 from medvol.runners.record import PredictOptions, Record
@@ -140,7 +140,7 @@ def _refusal(error: BaseException) -> MedvolError | None:
     cause = getattr(error, "cause", None)
     if isinstance(cause, MedvolError):
         return cause
-    line = refusal_in(error)
+    line = error_line(error)
     return ConfigError(line) if line else None
 
 

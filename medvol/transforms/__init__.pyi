@@ -1,13 +1,12 @@
-from .batch import RandSpatialBatchd as RandSpatialBatchd
 from .channels import ChannelNormaliser as ChannelNormaliser
 from .channels import NormaliseChannelsd as NormaliseChannelsd
 from .channels import NormalisedDifferenced as NormalisedDifferenced
 from .clean import CleanLabelMapd as CleanLabelMapd
+from .grey import ToGreyImaged as ToGreyImaged
 from .intensity import RandIntensityd as RandIntensityd
 from .nnunet import NnUNetPreprocessd as NnUNetPreprocessd
 from .normalise import NormaliseIntensityd as NormaliseIntensityd
 from .output_grid import output_grid as output_grid
-from .picture import ToGreyImaged as ToGreyImaged
 from .policy import AugmentationPolicy as AugmentationPolicy
 from .policy import policy_violations as policy_violations
 from .spacing import Spacingd as Spacingd

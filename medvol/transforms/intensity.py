@@ -21,7 +21,7 @@ LABEL_KEYS = ("label", "seg", "mask")
 
 
 @dataclass(frozen=True)
-class Scene:
+class EffectContext:
     """What an effect may ask about the image that it changes.
 
     Attributes:
@@ -35,12 +35,12 @@ class Scene:
     random: np.random.RandomState
 
     def normal(self, like: torch.Tensor) -> torch.Tensor:
-        """Standard normal noise of an image's shape, on its device, from this scene's source."""
+        """Standard normal noise of an image's shape, on its device, from this context's source."""
         generator = torch.Generator(like.device).manual_seed(int(self.random.randint(2**31)))
         return torch.randn(like.shape, generator=generator, device=like.device)
 
 
-Effect = Callable[[torch.Tensor, float, Scene], torch.Tensor]
+Effect = Callable[[torch.Tensor, float, EffectContext], torch.Tensor]
 
 
 class RandIntensityd(RandomizableTransform, MapTransform):
@@ -121,28 +121,28 @@ class RandIntensityd(RandomizableTransform, MapTransform):
         ]
         if not drawn:
             return image
-        scene = Scene(_spacing(image), self.unit or float(values.std()) or 1.0, self.R)
+        context = EffectContext(_spacing(image), self.unit or float(values.std()) or 1.0, self.R)
         values = values.to(torch.float32)
         for name, strength in drawn:
-            values = EFFECTS[name](values, strength, scene)
+            values = EFFECTS[name](values, strength, context)
         values = values.to(image.dtype)
         return MetaTensor(values).copy_meta_from(image) if isinstance(image, MetaTensor) else values
 
 
-def noise(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
+def noise(image: torch.Tensor, strength: float, context: EffectContext) -> torch.Tensor:
     """Add white noise of ``strength`` units."""
-    return image + scene.normal(image) * (strength * scene.unit)
+    return image + context.normal(image) * (strength * context.unit)
 
 
-def speckle(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
+def speckle(image: torch.Tensor, strength: float, context: EffectContext) -> torch.Tensor:
     """Multiply the signal above its smallest value by noise around 1."""
     floor = image.min()
-    return floor + (image - floor) * (1 + strength * scene.normal(image))
+    return floor + (image - floor) * (1 + strength * context.normal(image))
 
 
-def blur(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
+def blur(image: torch.Tensor, strength: float, context: EffectContext) -> torch.Tensor:
     """Smooth with a Gaussian of ``strength`` millimetres."""
-    sigmas = [strength / spacing for spacing in scene.spacing_mm]
+    sigmas = [strength / spacing for spacing in context.spacing_mm]
     matrices = [
         gaussian_matrix(size, sigma) if sigma > 0.1 and size > 1 else None
         for size, sigma in zip(image.shape[1:], sigmas, strict=True)
@@ -150,9 +150,9 @@ def blur(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
     return apply_matrices(image, matrices)
 
 
-def low_resolution(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
+def low_resolution(image: torch.Tensor, strength: float, context: EffectContext) -> torch.Tensor:
     """Acquire one axis ``strength`` times coarser and interpolate back."""
-    axis = _some_axis(image, scene)
+    axis = _some_axis(image, context)
     size = image.shape[axis]
     coarse = max(round((size - 1) / strength) + 1, 2)
     if size < 3 or coarse >= size:
@@ -165,28 +165,28 @@ def low_resolution(image: torch.Tensor, strength: float, scene: Scene) -> torch.
     return apply_matrices(image, matrices)
 
 
-def shift(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
+def shift(image: torch.Tensor, strength: float, context: EffectContext) -> torch.Tensor:
     """Add a constant of ``strength`` units."""
-    return image + strength * scene.unit
+    return image + strength * context.unit
 
 
-def brightness(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
+def brightness(image: torch.Tensor, strength: float, context: EffectContext) -> torch.Tensor:
     """Multiply the signal above its smallest value."""
-    del scene
+    del context
     floor = image.min()
     return floor + (image - floor) * strength
 
 
-def contrast(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
+def contrast(image: torch.Tensor, strength: float, context: EffectContext) -> torch.Tensor:
     """Spread values about their mean, within the image's own range."""
-    del scene
+    del context
     low, high, mean = image.min(), image.max(), image.mean()
     return ((image - mean) * strength + mean).clamp(low, high)
 
 
-def gamma(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
+def gamma(image: torch.Tensor, strength: float, context: EffectContext) -> torch.Tensor:
     """Bend the image's range by an exponent, then restore mean and spread."""
-    del scene
+    del context
     low, span = image.min(), image.max() - image.min()
     if span <= 0:
         return image
@@ -197,9 +197,9 @@ def gamma(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
     return (bent - bent.mean()) * (image.std() / spread) + image.mean()
 
 
-def bias_field(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
+def bias_field(image: torch.Tensor, strength: float, context: EffectContext) -> torch.Tensor:
     """Multiply the signal above its smallest value by a smooth field, exp(-s) to exp(s)."""
-    field = torch.from_numpy(scene.random.uniform(-1, 1, [4] * (image.ndim - 1)))
+    field = torch.from_numpy(context.random.uniform(-1, 1, [4] * (image.ndim - 1)))
     matrices = [axis_matrix(4, n, 3 / max(n - 1, 1), "cubic", False) for n in image.shape[1:]]
     field = apply_matrices(field[None], matrices).to(image.device)
     field = field * (strength / field.abs().max().clamp_min(1e-6))
@@ -207,21 +207,21 @@ def bias_field(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tens
     return floor + (image - floor) * field.exp()
 
 
-def ghosting(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
+def ghosting(image: torch.Tensor, strength: float, context: EffectContext) -> torch.Tensor:
     """Weaken every n-th phase-encoding line (n = 2 to 6); the centre of k-space is kept."""
-    axis = _some_axis(image, scene)
+    axis = _some_axis(image, context)
     size = image.shape[axis]
     lines = np.arange(size)
-    weaken = lines % int(scene.random.randint(2, 7)) == 0
+    weaken = lines % int(context.random.randint(2, 7)) == 0
     weaken &= np.minimum(lines, size - lines) > max(size // 50, 1)
     weaken |= weaken[(-lines) % size]  # conjugate lines alike, so that the image stays real
     weights = torch.from_numpy(np.where(weaken, 1 - strength, 1.0).astype(np.float32))
     return _filter_axis(image, axis, weights[: size // 2 + 1])
 
 
-def gibbs(image: torch.Tensor, strength: float, scene: Scene) -> torch.Tensor:
+def gibbs(image: torch.Tensor, strength: float, context: EffectContext) -> torch.Tensor:
     """Cut off the highest frequencies of one axis: ringing at edges."""
-    axis = _some_axis(image, scene)
+    axis = _some_axis(image, context)
     count = image.shape[axis] // 2 + 1
     kept = max(math.ceil(count * (1 - strength)), 1)
     return _filter_axis(image, axis, (torch.arange(count) < kept).to(torch.float32))
@@ -245,9 +245,9 @@ def _filter_axis(image: torch.Tensor, axis: int, weights: torch.Tensor) -> torch
     return torch.fft.irfft(spectrum, n=size, dim=axis)
 
 
-def _some_axis(image: torch.Tensor, scene: Scene) -> int:
+def _some_axis(image: torch.Tensor, context: EffectContext) -> int:
     long = [axis for axis in range(1, image.ndim) if image.shape[axis] > 2]
-    return long[scene.random.randint(len(long))] if long else 1
+    return long[context.random.randint(len(long))] if long else 1
 
 
 def _spacing(image: torch.Tensor) -> tuple[float, ...]:
@@ -259,7 +259,7 @@ def _spacing(image: torch.Tensor) -> tuple[float, ...]:
 
 def _row(name: str, row: Sequence[float]) -> tuple[float, float, float]:
     if len(row) != 3 or not 0 <= row[0] <= 1 or row[1] > row[2]:
-        raise ConfigError(f"effect {name!r} wants [probability, low, high], found {list(row)}")
+        raise ConfigError(f"effect {name!r} needs [probability, low, high], found {list(row)}")
     if name in ("gamma", "low_resolution") and row[1] <= 0:
-        raise ConfigError(f"effect {name!r} wants strengths above 0, found {list(row)}")
+        raise ConfigError(f"effect {name!r} needs strengths above 0, found {list(row)}")
     return float(row[0]), float(row[1]), float(row[2])

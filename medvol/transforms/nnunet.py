@@ -128,7 +128,7 @@ class NnUNetPreprocessd(MapTransform, InvertibleTransform):
 
     def _normalised(self, array: NDArray[np.float32], mask: NDArray[Any]) -> NDArray[np.float32]:
         if len(array) != len(self.schemes):
-            raise ConfigError(f"the image has {len(array)} channels, the network wants "
+            raise ConfigError(f"the image has {len(array)} channels, the network takes "
                               f"{len(self.schemes)}")  # fmt: skip
         for index, scheme in enumerate(self.schemes):
             channel = array[index]

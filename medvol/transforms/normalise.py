@@ -25,7 +25,7 @@ class NormaliseIntensityd(MapTransform):
     ``window`` maps its two ends to 0 and 1 and clips; ``zscore`` gives mean 0 and standard
     deviation 1 per channel; ``percentile`` and ``unit`` map two percentiles to 0 and 1 and clip;
     ``suv`` multiplies by ``suv_factor`` in the metadata where there is one, then maps like a
-    window. A channel without any spread becomes 0. Deliberately not invertible in MONAI's sense:
+    window. A channel without any spread becomes 0. Deliberately not invertible in MONAI's meaning:
     ``Invertd`` would apply the inverse to a prediction.
 
     Args:
@@ -56,7 +56,9 @@ class NormaliseIntensityd(MapTransform):
             find_preset(preset), **{k: v for k, v in asked.items() if v is not None}
         )
         if self.preset.low >= self.preset.high:
-            raise ConfigError(f"{preset}: {self.preset.low:g} to {self.preset.high:g} is no range")
+            raise ConfigError(
+                f"{preset}: {self.preset.low:g} to {self.preset.high:g} is not a range"
+            )
 
     def __call__(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Return a copy of ``data`` with every image as float32 in network range."""
@@ -99,7 +101,7 @@ def body(channel: torch.Tensor) -> torch.Tensor:
 
 
 def percentiles(values: torch.Tensor, wanted: Sequence[float]) -> NDArray[np.floating]:
-    """Linear percentiles, any number of values (``torch.quantile`` refuses over 16 million)."""
+    """Linear percentiles, any number of values (``torch.quantile`` rejects over 16 million)."""
     return np.percentile(values.detach().cpu().numpy(), list(wanted))
 
 

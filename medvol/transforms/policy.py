@@ -47,7 +47,7 @@ class AugmentationPolicy:
     Attributes:
         modality: Row of ``medvol.core.modality``.
         body_part: Row of ``medvol.core.anatomy``.
-        labels: Label names, or value to name; a name with a side refuses the left-right mirror.
+        labels: Label names, or value to name; a name with a side rejects the left-right mirror.
         swap_labels: Pairs of label values that trade places when left and right are mirrored.
     """
 
@@ -64,14 +64,14 @@ class AugmentationPolicy:
     @property
     def mirrors(self) -> tuple[PatientAxis, ...]:
         """Patient axes along which images may be mirrored."""
-        return tuple(axis for axis in PATIENT_AXES if self.mirror_refusal(axis) is None)
+        return tuple(axis for axis in PATIENT_AXES if self.mirror_objection(axis) is None)
 
-    def mirror_refusal(self, axis: PatientAxis) -> str | None:
-        """Why a mirror along a patient axis is refused, or None."""
+    def mirror_objection(self, axis: PatientAxis) -> str | None:
+        """Why a mirror along a patient axis is rejected, or None."""
         try:
             check_mirror(self.body_part, axis, self.labels, self.swap_labels)
-        except PolicyError as refusal:
-            return str(refusal)
+        except PolicyError as error:
+            return str(error)
         return None
 
     def mirrored_axes(self, affine: Any, ndim: int) -> tuple[int, ...]:
@@ -97,7 +97,7 @@ class AugmentationPolicy:
         for path, name, short, held in steps:
             if short == "Orientation":
                 axcodes = held.get("axcodes")
-            # what is no random transform runs on prepared images, wherever the config names it
+            # what is not a random transform runs on prepared images, wherever the config names it
             known = axcodes if short.startswith("Rand") else (turned or [None])[-1]
             where = f"{name.rsplit('.', 1)[-1]} ({path})" if path else name.rsplit(".", 1)[-1]
             lines += [f"{where}: {fault}" for fault in self._faults(short, held, known)]
@@ -110,7 +110,7 @@ class AugmentationPolicy:
         yield from self._rotation_faults(name, arguments)
         yield from self._intensity_faults(name, arguments)
         if name in _ERASERS or str(arguments.get("name", "")) in _ERASERS:
-            yield "erases part of the image while the label still says that it is there"
+            yield "erases part of the image while the label still marks it"
 
     def _mirror_faults(
         self, name: str, arguments: Mapping[str, Any], axcodes: str | None
@@ -126,8 +126,8 @@ class AugmentationPolicy:
                 continue
             try:
                 check_mirror(self.body_part, axis, self.labels, pairs)
-            except ConfigError as refusal:
-                yield str(refusal)
+            except ConfigError as error:
+                yield str(error)
 
     def _rotation_faults(self, name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
         if name in ("RandRotate90", "Rotate90"):
@@ -135,7 +135,7 @@ class AugmentationPolicy:
         for argument in _ROTATIONS.get(name, ()):
             largest = _largest(arguments.get(argument))
             if largest is None:
-                yield f"{argument} {arguments[argument]!r} is no number, so it cannot be judged"
+                yield f"{argument} {arguments[argument]!r} is not a number, so it cannot be judged"
             else:
                 yield from self._turn_fault(largest)
         if arguments.get("name") == "RandomRotation":
@@ -146,8 +146,8 @@ class AugmentationPolicy:
     def _turn_fault(self, angle_rad: float) -> Iterator[str]:
         try:
             check_rotation(self.body_part, angle_rad)
-        except PolicyError as refusal:
-            yield str(refusal)
+        except PolicyError as error:
+            yield str(error)
 
     def _intensity_faults(self, name: str, arguments: Mapping[str, Any]) -> Iterator[str]:
         limit = find_modality(self.modality).max_jitter
@@ -167,7 +167,7 @@ def policy_violations(
     body_part: str,
     labels: Sequence[str] | Mapping[Any, str] = (),
 ) -> list[str]:
-    """Lines that name every transform or test-time mirror of a config that its anatomy refuses.
+    """Lines that name every transform or test-time mirror of a config that its anatomy forbids.
 
     Args:
         config_transforms: The transforms, inferer or whole config, as JSON holds them.

@@ -1,4 +1,4 @@
-"""Pictures of augmented samples beside the original, each with its scores."""
+"""Figures of augmented samples beside the original, each with its scores."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def draw_png(samples: Sequence[PreviewSample], labels: Mapping[int, str], title:
     """A grid as PNG: one column per sample, one row per plane, label outlines in colour.
 
     All samples are shown as the original lies in the patient (the right side on the left of the
-    picture), so that a mirrored sample looks mirrored.
+    image), so that a mirrored sample looks mirrored.
 
     Args:
         samples: From ``preview``; the first is the original.
@@ -111,7 +111,7 @@ def draw_png(samples: Sequence[PreviewSample], labels: Mapping[int, str], title:
 
 def draw_html(samples: Sequence[PreviewSample], labels: Mapping[int, str], title: str = "") -> str:
     """The grid and a table of scores as one HTML page that needs no network."""
-    picture = base64.b64encode(draw_png(samples, labels, title)).decode("ascii")
+    encoded = base64.b64encode(draw_png(samples, labels, title)).decode("ascii")
     rows = "".join(
         f"<tr><td>{number}</td><td>{sample.score.signal:.2f}</td>"
         f"<td>{html.escape(_sides(sample.score) or 'none judged')}</td>"
@@ -125,7 +125,7 @@ def draw_html(samples: Sequence[PreviewSample], labels: Mapping[int, str], title
         f"<title>{html.escape(title)}</title><style>body{{font:14px sans-serif;margin:2em}}"
         "td,th{padding:.2em .8em;text-align:left}img{max-width:100%}</style>"
         f"<h1>{html.escape(title)}</h1>"
-        f"<img alt='augmented samples' src='data:image/png;base64,{picture}'>"
+        f"<img alt='augmented samples' src='data:image/png;base64,{encoded}'>"
         "<table><tr><th>sample</th><th>signal</th><th>sides</th><th>folding</th><th>verdict</th>"
         f"</tr>{rows}</table></html>"
     )

@@ -24,7 +24,7 @@ PADDINGS: tuple[str, ...] = get_args(Padding)
 
 
 def check_mode(mode: str, padding: str) -> None:
-    """Refuse a mode or padding that does not exist, or a pair that has no meaning.
+    """Reject a mode or padding that does not exist, or a pair that has no meaning.
 
     Raises:
         ConfigError: Naming the choices.

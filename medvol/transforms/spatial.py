@@ -61,7 +61,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
             each call draws it. Must stay under 0.40 (3D) or 0.48 (2D) of ``elastic_spacing_mm``.
         elastic_spacing_mm: Distance between control points.
         elastic_prob: Probability of the elastic part.
-        mode: ``bilinear``, ``cubic``, ``nearest`` (every class that stays in the picture keeps at
+        mode: ``bilinear``, ``cubic``, ``nearest`` (every class that stays in the image keeps at
             least one voxel) or ``onehot`` (labels with smooth borders), one or one per key; None
             reads ``label_keys`` and integers by ``nearest``, everything else by ``bilinear``.
         padding_mode: ``zeros``, ``border``, ``reflection`` or ``min``, one or one per key; labels
@@ -74,14 +74,14 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
             first, so that a small structure centres as many crops as a large one. None takes
             every voxel that is not 0 alike.
         label_keys: Keys that hold label maps.
-        body_part: Row of ``medvol.core.anatomy`` that says which mirrors and angles are legal.
-        labels: Label names, or value to name; a lateral name refuses the left-right mirror.
+        body_part: Row of ``medvol.core.anatomy`` that states which mirrors and angles are legal.
+        labels: Label names, or value to name; a lateral name rejects the left-right mirror.
         swap_labels: Pairs of label values that trade places when left and right are mirrored;
             makes the mirror legal for lateral labels that are all paired.
         allow_missing_keys: Skip keys that are absent.
 
     Raises:
-        PolicyError: If the anatomy or a label refuses a mirror or an angle.
+        PolicyError: If the anatomy or a label rejects a mirror or an angle.
         ConfigError: If a range is impossible, or the deformation could fold.
     """
 
@@ -155,7 +155,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         if first == ():
             return out
         self.randomize()
-        images = {key: _Pending(out[key]) for key in self.key_iterator(out)}
+        images = {key: _PendingSample(out[key]) for key in self.key_iterator(out)}
         shape = images[first].shape
         warp, mirrored = self._draw(images[first], out)
         readers: dict[bytes, Resampler] = {}
@@ -184,7 +184,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
             out[key] = self._invert(out[key], self.pop_transform(out[key]))
         return out
 
-    def _draw(self, image: _Pending, data: Mapping[Hashable, Any]) -> tuple[Warp, bool]:
+    def _draw(self, image: _PendingSample, data: Mapping[Hashable, Any]) -> tuple[Warp, bool]:
         out_shape = output_size(self.spatial_size, image.shape)
         start = self._draw_start(image, out_shape, data)
         if not self._do_transform:
@@ -194,14 +194,14 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         return self.ranges.draw(self.R, start, image.shape, out_shape, image.affine)
 
     def _draw_start(
-        self, image: _Pending, out_shape: tuple[int, ...], data: Mapping[Hashable, Any]
+        self, image: _PendingSample, out_shape: tuple[int, ...], data: Mapping[Hashable, Any]
     ) -> list[int]:
-        room = [size - length for size, length in zip(image.shape, out_shape, strict=True)]
-        middle = [value // 2 for value in room]
-        if max(room) <= 0 or not self.random_center:
+        spare = [size - length for size, length in zip(image.shape, out_shape, strict=True)]
+        middle = [value // 2 for value in spare]
+        if max(spare) <= 0 or not self.random_center:
             return middle
         if self.foreground_key in data and self.R.rand() < self.foreground_prob:
-            label = _Pending(data[self.foreground_key])
+            label = _PendingSample(data[self.foreground_key])
             values = label.array[0].cpu().numpy()
             found = self._foreground(values)
             if found.size:
@@ -212,10 +212,10 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
                 ]
                 return [
                     min(max(m, 0), r) if r > 0 else r // 2
-                    for m, r in zip(middle, room, strict=True)
+                    for m, r in zip(middle, spare, strict=True)
                 ]
         return [
-            int(self.R.randint(r + 1)) if r > 0 else m for r, m in zip(room, middle, strict=True)
+            int(self.R.randint(r + 1)) if r > 0 else m for r, m in zip(spare, middle, strict=True)
         ]
 
     def _foreground(self, values: NDArray[Any]) -> NDArray[np.intp]:
@@ -234,7 +234,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         return mode, "zeros" if padding == "min" and mode in ("nearest", "onehot") else padding
 
     def _record(
-        self, image: _Pending, out: torch.Tensor, warp: Warp, how: tuple[str, str, Any]
+        self, image: _PendingSample, out: torch.Tensor, warp: Warp, how: tuple[str, str, Any]
     ) -> torch.Tensor:
         """What ``track_transform_meta`` writes, without its conversions between array types."""
         moved = out.as_subclass(MetaTensor).copy_meta_from(image.meta)
@@ -276,7 +276,7 @@ class RandSpatiald(RandomizableTransform, MapTransform, InvertibleTransform, Laz
         return out
 
 
-class _Pending:
+class _PendingSample:
     """An image, and the spatial steps that a lazy chain has promised but not done.
 
     Attributes:
@@ -351,7 +351,7 @@ def _tidy(matrix: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def output_size(asked: Sequence[int] | int | None, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The wanted spatial size, where 0, -1 and None keep the input's."""
+    """The requested spatial size, where 0, -1 and None keep the input's."""
     if asked is None:
         return shape
     sizes = [asked] * len(shape) if isinstance(asked, int) else list(asked)

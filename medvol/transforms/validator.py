@@ -61,7 +61,7 @@ class AugmentationValidator:
     """Scores augmented images against the original.
 
     Args:
-        policy: Says which mirrors are legal; None judges the left-right and vertical mirror.
+        policy: States which mirrors are legal; None judges the left-right and vertical mirror.
         min_signal: Smallest correlation that still counts as the same content.
         min_side: Smallest side consistency; 0 is the middle between original and mirror image.
     """
@@ -82,7 +82,7 @@ class AugmentationValidator:
 
         Args:
             image: A channel-first tensor, (C, X, Y) or (C, X, Y, Z), or an array without a channel.
-            augmented: The same after augmentation. Its affine, where it has one, says how it was
+            augmented: The same after augmentation. Its affine, where it has one, states how it was
                 turned, scaled and cropped.
         """
         before, after = (_coarse(part) for part in _on_one_grid(image, augmented))

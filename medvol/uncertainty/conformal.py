@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import betabinom
 
-from medvol.core import ConfigError, InputError
-from medvol.uncertainty.temperature import checked_scores
+from medvol.core import ConfigError, InputError, LabelError, NonFiniteError
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class ConformalSets:
             patients = tuple(int(n) for n in content["patients"])
             return cls(float(content["alpha"]), thresholds, patients, bool(content["by_class"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"conformal: these are no fitted thresholds: {error}") from error
+            raise ConfigError(f"conformal: these are not fitted thresholds: {error}") from error
 
 
 def fit_conformal(
@@ -94,7 +93,7 @@ def fit_conformal(
         Lee, Barber & Willett 2023, arXiv:2306.06342 (hierarchical conformal prediction); Vovk
         2012, ACML 25:475 (class-conditional).
     """
-    probabilities, labels = checked_scores(probabilities, labels)
+    probabilities, labels = _checked_scores(probabilities, labels)
     if not 0 < alpha < 1:
         raise InputError(f"alpha {alpha} is not between 0 and 1")
     owners = np.arange(len(labels)) if patients is None else _numbered(patients)
@@ -157,7 +156,7 @@ def coverage_report(
         patients: As for :func:`fit_conformal`.
         groups: Column name to one value per case, for example ``{"sex": [...]}``.
     """
-    probabilities, labels = checked_scores(probabilities, labels)
+    probabilities, labels = _checked_scores(probabilities, labels)
     sets = fitted.predict(probabilities)
     owners = np.arange(len(labels)) if patients is None else _numbered(patients)
     hits = sets[np.arange(len(labels)), labels]
@@ -234,3 +233,23 @@ def _threshold(
 def _numbered(patients: Sequence[Hashable]) -> NDArray[np.intp]:
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(patient, len(numbers)) for patient in patients], np.intp)
+
+
+def _checked_scores(
+    scores: ArrayLike, labels: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Scores (N, classes) and labels (N,) that go together."""
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
+    if scores.ndim != 2 or scores.shape[1] < 2 or labels.shape != scores.shape[:1]:
+        raise InputError(
+            f"scores of shape {scores.shape} and labels of shape {labels.shape}: "
+            "(cases, classes) and (cases,) are needed"
+        )
+    if not len(scores):
+        raise InputError("there is no case to fit on")
+    if not np.isfinite(scores).all():
+        raise NonFiniteError("scores hold NaN or infinity")
+    whole = labels.astype(np.intp)
+    if (whole != labels).any() or whole.min() < 0 or whole.max() >= scores.shape[1]:
+        raise LabelError(f"labels must be 0 to {scores.shape[1] - 1}")
+    return scores, whole

@@ -14,10 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from medvol.core import ConfigError, InputError, write_json
-from medvol.metrics import threshold_at_sensitivity
+from medvol.metrics import apply_temperature, fit_temperature, threshold_at_sensitivity
 from medvol.uncertainty.conformal import ConformalSets, fit_conformal
-from medvol.uncertainty.review import Review, ReviewLimits, review_case
-from medvol.uncertainty.temperature import apply_temperature, fit_temperature
 from medvol.uncertainty.vennabers import VennAbers
 
 #: Positive class of a binary classifier: the last one.
@@ -25,8 +23,33 @@ POSITIVE = 1
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What is said about one case.
+class ReviewLimits:
+    """When a case is flagged; None leaves a rule out.
+
+    Attributes:
+        margin: Flag a positive-class probability closer than this to the operating threshold.
+        unsure_sets: Flag conformal sets with no or several classes.
+    """
+
+    margin: float | None = None
+    unsure_sets: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Review:
+    """Whether a case needs a person; ``reason`` is empty where it does not."""
+
+    is_needed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class CaseDecision:
+    """The reading of one case.
 
     Attributes:
         probabilities: Calibrated, class name to probability.
@@ -67,7 +90,7 @@ class Operating:
     limits: ReviewLimits = field(default_factory=ReviewLimits)
     source: str = "not fitted: threshold 0.5, temperature 1"
 
-    def decide(self, logits: ArrayLike) -> list[Decision]:
+    def decide(self, logits: ArrayLike) -> list[CaseDecision]:
         """One decision per row of logits (or log probabilities), shape (N, classes)."""
         logits = np.asarray(logits, np.float64)
         if logits.ndim != 2 or logits.shape[1] != len(self.classes):
@@ -87,7 +110,7 @@ class Operating:
 
     def _decide(
         self, row: np.ndarray, kept: np.ndarray | None, interval: tuple[float, float] | None
-    ) -> Decision:
+    ) -> CaseDecision:
         is_binary = len(self.classes) == 2
         threshold = (0.5 if self.threshold is None else self.threshold) if is_binary else None
         chosen = int(row.argmax()) if threshold is None else int(row[POSITIVE] >= threshold)
@@ -99,7 +122,7 @@ class Operating:
             conformal_set=names,
         )
         probabilities = dict(zip(self.classes, row.tolist(), strict=True))
-        return Decision(probabilities, self.classes[chosen], threshold, interval, names, review)
+        return CaseDecision(probabilities, self.classes[chosen], threshold, interval, names, review)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, atomically."""
@@ -115,6 +138,48 @@ class Operating:
                 "source": self.source,
             },
         )
+
+
+def review_case(
+    limits: ReviewLimits,
+    *,
+    probability: float | None = None,
+    threshold: float | None = None,
+    conformal_set: Sequence[str] | None = None,
+) -> Review:
+    """Apply the limits to what is known about one case.
+
+    Args:
+        limits: The rules.
+        probability: Of the positive class.
+        threshold: The operating threshold.
+        conformal_set: Names of the classes in the case's set.
+
+    Returns:
+        Flagged with every reason that applies, in one line. A value that is not finite is a
+        reason too.
+
+    >>> review_case(ReviewLimits(margin=0.1), probability=0.45, threshold=0.5).reason
+    'probability 0.450 lies within 0.1 of the threshold 0.500'
+    """
+    reasons = []
+    if probability is not None and not math.isfinite(probability):
+        reasons.append(f"probability is {probability}")
+    elif (
+        limits.margin is not None
+        and probability is not None
+        and threshold is not None
+        and math.isfinite(threshold)
+        and abs(probability - threshold) < limits.margin
+    ):
+        reasons.append(
+            f"probability {probability:.3f} lies within {limits.margin:g} of the threshold "
+            f"{threshold:.3f}"
+        )
+    if limits.unsure_sets and conformal_set is not None and len(conformal_set) != 1:
+        some = f"holds {' and '.join(conformal_set)}" if conformal_set else "is empty"
+        reasons.append(f"conformal set {some}")
+    return Review(bool(reasons), "; ".join(reasons))
 
 
 def load_operating(path: str | os.PathLike[str], classes: Sequence[str]) -> Operating:
@@ -138,7 +203,7 @@ def load_operating(path: str | os.PathLike[str], classes: Sequence[str]) -> Oper
             str(content["source"]),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: is no operating point: {error}") from error
+        raise ConfigError(f"{path}: is not an operating point: {error}") from error
     if found.classes != classes:
         raise ConfigError(f"{path}: is for classes {found.classes}, not {classes}")
     return found

@@ -1,8 +1,8 @@
-"""Several predictions of one input, and what their disagreement means."""
+"""Several predictions of one input by dropout at test time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -49,25 +49,6 @@ def mc_dropout(
     with _only_dropout_trains(network), torch.random.fork_rng(devices), torch.no_grad():
         torch.manual_seed(seed)
         return torch.stack([_probabilities(network, x, predict) for _ in range(samples)])
-
-
-def ensemble(networks: Sequence[nn.Module], x: Tensor, *, predict: Predict | None = None) -> Tensor:
-    """Softmax predictions of several networks, shape (networks, B, classes, ...).
-
-    Source:
-        Lakshminarayanan et al. 2017, NeurIPS, arXiv:1612.01474.
-    """
-    if not networks:
-        raise ConfigError("an ensemble needs a network")
-    found = []
-    for network in networks:
-        flags = [(module, module.training) for module in network.modules()]
-        network.eval()
-        with torch.no_grad():
-            found.append(_probabilities(network, x, predict))
-        for module, flag in flags:
-            module.training = flag
-    return torch.stack(found)
 
 
 def _probabilities(network: nn.Module, x: Tensor, predict: Predict | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""``predictions.csv`` and ``prediction.json``: what a classifier said about every case."""
+"""``predictions.csv`` and ``prediction.json``: what a classifier found in every case."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ignite.engine import Engine, Events
 
 from medvol.core import ConfigError, output_path, rows_to_csv, sha256_file, write_json, write_text
 from medvol.io import image_digest
-from medvol.uncertainty.operating import Decision, load_operating
+from medvol.uncertainty.operating import CaseDecision, load_operating
 
 #: Least probability whose logarithm is written; softmax in float32 reaches 0.
 _TINY = 1e-12
@@ -87,7 +87,7 @@ class PredictionTable:
             self._add(item, case, row, decision, str(getattr(engine.state, "device", "")), seconds)
         self.since = time.perf_counter()
 
-    def _add(self, item, case, logits, decision: Decision, device: str, seconds: float) -> None:
+    def _add(self, item, case, logits, decision: CaseDecision, device: str, seconds: float) -> None:
         path = Path(str(case["source"]))
         name = self._name(str(case.get("case") or path.stem))
         row = {"case": name, "image": self._relative(path)}
@@ -114,7 +114,7 @@ class PredictionTable:
         return path.name
 
     def _write_case(
-        self, name: str, path: Path, decision: Decision, device: str, seconds: float
+        self, name: str, path: Path, decision: CaseDecision, device: str, seconds: float
     ) -> None:
         content = {
             "case": name,
@@ -137,7 +137,7 @@ class PredictionTable:
         write_text(self.folder / "predictions.csv", rows_to_csv(self.rows, ("case", "image")))
 
 
-def decision_columns(decision: Decision) -> dict[str, str]:
+def decision_columns(decision: CaseDecision) -> dict[str, str]:
     """The columns of ``predictions.csv`` that follow the probabilities."""
     low, high = decision.interval or (math.nan, math.nan)
     kept = decision.conformal_set

@@ -65,4 +65,4 @@ class VennAbers:
             scores = tuple(float(s) for s in content["scores"])
             return cls(scores, tuple(int(t) for t in content["truths"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise ConfigError(f"calibration: these are no scores and truths: {error}") from error
+            raise ConfigError(f"calibration: these are not scores and truths: {error}") from error

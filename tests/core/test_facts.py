@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from medvol.core import ConfigError, find_label, find_modality, flip_refusal
+from medvol.core import ConfigError, find_label, find_modality, flip_objection
 from medvol.core.labels import side_of
 
 
@@ -28,21 +28,21 @@ def test_side_is_read_from_words(name, side):
     assert side_of(name) == side
 
 
-def test_chest_refuses_every_mirror():
+def test_chest_rejects_every_mirror():
     for axis in ("left-right", "anterior-posterior", "superior-inferior"):
-        assert flip_refusal("chest", axis)
+        assert flip_objection("chest", axis)
 
 
 def test_lateral_label_forbids_a_mirror_that_the_body_allows():
-    assert flip_refusal("brain", "left-right") is None
-    assert "names a side" in str(flip_refusal("brain", "left-right", ["right_amygdala"]))
+    assert flip_objection("brain", "left-right") is None
+    assert "names a side" in str(flip_objection("brain", "left-right", ["right_amygdala"]))
 
 
-def test_unknown_rows_are_refused_and_unknown_labels_are_generic():
+def test_unknown_rows_are_rejected_and_unknown_labels_are_generic():
     with pytest.raises(ConfigError, match="known: CT"):
         find_modality("MEG")
     with pytest.raises(ConfigError, match="body_part"):
-        flip_refusal("tail", "left-right")
+        flip_objection("tail", "left-right")
     assert find_label("left femur").laterality == "left"
     assert find_label("femur") == find_label("Femur")
 

@@ -44,12 +44,12 @@ def test_rotation_about_one_axis_is_the_obliqueness(angle):
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.full((4, 4), np.nan), np.eye(3)])
-def test_impossible_affine_is_refused(bad):
+def test_impossible_affine_is_rejected(bad):
     with pytest.raises(GeometryError):
         Geometry((2, 2, 2), bad)
 
 
-def test_shifted_grid_is_refused_and_says_how_far():
+def test_shifted_grid_is_rejected_and_states_how_far():
     shifted = np.eye(4)
     shifted[0, 3] = 0.5
     with pytest.raises(GridMismatchError, match=r"mask: the grids lie 0\.5 mm apart"):

@@ -12,6 +12,6 @@ print(peak_ram_bytes())
 """
 
 
-def test_the_peak_is_told_where_there_is_no_module_resource():
+def test_the_peak_is_given_where_there_is_no_module_resource():
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout.strip()) == (0, "7"), done.stderr

@@ -10,7 +10,7 @@ import pytest
 from medvol.core import Geometry
 from medvol.datasets import read_dataset
 from medvol.datasets.checking import check_dataset
-from medvol.datasets.edges import mirror_fit
+from medvol.datasets.stats import mirror_fit
 
 SHAPE = (20, 24, 22)
 

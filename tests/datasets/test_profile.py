@@ -15,7 +15,7 @@ from medvol.datasets.phantoms import write_phantom_dataset
 from medvol.datasets.profile import Effort, effective_sample_size, profile_dataset
 
 
-def picture_set(folder, counts, patients=None):
+def image_set(folder, counts, patients=None):
     """Pictures with ``counts`` per class; every ``patients`` images are one patient's."""
     folder.mkdir()
     lines, number = ["image,class,patient_id"], 0
@@ -45,7 +45,7 @@ def test_effective_size_is_kish_bounded_and_exact_for_balance(counts):
 
 
 def test_rare_class_calls_for_a_focal_loss_and_few_cases_for_transfer(tmp_path):
-    profile = profile_dataset(picture_set(tmp_path / "d", {"ill": 2, "well": 58}, patients=1))
+    profile = profile_dataset(image_set(tmp_path / "d", {"ill": 2, "well": 58}, patients=1))
     assert profile.imbalance_ratio == 29
     assert profile.effective_n == pytest.approx(4 / (1 / 2 + 1 / 58))
     text = "\n".join(profile.warnings)
@@ -57,19 +57,19 @@ def test_rare_class_calls_for_a_focal_loss_and_few_cases_for_transfer(tmp_path):
         "few-shot",
     ):
         assert needle in text
-    balanced = profile_dataset(picture_set(tmp_path / "e", {"ill": 30, "well": 30}, patients=1))
+    balanced = profile_dataset(image_set(tmp_path / "e", {"ill": 30, "well": 30}, patients=1))
     assert "focal" not in "\n".join(balanced.warnings)
 
 
 def test_patients_with_many_images_count_once(tmp_path):
-    profile = profile_dataset(picture_set(tmp_path / "d", {"ill": 20, "well": 20}, patients=4))
+    profile = profile_dataset(image_set(tmp_path / "d", {"ill": 20, "well": 20}, patients=4))
     assert profile.counts["patients"] == 10
     assert profile.effective_n == 10
     assert "split and resample by patient" in "\n".join(profile.warnings)
 
 
 def test_effort_is_items_times_minutes_times_readers(tmp_path):
-    manifest = picture_set(tmp_path / "d", {"a": 3, "b": 3})
+    manifest = image_set(tmp_path / "d", {"a": 3, "b": 3})
     profile = profile_dataset(manifest, effort=Effort(5.0, readers=2, rate_per_hour=60))
     assert profile.annotation_hours == pytest.approx(6 * 5 * 2 / 60)
     assert profile.annotation_cost == pytest.approx(60)
@@ -85,7 +85,7 @@ def test_page_shows_examples_where_no_classed_image_can_be_read(tmp_path):
     folder = tmp_path / "d"
     folder.mkdir()
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(folder / "a.png")
-    (folder / "b.png").write_bytes(b"no picture")
+    (folder / "b.png").write_bytes(b"no image")
     (folder / "labels.csv").write_text("image,class\na.png,\nb.png,ill\n")
     assert main(["data", "profile", str(folder), "-o", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "examples.png").is_file()
@@ -112,8 +112,8 @@ def test_segmentation_profile_holds_the_closed_form_volumes(tmp_path):
     assert any("foreground" in line for line in profile.warnings)
 
 
-def test_verb_writes_pictures_and_one_page_without_links(tmp_path, capsys):
-    picture_set(tmp_path / "d", {"a<script>": 5, "b": 6}, patients=1)
+def test_verb_writes_images_and_one_page_without_links(tmp_path, capsys):
+    image_set(tmp_path / "d", {"a<script>": 5, "b": 6}, patients=1)
     out = tmp_path / "out"
     assert main(["data", "profile", str(tmp_path / "d"), "-o", str(out), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
@@ -127,7 +127,7 @@ def test_verb_writes_pictures_and_one_page_without_links(tmp_path, capsys):
     assert 'src="http' not in page
 
 
-def test_nothing_readable_is_refused(tmp_path):
+def test_nothing_readable_is_rejected(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no")
     with pytest.raises(MissingInputError, match="no case can be read"):
         profile_dataset(read_dataset(tmp_path))

@@ -13,7 +13,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from medvol.bundle import fork, load
-from medvol.core.errors import refusal_in
+from medvol.core.errors import error_line
 from medvol.engines import load_checkpoint
 from medvol.evaluation import MaskOptions, evaluate_segmentation, read_results
 from tests.blobs import make_blob, write_blobs
@@ -83,7 +83,7 @@ def test_second_run_into_one_folder_is_refused(small, data, tmp_path):
     weights_after(small, data, tmp_path / "a", max_epochs=1)
     with pytest.raises(RuntimeError) as caught:
         weights_after(small, data, tmp_path / "a", max_epochs=1)
-    assert "--resume true" in str(refusal_in(caught.value))
+    assert "--resume true" in str(error_line(caught.value))
 
 
 def test_masks_mirror_the_input_tree_on_the_input_grid(tmp_path):
@@ -151,4 +151,4 @@ def test_bundle_without_weights_says_so(data, tmp_path):
     shutil.rmtree(folder / "models")
     with pytest.raises(RuntimeError) as caught:
         run("inference", folder, dataset_dir=str(data), output_dir=str(tmp_path / "out"))
-    assert "no such weights file" in str(refusal_in(caught.value))
+    assert "no such weights file" in str(error_line(caught.value))

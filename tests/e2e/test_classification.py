@@ -14,7 +14,7 @@ from medvol.bundle.places import configs_dir
 from medvol.bundle.write import read_values, write
 from medvol.core import PolicyError, WeightsError
 from medvol.datasets.phantoms import write_phantom_classes
-from medvol.engines.workflow import refusal_in
+from medvol.engines.workflow import error_line
 from medvol.io import read_image
 from medvol.metrics import auc_roc
 from medvol.networks import load_weights
@@ -137,7 +137,7 @@ def test_map_bundle_without_weights_says_so(tmp_path):
     write_input(tmp_path / "a.png")
     with pytest.raises((WeightsError, RuntimeError)) as refusal:
         run(bundle, "inference", dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
-    assert "model.pt: no such weights file" in str(refusal_in(refusal.value))
+    assert "model.pt: no such weights file" in str(error_line(refusal.value))
 
 
 def test_left_right_mirror_of_a_chest_is_refused_in_the_values(tmp_path):

@@ -97,6 +97,6 @@ def test_labels_as_loaders_give_them_are_taken(loss):
         (lambda: class_weights([1, 2], "odd"), "'odd'"),
     ],
 )
-def test_wrong_weights_and_shapes_are_refused(build, words):
+def test_wrong_weights_and_shapes_are_rejected(build, words):
     with pytest.raises(ConfigError, match=words):
         build()

@@ -42,7 +42,7 @@ def test_the_class_counts_with_its_weight():
     assert beside - without == pytest.approx(0.5 * alone, abs=1e-5)
 
 
-def test_a_network_without_an_outline_is_refused():
+def test_a_network_without_an_outline_is_rejected():
     with pytest.raises(ConfigError, match="no outline"):
         OutlineLoss(WeightedCrossEntropy())(torch.zeros(1, 2), target())
 

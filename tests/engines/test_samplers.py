@@ -69,7 +69,7 @@ def test_ranks_share_the_order_and_get_whole_batches(kind):
     assert sorted(parts[0] + parts[1]) == sorted(whole)
 
 
-def test_wrong_classes_are_refused():
+def test_wrong_classes_are_rejected():
     with pytest.raises(ConfigError, match="3 classes were given for 4 cases"):
         BalancedSampler(dataset(4), [0, 1, 0])
     with pytest.raises(ConfigError, match="of one class"):

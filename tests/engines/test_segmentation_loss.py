@@ -93,7 +93,7 @@ def test_every_level_of_a_dynunet_receives_a_gradient():
     assert network.eval()(image).shape == (1, 2, 16, 16, 16)
 
 
-def test_overlap_without_sigmoids_and_a_wrong_width_are_refused(label):
+def test_overlap_without_sigmoids_and_a_wrong_width_are_rejected(label):
     with pytest.raises(ConfigError, match="overlap"):
         SegmentationLoss([[1, 2], [2]])
     with pytest.raises(ConfigError, match="gives 2 channels, not 3"):

@@ -28,7 +28,7 @@ from medvol.core.errors import (
     NonFiniteError,
     OutputError,
     TooLargeError,
-    refusal_in,
+    error_line,
 )
 from medvol.engines import (
     Budget,
@@ -72,7 +72,7 @@ def trainer(epochs=3, handlers=(), step=None, batch=2, loader=None, network=None
 
 
 class Scores:
-    """A validator that is as good as it is told to be, epoch by epoch."""
+    """A validator that is as good as it is asked to be, epoch by epoch."""
 
     def __init__(self, values=(), seconds=0.0):
         self.engine = SupervisedEvaluator(
@@ -152,7 +152,7 @@ def test_step_in_parts_takes_targets_of_several_tensors():
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
-def test_patch_that_never_fits_is_refused_with_a_way_out():
+def test_patch_that_never_fits_is_rejected_with_a_way_out():
     with pytest.raises(TooLargeError, match="--gradient_checkpointing true"):
         trainer(network=Full(0), step=StepWithinMemory()).run()
 
@@ -193,7 +193,7 @@ def killer(marker, index):
     return augment
 
 
-def test_killed_worker_costs_no_sample_and_is_said(tmp_path, caplog):
+def test_killed_worker_costs_no_sample_and_is_stated(tmp_path, caplog):
     rows = [{"image": torch.full((1,), float(i)), "number": i} for i in range(8)]
 
     def seen(augment):
@@ -208,15 +208,15 @@ def test_killed_worker_costs_no_sample_and_is_said(tmp_path, caplog):
     assert "new workers go on" in caplog.text
 
 
-def test_what_a_living_worker_refuses_is_no_dead_worker():
-    def refuse(case):
+def test_what_a_living_worker_rejects_is_not_a_dead_worker():
+    def reject(case):
         raise InputError(f"{case['case']}: holds NaN")
 
-    dataset = CaseDataset([{"case": "scan7.nii.gz"}], Compose([refuse]), cache_rate=0)
+    dataset = CaseDataset([{"case": "scan7.nii.gz"}], Compose([reject]), cache_rate=0)
     loader = CaseLoader(dataset, EpochSampler(dataset), batch_size=1, num_workers=1)
     with pytest.raises(RuntimeError) as caught:
         next(iter(loader))
-    assert refusal_in(caught.value) == "scan7.nii.gz: holds NaN"
+    assert error_line(caught.value) == "scan7.nii.gz: holds NaN"
 
 
 def test_workers_that_keep_dying_end_the_run_in_one_line(tmp_path):
@@ -265,7 +265,7 @@ def test_weights_that_are_not_finite_do_not_replace_the_last_good_ones(tmp_path)
     assert load_checkpoint(tmp_path / "last.pt")["epoch"] == 1
 
 
-def test_full_disk_keeps_the_last_good_checkpoint_and_says_so(tmp_path):
+def test_full_disk_keeps_the_last_good_checkpoint_and_states_so(tmp_path):
     engine = trainer(epochs=3)
     Checkpoint(tmp_path, {"network": engine.network}).attach(engine)
     size = {}
@@ -397,7 +397,7 @@ def test_mlflow_holds_the_table_and_a_resumed_run_goes_on_in_it(tmp_path):
     assert losses == pytest.approx(dict(enumerate(want, 1)))
 
 
-def test_mlflow_is_given_no_name_that_it_refuses():
+def test_mlflow_is_given_no_name_that_it_rejects():
     sink, names = tracking._MLflow.__new__(tracking._MLflow), []
     sink.run = "run"
     sink.client = SimpleNamespace(log_metric=lambda run, key, value, step: names.append(key))
@@ -405,7 +405,7 @@ def test_mlflow_is_given_no_name_that_it_refuses():
     assert names == ["val_mean_dice_tumour _left__", "lr_0", "leber_größe"]
 
 
-def test_unknown_or_missing_tracker_is_refused(tmp_path, monkeypatch):
+def test_unknown_or_missing_tracker_is_rejected(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="tensorboard, mlflow"):
         Tracker("wandb", tmp_path, EpochTable(tmp_path))
     monkeypatch.setitem(__import__("sys").modules, "mlflow", None)

@@ -116,7 +116,7 @@ def test_stages_of_monais_densenet_are_named_by_their_modules():
         (STAGES, [2, 3, 4], "the first one being 1"),
     ],
 )
-def test_wrong_schedules_are_refused(stages, epochs, words):
+def test_wrong_schedules_are_rejected(stages, epochs, words):
     with pytest.raises(ConfigError, match=words):
         GradualUnfreezing(Net(), stages, epochs)
 

@@ -235,10 +235,10 @@ def test_score_cam_weighs_channels_by_the_score_of_what_they_show():
         (lambda n: GradCAM(n, "act").raw(torch.ones(1, 1, 9, 9), -1), "outside 0 to 2"),
         (lambda n: GradCAM(n, "act").raw(torch.ones(3, 1, 9, 9), [0, 1]), "batch of 3"),
         (lambda n: GradCAM(n, "act").raw(torch.ones(1, 1, 9, 9), 1.0), "must be integers"),
-        (lambda n: GradCAM(n, "act").raw(torch.ones(1, 9, 9)), "no batch"),
+        (lambda n: GradCAM(n, "act").raw(torch.ones(1, 9, 9)), "not a batch"),
         (lambda n: GradCAM(n, "head").raw(torch.ones(1, 1, 9, 9)), "before the pooling"),
     ],
 )
-def test_wrong_questions_are_refused_in_one_line(tiny, build, words):
+def test_wrong_questions_are_rejected_in_one_line(tiny, build, words):
     with pytest.raises(ConfigError, match=words):
         build(tiny(2))

@@ -46,6 +46,6 @@ def test_tokens_lie_row_by_row_behind_the_class_token():
     assert torch.equal(as_spatial(tokens, (12, 16))[0, 0], torch.arange(1.0, 13).view(3, 4))
 
 
-def test_tokens_that_form_no_grid_are_refused():
-    with pytest.raises(ConfigError, match="no grid"):
+def test_tokens_that_form_no_grid_are_rejected():
+    with pytest.raises(ConfigError, match="not a grid"):
         token_grid(7, (32, 32))

@@ -49,6 +49,6 @@ def test_items_keep_their_own_class_and_their_own_mean():
     torch.testing.assert_close(falls, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_windows_of_another_dimension_are_refused():
+def test_windows_of_another_dimension_are_rejected():
     with pytest.raises(ConfigError, match="one number or 2"):
         Occlusion(Weighted(torch.ones(1, 1, 4, 4)), (1, 1, 1)).raw(torch.ones(1, 1, 4, 4), 0)

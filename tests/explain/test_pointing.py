@@ -42,7 +42,7 @@ def test_energy_of_a_map_of_zeros_is_undefined():
     assert math.isnan(energy_lift(np.ones((3, 3)), np.zeros((3, 3))))
 
 
-def test_maps_on_another_grid_or_below_zero_are_refused():
+def test_maps_on_another_grid_or_below_zero_are_rejected():
     with pytest.raises(GridMismatchError, match=r"\(2, 3\), the mask \(3, 2\)"):
         energy_inside(np.ones((2, 3)), np.ones((3, 2)))
     with pytest.raises(ConfigError, match="negative"):

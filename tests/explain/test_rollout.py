@@ -57,6 +57,6 @@ def test_rollout_leaves_no_trace_and_carries_the_affine():
     assert all(block.attn.att_mat.numel() == 0 for block in network.blocks)
 
 
-def test_network_without_attention_is_refused():
+def test_network_without_attention_is_rejected():
     with pytest.raises(ConfigError, match="ResNet holds no self-attention"):
         AttentionRollout(resnet10(spatial_dims=2, n_input_channels=1))

@@ -12,8 +12,8 @@ from medvol.core import ConfigError, GridMismatchError, MissingInputError
 from medvol.explain import (
     CAMInferer,
     Classifier,
+    ExplainOptions,
     GradCAM,
-    Wish,
     describe,
     explain_files,
     last_spatial_layer,
@@ -44,8 +44,8 @@ def classifier(tiny):
 
 
 def test_map_raw_map_overlay_and_numbers_lie_on_the_images_grid(tmp_path, volume, tiny):
-    wish = Wish(layer="act", class_index=1)
-    (row,) = explain_files(classifier(tiny), [volume], tmp_path / "out", wish)
+    options = ExplainOptions(layer="act", class_index=1)
+    (row,) = explain_files(classifier(tiny), [volume], tmp_path / "out", options)
     folder = tmp_path / "out" / "case"
     assert json.loads((folder / "explanation.json").read_text()) == row
     cam = read_image(folder / "cam.nii.gz")
@@ -66,12 +66,14 @@ def test_a_dot_in_a_name_is_kept(tmp_path, volume, tiny):
     for name in ("case.01.nii.gz", "case.02.NII.GZ"):
         (tmp_path / name).write_bytes(volume.read_bytes())
     paths = [tmp_path / "case.02.NII.GZ", tmp_path / "case.01.nii.gz"]
-    rows = explain_files(classifier(tiny), paths, tmp_path / "out", Wish("occlusion"))
+    rows = explain_files(classifier(tiny), paths, tmp_path / "out", ExplainOptions("occlusion"))
     assert [row["case"] for row in rows] == ["case.02", "case.01"]
 
 
 def test_raw_map_covers_the_world_that_the_network_saw(tmp_path, volume, tiny):
-    explain_files(classifier(tiny), [volume], tmp_path / "out", Wish(layer="act", class_index=1))
+    explain_files(
+        classifier(tiny), [volume], tmp_path / "out", ExplainOptions(layer="act", class_index=1)
+    )
     raw = read_image(tmp_path / "out" / "case" / "raw_act.nii.gz")
     seen = PREPROCESSING({"image": str(volume)})["image"]
     middle = np.append((np.array(seen.shape[1:]) - 1) / 2, 1)
@@ -89,29 +91,33 @@ def test_checks_and_masks_add_their_numbers(tmp_path, volume, tiny):
     mask = np.zeros((16, 20, 24), np.uint8)
     mask[4:8, 4:8, 4:8] = 1
     write_nifti(tmp_path / "masks" / "case.nii.gz", mask, AFFINE)
-    wish = Wish(class_index=2, masks=tmp_path / "masks", checks=True)
-    (row,) = explain_files(classifier(tiny), [volume], tmp_path / "out", wish)
+    options = ExplainOptions(class_index=2, masks=tmp_path / "masks", checks=True)
+    (row,) = explain_files(classifier(tiny), [volume], tmp_path / "out", options)
     assert set(row["mask"]) == {"points_into", "energy_inside", "energy_lift"}
     assert 0 <= row["mask"]["energy_inside"] <= 1
     assert set(row["deletion"]) == {"area", "random"}
     assert row["randomisation"]["is_passed"] in (True, False, None)
 
 
-def test_masks_that_do_not_fit_are_refused_and_not_left_out(tmp_path, volume, tiny):
+def test_masks_that_do_not_fit_are_rejected_and_not_left_out(tmp_path, volume, tiny):
     masks = tmp_path / "masks"
     with pytest.raises(MissingInputError, match="holds no mask named like an image"):
-        explain_files(classifier(tiny), [volume], tmp_path / "out", Wish(masks=masks))
+        explain_files(classifier(tiny), [volume], tmp_path / "out", ExplainOptions(masks=masks))
     masks.mkdir()
     write_nifti(masks / "case.nii.gz", np.ones((4, 5, 6), np.uint8), AFFINE)
     with pytest.raises(GridMismatchError, match=r"case\.nii\.gz: has shape \(4, 5, 6\)"):
-        explain_files(classifier(tiny), [volume], tmp_path / "out", Wish(layer="act", masks=masks))
+        explain_files(
+            classifier(tiny), [volume], tmp_path / "out", ExplainOptions(layer="act", masks=masks)
+        )
 
 
 def test_two_files_of_one_name_do_not_overwrite_each_other(tmp_path, volume, tiny):
     other = tmp_path / "b" / "case.nii.gz"
     other.parent.mkdir()
     other.write_bytes(volume.read_bytes())
-    rows = explain_files(classifier(tiny), [volume, other], tmp_path / "out", Wish(layer="act"))
+    rows = explain_files(
+        classifier(tiny), [volume, other], tmp_path / "out", ExplainOptions(layer="act")
+    )
     assert [row["case"] for row in rows] == ["case", "case_2"]
 
 
@@ -135,7 +141,7 @@ def test_inferer_returns_the_map_in_place_of_the_scores(tiny, batch):
     torch.testing.assert_close(inferer.probabilities, scores.detach())
 
 
-def test_unknown_methods_and_classes_are_refused(tiny):
+def test_unknown_methods_and_classes_are_rejected(tiny):
     with pytest.raises(ConfigError, match="'magic' is unknown; known: gradcam"):
         make_explainer(tiny(2), "magic")
     with pytest.raises(ConfigError, match="class 'z' is unknown; known: a, b, c"):
@@ -143,7 +149,7 @@ def test_unknown_methods_and_classes_are_refused(tiny):
     assert classifier(tiny).number_of("c") == classifier(tiny).number_of("2") == 2
 
 
-def test_description_of_an_empty_map_says_so():
+def test_description_of_an_empty_map_states_so():
     assert describe(np.zeros((4, 4)), np.ones((4, 4)), np.eye(4))["is_empty"]
 
 

@@ -99,7 +99,7 @@ def test_true_means_every_mirror_that_the_anatomy_allows():
 def test_what_cannot_be_resolved_is_refused():
     with pytest.raises(ConfigError, match="body_part"):
         SlidingWindowInferer((4, 4, 4), tta=["left-right"])
-    with pytest.raises(ConfigError, match="no patient axis"):
+    with pytest.raises(ConfigError, match="not a patient axis"):
         SlidingWindowInferer((4, 4, 4), tta=["x"], body_part="brain")
     with pytest.raises(InputError, match="affine"):
         SlidingWindowInferer((4, 4, 4), tta=["left-right"], body_part="brain")(

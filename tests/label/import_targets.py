@@ -21,8 +21,8 @@ def targets(node):
 
 
 def main() -> int:
-    for stranger in ("typer", "rich", "highdicom", "matplotlib"):
-        assert importlib.util.find_spec(stranger) is None, f"{stranger} is installed here"
+    for absent in ("typer", "rich", "highdicom", "matplotlib"):
+        assert importlib.util.find_spec(absent) is None, f"{absent} is installed here"
     locator, seen, missing = ComponentLocator(), set(), []
     for folder in map(Path, sys.argv[1:]):
         for task in ("train", "inference"):

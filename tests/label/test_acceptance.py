@@ -117,12 +117,12 @@ def ours(label_python, data, classifier, tmp_path_factory):
     assert verb.stdout
     line = verb.stdout.readline()
     assert line, (work / "server.log").read_text(errors="replace")[-3000:]
-    told = json.loads(line)
-    assert told["url"] == f"http://127.0.0.1:{port}"
-    assert told["images"] == 3
+    printed = json.loads(line)
+    assert printed["url"] == f"http://127.0.0.1:{port}"
+    assert printed["images"] == 3
     servers = psutil.Process(verb.pid).children()
     assert len(servers) == 1
-    yield Workplace(work), Rest(told["url"]), servers[0]
+    yield Workplace(work), Rest(printed["url"]), servers[0]
     verb.send_signal(signal.SIGTERM)
     assert verb.wait(60) == 0
     verb.stdout.close()
@@ -150,7 +150,7 @@ def test_masks_are_those_of_monai_bundle_run(ours, expected, tmp_path):
     assert_same_masks(ours[1], expected, tmp_path)
 
 
-def test_unknown_models_images_and_files_are_refused_in_one_line(ours, data):
+def test_unknown_models_images_and_files_are_rejected_in_one_line(ours, data):
     rest = ours[1]
     for model, image, word in [("nothing", "odd", "no model"), (SEGMENTER, "nobody", "no image"),
                                (SEGMENTER, str(data / "images" / "odd.nii.gz"), "no image"),

@@ -47,11 +47,11 @@ def test_the_machines_own_names_are_served(host):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8000", ""])
-def test_a_foreign_host_name_is_refused(host):
+def test_a_foreign_host_name_is_rejected(host):
     assert ask(Guard(inner, LOCAL), host=host)[0] == 421
 
 
-def test_a_page_of_another_site_is_refused_and_our_own_is_not():
+def test_a_page_of_another_site_is_rejected_and_our_own_is_not():
     guard = Guard(inner, LOCAL)
     assert ask(guard, origin="http://evil.example")[0] == 403
     assert ask(guard, origin="null")[0] == 403
@@ -104,7 +104,7 @@ def test_two_servers_have_different_tokens():
         (True, "short", "MEDVOL_LABEL_PASSWORD"),
     ],
 )
-def test_an_address_others_can_reach_is_refused_without_flag_and_password(
+def test_an_address_others_can_reach_is_rejected_without_flag_and_password(
     host, is_allowed, password, word
 ):
     with pytest.raises(ConfigError, match=word):

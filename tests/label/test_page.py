@@ -14,7 +14,7 @@ INFO = {
 SCORES = {
     "sure": {"entropy": 0.1, "mutual_information": 0.0},
     "unsure": {"entropy": 0.9, "mutual_information": 0.2},
-    "bad": {"refused": "bad.nii.gz: holds NaN"},
+    "bad": {"rejected": "bad.nii.gz: holds NaN"},
     "done": {"entropy": 1.0, "mutual_information": 0.0},
 }
 
@@ -40,7 +40,7 @@ def test_nothing_is_loaded_from_elsewhere():
     assert not re.findall(r"(?:src|href)=[\"']?(?:https?:)?//", page)
 
 
-def test_progress_and_strategy_are_told():
+def test_progress_and_strategy_are_given():
     page = start_page(INFO, {}, [], "http://127.0.0.1:8000")
     assert "1 of 4 images" in page
     assert "<code>uncertainty</code>" in page

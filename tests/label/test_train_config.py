@@ -8,7 +8,7 @@ from monai.bundle import ConfigWorkflow
 
 from medvol.bundle import list_bundles, load
 from medvol.bundle.verify import verify
-from medvol.core.errors import MissingInputError, refusal_in
+from medvol.core.errors import MissingInputError, error_line
 from tests.blobs import write_blobs
 
 TRAINABLE = [bundle.name for bundle in list_bundles() if "train" in bundle.tasks]
@@ -68,11 +68,11 @@ def test_cases_may_come_as_an_override_in_place_of_a_data_set(tmp_path):
     assert (tmp_path / "run" / "last.pt").is_file()
 
 
-def test_without_cases_or_a_data_set_the_run_is_refused():
+def test_without_cases_or_a_data_set_the_run_is_rejected():
     workflow = ConfigWorkflow(
         config_file=str(load("phantom_ct_segmentation").config_path("train")), logging_file=False
     )
     with pytest.raises(Exception, match=r".") as caught:
         workflow.initialize()
-    assert "--dataset_dir" in (refusal_in(caught.value) or "")
+    assert "--dataset_dir" in (error_line(caught.value) or "")
     assert isinstance(caught.value, MissingInputError) or caught.value.__cause__ is not None

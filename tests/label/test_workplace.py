@@ -118,7 +118,7 @@ def test_the_task_comes_from_the_metadata():
     assert family_of(load(CLASSIFIER).metadata) == "classification"
 
 
-def test_refusals_name_their_reason(tmp_path, images):
+def test_errors_name_their_reason(tmp_path, images):
     with pytest.raises(ConfigError, match="no bundle"):
         prepare(tmp_path / "work", [], images)
     with pytest.raises(ConfigError, match="lies inside the images"):
@@ -132,7 +132,7 @@ def test_refusals_name_their_reason(tmp_path, images):
         prepare(tmp_path / "work", [load("hippocampus_mri_gradcam")], images)
 
 
-def test_the_server_is_told_to_bind_loopback_and_to_write_into_the_workplace(tmp_path, images):
+def test_the_server_is_set_to_bind_loopback_and_to_write_into_the_workplace(tmp_path, images):
     place = prepare(tmp_path / "work", [load(SEGMENTER)], images)
     options = ServeOptions(place, [SEGMENTER], port=8123)
     command = server_command(Path("/env/bin/python"), options)
@@ -202,7 +202,7 @@ def test_an_environment_of_the_users_own_is_not_built_over(tmp_path):
         (["--bundles", SEGMENTER, "--images", "x", "--tls-cert", "c"], "--tls-key"),
     ],
 )  # fmt: skip
-def test_the_command_refuses_in_one_line(tmp_path, monkeypatch, capsys, arguments, word):
+def test_the_command_rejects_in_one_line(tmp_path, monkeypatch, capsys, arguments, word):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MEDVOL_LABEL_PASSWORD", raising=False)
     monkeypatch.setattr("medvol.cli.label._require_free", lambda host, port: None)

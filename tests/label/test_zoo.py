@@ -1,4 +1,4 @@
-"""Every bundle passes the model zoo's gate, offline."""
+"""Every bundle passes the model zoo's checks, offline."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_weights_export_to_torchscript_and_onnx(name, tmp_path):
 
 
 def fault_of(step, bundle, schema, tmp_path):
-    """What one step of the gate says; empty where it passes."""
+    """What one step of the checks reports; empty where it passes."""
     return dict(check(bundle, schema, tmp_path, only=(step,)))[step]
 
 

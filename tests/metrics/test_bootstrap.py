@@ -109,7 +109,7 @@ def test_strata_keep_their_size():
 
 def test_resamples_without_a_class_are_counted():
     got = bootstrap_ci(weighted_auc([0, 1, 1, 1], [0.1, 0.9, 0.3, 0.2]), 4, method="percentile")
-    # The only negative is missed in (3/4)^4 of the draws, and drawn alone in (1/4)^4.
+    # The only negative is not drawn in (3/4)^4 of the draws, and drawn alone in (1/4)^4.
     assert got.undefined / 10_000 == pytest.approx(0.75**4 + 0.25**4, abs=0.02)
 
 

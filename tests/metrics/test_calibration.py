@@ -14,7 +14,6 @@ from medvol.metrics import (
     apply_temperature,
     brier,
     calibration_line,
-    conformal_coverage,
     decision_curve,
     ece,
     fit_temperature,
@@ -116,7 +115,7 @@ def test_a_known_temperature_is_found(temperature):
     assert fit_temperature(two, binary) == pytest.approx(temperature, rel=0.05)
 
 
-def test_temperature_keeps_the_ranking_and_refuses_nonsense():
+def test_temperature_keeps_the_ranking_and_rejects_nonsense():
     logits = np.random.default_rng(0).normal(size=(20, 4))
     hot = apply_temperature(logits, 7.0)
     assert np.array_equal(hot.argmax(axis=1), logits.argmax(axis=1))
@@ -146,8 +145,3 @@ def test_the_conformal_threshold_is_the_smallest_that_keeps_its_promise(seed, al
     needed = (len(scores) + 1) * (1 - alpha) - 1e-9
     candidates = [s for s in scores if (scores <= s).sum() >= needed]
     assert got == min(candidates, default=math.inf)
-
-
-def test_coverage_counts_sets_that_hold_the_truth():
-    found, size = conformal_coverage([0, 1, 2], [[1, 0, 0], [1, 0, 1], [1, 1, 1]])
-    assert (found.k, found.n, size) == (2, 3, 2.0)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medvol.core import ConfigError, LabelError
-from medvol.metrics import froc, lesion_overlap, panoptic, recall_by_size
+from medvol.metrics import froc, lesion_overlap, panoptic
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -98,16 +98,6 @@ def test_nothing_to_find_is_undefined_and_an_alarm_is_not():
     assert panoptic(one, nothing).pq == 0
     with pytest.raises(ConfigError, match="connectivity"):
         lesion_overlap(one, one, connectivity=3)
-
-
-def test_recall_by_size_sorts_lesions_by_volume():
-    ref = np.zeros((30, 30, 30), bool)
-    ref[:2, :2, :2], ref[10:20, 10:20, 10:20], ref[25:, 25:, 25:] = True, True, True
-    pred = np.zeros_like(ref)
-    pred[15, 15, 15] = True
-    rows = recall_by_size(pred, ref, (1, 1, 1), edges_ml=(0, 0.1, 0.5, 10))
-    assert [(row[2].k, row[2].n) for row in rows] == [(0, 1), (0, 1), (1, 1)]
-    assert rows[2][2].lower < 0.3
 
 
 def test_froc_counts_each_lesion_once_and_ties_together():

@@ -36,7 +36,7 @@ def test_delongs_test_agrees_with_the_jackknife_of_all_pairs(seed):
     assert got.auc1 == pytest.approx(delong_ci(y, s1).auc)
 
 
-def test_the_same_ranking_is_no_difference():
+def test_the_same_ranking_is_not_a_difference():
     y, s = [0, 0, 1, 1, 1], np.array([0.1, 0.4, 0.35, 0.8, 0.9])
     got = delong_test(y, s, s**3)
     assert (got.z, got.p, got.lower, got.upper) == (0, 1, 0, 0)
@@ -62,7 +62,7 @@ def test_wilcoxon_ranks_a_miss_above_every_distance(seed):
     assert (got.p, got.n) == (pytest.approx(want.pvalue), 12)
 
 
-def test_undefined_pairs_say_nothing():
+def test_undefined_pairs_decide_nothing():
     assert wilcoxon_paired([1, math.nan, 2], [1, 3, 2]).p == 1
     with pytest.raises(ConfigError, match="1 of 2 differences"):
         permutation_paired([1, math.inf], [1, 2])

@@ -53,9 +53,9 @@ def test_the_declared_empty_rule_is_what_callers_get(name, blobs):
 
 @pytest.mark.parametrize("name", SCALAR)
 def test_a_miss_never_scores_like_a_hit(name, blobs):
-    missed = call(name, np.zeros_like(blobs[0]), blobs[0])
+    absent = call(name, np.zeros_like(blobs[0]), blobs[0])
     best = BEST[MASK[name].direction]
-    assert math.isnan(missed) or missed != best or name == "specificity_voxel"
+    assert math.isnan(absent) or absent != best or name == "specificity_voxel"
 
 
 @pytest.mark.parametrize("name", list(MASK))

@@ -59,7 +59,7 @@ def test_a_box_weighs_its_faces_by_their_area():
     assert hausdorff_surfel(slab, moved, (2.0, 1.0, 1.0), percentile=100) == 2.0
 
 
-def test_average_distance_says_which_side_is_missing(ball):
+def test_average_distance_states_which_side_is_missing(ball):
     nothing = np.zeros_like(ball)
     one, other = asd_surfel(nothing, ball, (1, 1, 1)), asd_surfel(ball, nothing, (1, 1, 1))
     assert one[0] == math.inf

@@ -25,7 +25,7 @@ def rows():
     return [row for measured in found.values() for row in measured.scores]
 
 
-def test_every_label_has_every_number_and_says_why_it_is_undefined():
+def test_every_label_has_every_number_and_states_why_it_is_undefined():
     table = {(r.label, r.metric): r for r in rows()}
     columns = ["dice", "hd95", "assd", "nsd_voxel@1mm", "nsd_voxel@2.5mm"]
     assert sorted(table) == sorted((n, c) for n in ("liver", "tumour", "cyst") for c in columns)

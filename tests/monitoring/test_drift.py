@@ -14,7 +14,7 @@ from medvol.io import write_nifti
 from medvol.metrics import Score
 from medvol.monitoring import (
     DriftPlan,
-    Profile,
+    ReferenceProfile,
     benjamini_hochberg,
     cliffs_delta,
     find_drift,
@@ -32,7 +32,7 @@ FAST = DriftPlan(permutations=200)
 def profile(seed, n=60, shift=0.0, columns=("mean", "noise", "emb_0", "emb_1")):
     table = np.random.default_rng(seed).normal(size=(n, len(columns)))
     table[:, 0] += shift
-    return Profile(f"p{seed}", tuple(f"c{k}" for k in range(n)), columns, table)
+    return ReferenceProfile(f"p{seed}", tuple(f"c{k}" for k in range(n)), columns, table)
 
 
 def test_a_shift_is_found_where_it_is_and_named():
@@ -48,7 +48,7 @@ def test_no_drift_raises_an_alarm_in_few_of_many_runs():
     assert sum(any(row.is_alarm for row in rows) for rows in runs) <= 2
 
 
-def test_many_cases_alone_are_no_alarm():
+def test_many_cases_alone_are_not_an_alarm():
     # A tiny shift becomes significant with enough cases; the effect keeps it quiet.
     columns = ("mean",)
     new, old = (profile(s, 4000, shift, columns) for s, shift in ((1, 0.2), (2, 0.0)))

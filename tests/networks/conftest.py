@@ -1,7 +1,7 @@
 """The architectures that published weights come from, written from their papers and sources.
 
 torchvision and timm cannot be installed beside a CPU torch everywhere, and agreement of key names
-says nothing about strides, padding or epsilon: these are the oracles for output parity.
+does not fix strides, padding or epsilon: these are the oracles for output parity.
 """
 
 from collections import OrderedDict

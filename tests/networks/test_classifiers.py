@@ -44,7 +44,7 @@ def test_the_parts_of_the_classifier_make_the_whole():
 
 
 @pytest.mark.parametrize("wrong", [{"roi_size": (30, 32)}, {"in_channels": 3}, {"cell": 1}])
-def test_pictures_that_hold_no_whole_cells_are_refused(wrong):
+def test_images_that_hold_no_whole_cells_are_rejected(wrong):
     with pytest.raises(ConfigError):
         GradientClassifier(**({"roi_size": (32, 32)} | wrong))
 

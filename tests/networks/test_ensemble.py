@@ -89,12 +89,12 @@ def test_deeply_supervised_members_count_by_their_last_output():
         torch.testing.assert_close(ensemble(x).softmax(1), want, rtol=0, atol=1e-6)
 
 
-def test_an_ensemble_of_none_is_refused():
+def test_an_ensemble_of_none_is_rejected():
     with pytest.raises(ConfigError, match="at least one"):
         Ensemble([])
 
 
-def test_a_count_beside_a_list_is_refused():
+def test_a_count_beside_a_list_is_rejected():
     with pytest.raises(ConfigError, match="count 2"):
         Ensemble([member(0)], count=2)
 
@@ -128,7 +128,7 @@ def test_a_single_folds_weights_make_an_ensemble_of_one(tmp_path):
     torch.testing.assert_close(got(x).softmax(1), net(x).softmax(1))
 
 
-def test_weights_of_another_architecture_are_refused_by_name(tmp_path):
+def test_weights_of_another_architecture_are_rejected_by_name(tmp_path):
     torch.save(torch.nn.Conv3d(1, 2, 3).state_dict(), tmp_path / "other.pt")
     with pytest.raises(WeightsError, match="do not fit Ensemble"):
         with_weights(Ensemble(member(0), count=2), tmp_path / "other.pt")

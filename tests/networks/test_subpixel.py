@@ -40,7 +40,7 @@ def test_folding_is_monais_and_compiles_to_torchscript(dims):
     assert torch.equal(unfold_blocks(folded, 2), x)
 
 
-def test_an_axis_that_cannot_be_folded_is_refused():
+def test_an_axis_that_cannot_be_folded_is_rejected():
     with pytest.raises(ValueError, match="divisible"):
         fold_blocks(torch.zeros(1, 1, 4, 5, 4), 2)
 

@@ -168,7 +168,7 @@ def test_resized_positions_keep_a_constant_and_the_order_of_axes():
     assert torch.allclose(wide[:, 0], wide[:, 3])
 
 
-def test_network_with_agreeing_keys_and_another_stride_is_refused(tmp_path, source, caplog):
+def test_network_with_agreeing_keys_and_another_stride_is_rejected(tmp_path, source, caplog):
     path = saved(tmp_path, source("resnet18"))
     monai = ResNet("basic", [2, 2, 2, 2], [64, 128, 256, 512], 2, 3, num_classes=5,
                    bias_downsample=False)  # fmt: skip
@@ -216,7 +216,7 @@ def test_old_densenet_files_with_dotted_names_load(tmp_path, source):
     assert relative_gap(network.eval()(x), original(x)) <= 1e-5
 
 
-def test_too_little_is_refused_with_a_report_and_changes_nothing(tmp_path, source):
+def test_too_little_is_rejected_with_a_report_and_changes_nothing(tmp_path, source):
     state = {k: v for k, v in source("resnet18").state_dict().items() if "layer4" not in k}
     torch.save(state, tmp_path / "part.pth")
     network = torchvision_resnet(18, in_channels=3)
@@ -231,7 +231,7 @@ def test_too_little_is_refused_with_a_report_and_changes_nothing(tmp_path, sourc
         init_weights(densenet(), tmp_path / "part.pth")
 
 
-def test_a_resnet_with_a_deep_stem_is_refused_with_a_report(tmp_path, caplog):
+def test_a_resnet_with_a_deep_stem_is_rejected_with_a_report(tmp_path, caplog):
     network = torchvision_resnet(18)
     state = dict(network.state_dict())
     state["conv1.0.weight"] = state.pop("conv1.weight")  # as timm's resnet18d has it
@@ -255,13 +255,13 @@ def test_head_is_kept_when_asked_and_pretrained_passes_the_network_through(tmp_p
     assert not torch.equal(head, network.fc.weight)
 
 
-def test_our_own_checkpoint_is_no_transfer(tmp_path):
+def test_our_own_checkpoint_is_not_a_transfer(tmp_path):
     network = ResNet("basic", [1, 1, 1, 1], [8, 8, 8, 8], 3, 1, num_classes=2)
     path = saved(tmp_path, network)
     assert init_weights(network, path).source == "same network"
 
 
-def test_unknown_sizes_are_refused():
+def test_unknown_sizes_are_rejected():
     with pytest.raises(ConfigError, match="depth 19"):
         torchvision_resnet(19)
     with pytest.raises(ConfigError, match="efficientnet-b9"):

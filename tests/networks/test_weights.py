@@ -121,10 +121,10 @@ def test_every_faulty_file_is_one_line_that_names_it_and_no_code_runs(tmp_path):
     for name, (content, error, words) in cases.items():
         path = tmp_path / "model.pt"
         path.write_bytes(content)
-        with pytest.raises(error, match=words) as refusal:
+        with pytest.raises(error, match=words) as raised:
             load_weights(path)
-        assert "\n" not in str(refusal.value), name
-        assert "model.pt" in str(refusal.value), name
+        assert "\n" not in str(raised.value), name
+        assert "model.pt" in str(raised.value), name
     assert not (tmp_path / "code_ran").exists()
 
 
@@ -161,7 +161,7 @@ def test_no_truncated_safetensors_loads(tmp_path, cut):
         [1, 2],
     ],
 )
-def test_safetensors_that_lies_about_its_tensors_is_refused(tmp_path, row):
+def test_safetensors_that_lies_about_its_tensors_is_rejected(tmp_path, row):
     header = json.dumps({"a": row}).encode()
     content = len(header).to_bytes(8, "little") + header + b"\0" * 4
     (tmp_path / "w.safetensors").write_bytes(content)
@@ -188,7 +188,7 @@ def test_applied_weights_give_the_source_networks_output():
         (lambda s: s.clear(), "8 missing"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_and_change_nothing(change, words):
+def test_weights_that_do_not_fit_are_rejected_and_change_nothing(change, words):
     network = small_network()
     before = {name: value.clone() for name, value in network.state_dict().items()}
     state = {name: torch.full_like(v, 7) for name, v in network.state_dict().items()}
@@ -234,7 +234,7 @@ TENSOR = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     ({"a": {**TENSOR, "dtype": "X9"}}, 8, "X9"),
     ('{"a": 1, "a": 2}', 0, "twice"), ("[" * 20_000, 0, "recursion"), ("[1]", 0, "not a whole"),
 ])  # fmt: skip
-def test_safetensors_that_breaks_its_format_is_refused(tmp_path, table, n_bytes, fault):
+def test_safetensors_that_breaks_its_format_is_rejected(tmp_path, table, n_bytes, fault):
     head = (table if isinstance(table, str) else json.dumps(table)).encode()
     path = tmp_path / "odd.safetensors"
     path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(n_bytes))

@@ -167,7 +167,7 @@ def test_faces_and_burned_in_text_are_flagged(tmp_path):
     assert saved["residuals"] == report.residuals
 
 
-def test_documents_are_left_out_and_said(tmp_path):
+def test_documents_are_left_out_and_stated(tmp_path):
     report_class = "1.2.840.10008.5.1.4.1.1.88.33"
     series(tmp_path / "in" / "sr", n=1, SOPClassUID=report_class)
     series(tmp_path / "in" / "ct", SeriesInstanceUID="1.2.99")
@@ -177,7 +177,7 @@ def test_documents_are_left_out_and_said(tmp_path):
     assert "document" in report.left_out[0]["why"]
 
 
-def test_a_file_without_preamble_is_copied_and_a_damaged_one_is_said(tmp_path):
+def test_a_file_without_preamble_is_copied_and_a_damaged_one_is_stated(tmp_path):
     source = series(tmp_path / "in", n=3)
     bare, cut, _ = sorted(source.iterdir())
     bare.write_bytes(bare.read_bytes()[132:])
@@ -212,20 +212,20 @@ def test_the_command_exits_0_1_and_2(tmp_path, capsys):
     arguments = ["data", "deid", str(source), "-o"]
     key = ["--key-file", str(tmp_path / "key")]
     assert main([*arguments, str(tmp_path / "out"), *key, "--json"]) == 0
-    told = capsys.readouterr()
-    assert json.loads(told.out)["is_clean"]
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["is_clean"]
     for secret in PLANTED[:4]:
-        assert secret not in told.out.replace(str(tmp_path), "")
+        assert secret not in printed.out.replace(str(tmp_path), "")
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
     assert main([*arguments, str(tmp_path / "out2"), *key]) == 0
     a, b = first(tmp_path / "out"), first(tmp_path / "out2")
     assert a.PatientID == b.PatientID
     assert main([*arguments, str(tmp_path / "out")]) == 2
     assert main([*arguments, str(tmp_path / "o3"), "--profile", "nothing"]) == 2
-    assert "is no privacy profile; known: basic" in capsys.readouterr().err
+    assert "is not a privacy profile; known: basic" in capsys.readouterr().err
 
 
-def test_a_refused_run_writes_no_key_and_no_key_lies_among_scans(tmp_path, capsys):
+def test_a_rejected_run_writes_no_key_and_no_key_lies_among_scans(tmp_path, capsys):
     source, out = series(tmp_path / "in", n=1), tmp_path / "out"
     key = tmp_path / "key"
     assert main(["data", "deid", str(tmp_path / "no"), "-o", str(out), "--key-file", str(key)]) == 2
@@ -240,7 +240,7 @@ def test_a_refused_run_writes_no_key_and_no_key_lies_among_scans(tmp_path, capsy
 
 def test_profiles_are_checked(tmp_path):
     for text, fault in (("name: x\ndates: never", "dates must be"), ("dates: shift", "a name"),
-                        ("name: x\nkeep: [NoSuchWord]", "no DICOM keyword"),
+                        ("name: x\nkeep: [NoSuchWord]", "not a DICOM keyword"),
                         ("name: x\nmax_shift_days: 0", "1 to 36500"),
                         ("name: x\nother: 1", "unknown key 'other'")):  # fmt: skip
         path = tmp_path / "p.yaml"

@@ -90,7 +90,7 @@ def test_the_audit_believes_voxels_before_tags(tmp_path, dicom_head, part, cut):
 
 @pytest.fixture
 def dicom_head(tmp_path):
-    """A coarse MR head as a series, whose tags say what the test wants."""
+    """A coarse MR head as a series, whose tags state what the test needs."""
     from tests.io.conftest import write_series
 
     def build(cut="", **tags):

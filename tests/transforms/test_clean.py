@@ -72,7 +72,7 @@ def test_the_largest_component_is_monais(seed):
     assert got.sum() == int(want.sum())  # equal sizes leave the choice open
 
 
-def test_wrong_arguments_are_refused():
+def test_wrong_arguments_are_rejected():
     with pytest.raises(ConfigError, match="below 0"):
         CleanLabelMapd("pred", min_mm3={1: -1})
     with pytest.raises(InputError, match="affine"):

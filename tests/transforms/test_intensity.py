@@ -11,8 +11,8 @@ from medvol.transforms import RandIntensityd
 from medvol.transforms import intensity as fx
 
 
-def scene(spacing=(1.0, 1.0, 1.0), unit=1.0, seed=0):
-    return fx.Scene(spacing, unit, np.random.RandomState(seed))
+def context(spacing=(1.0, 1.0, 1.0), unit=1.0, seed=0):
+    return fx.EffectContext(spacing, unit, np.random.RandomState(seed))
 
 
 def blob(shape=(20, 24, 16)):
@@ -54,7 +54,7 @@ def test_effect_keeps_shape_type_and_finite_values_and_changes_something(name, s
 
 @pytest.mark.parametrize("name", fx.EFFECTS)
 def test_a_constant_image_stays_finite(name):
-    out = fx.EFFECTS[name](torch.full((1, 8, 9, 7), 5.0), 0.9, scene())
+    out = fx.EFFECTS[name](torch.full((1, 8, 9, 7), 5.0), 0.9, context())
     assert torch.isfinite(out).all()
 
 
@@ -80,7 +80,7 @@ def test_blur_is_in_millimetres():
     # The second moment of a blurred impulse is sigma squared, in mm, along every axis.
     impulse = torch.zeros(1, 41, 41, 41)
     impulse[0, 20, 20, 20] = 1
-    out = fx.blur(impulse, 3.0, scene(spacing=(1.0, 2.0, 1.5)))[0]
+    out = fx.blur(impulse, 3.0, context(spacing=(1.0, 2.0, 1.5)))[0]
     place = torch.arange(41) - 20.0
     for axis, spacing in enumerate((1.0, 2.0, 1.5)):
         others = [a for a in range(3) if a != axis]
@@ -90,7 +90,7 @@ def test_blur_is_in_millimetres():
 
 def test_low_resolution_removes_what_the_coarse_axis_cannot_hold():
     line = torch.cos(torch.arange(64) * math.pi)  # the highest frequency
-    out = fx.low_resolution(line[None, :, None].expand(1, 64, 2), 2.0, scene((1.0, 1.0)))
+    out = fx.low_resolution(line[None, :, None].expand(1, 64, 2), 2.0, context((1.0, 1.0)))
     # sampled Gaussian of sigma 0.735: its response at the Nyquist frequency is 0.14
     assert out[:, 8:-8].abs().max() < 0.15
 
@@ -98,7 +98,7 @@ def test_low_resolution_removes_what_the_coarse_axis_cannot_hold():
 def test_ghosts_lie_an_nth_of_the_field_of_view_away():
     image = torch.zeros(1, 60, 2)
     image[:, 28:33] = 100
-    out = fx.ghosting(image, 0.5, scene((1.0, 1.0), seed=1))
+    out = fx.ghosting(image, 0.5, context((1.0, 1.0), seed=1))
     ghost = (out - image)[0, :, 0].abs()
     far = torch.cat([ghost[:20], ghost[41:]])
     assert far.max() > 1
@@ -109,12 +109,12 @@ def test_gibbs_overshoots_a_step_by_nine_percent():
     # Wilbraham-Gibbs: a truncated Fourier series overshoots a jump by 8.95% of it.
     step = torch.zeros(1, 1024, 2)
     step[:, 256:768] = 1
-    out = fx.gibbs(step, 0.8, scene((1.0, 1.0)))
+    out = fx.gibbs(step, 0.8, context((1.0, 1.0)))
     assert float(out.max()) - 1 == pytest.approx(0.0895, abs=0.01)
 
 
 def test_gamma_keeps_mean_and_spread():
-    out = fx.gamma(blob(), 0.7, scene())
+    out = fx.gamma(blob(), 0.7, context())
     assert float(out.mean()) == pytest.approx(float(blob().mean()), abs=1e-3)
     assert float(out.std()) == pytest.approx(float(blob().std()), rel=1e-3)
 
@@ -122,12 +122,12 @@ def test_gamma_keeps_mean_and_spread():
 def test_bias_field_is_smooth_and_bounded():
     flat = torch.ones(1, 32, 32, 32)
     flat[0, 0, 0, 0] = 0
-    field = fx.bias_field(flat, 0.4, scene())
+    field = fx.bias_field(flat, 0.4, context())
     assert field[flat > 0].log().abs().max() <= 0.4 + 1e-5
     assert field[0, 1:, 1:, 1:].log().diff(dim=0).abs().max() < 0.1
 
 
-def test_labels_are_refused():
+def test_labels_are_rejected():
     with pytest.raises(ConfigError, match="are labels"):
         RandIntensityd(["image", "label"])
     with pytest.raises(LabelError, match="holds integers"):
@@ -136,10 +136,10 @@ def test_labels_are_refused():
         )
 
 
-def test_unknown_and_malformed_effects_are_refused():
+def test_unknown_and_malformed_effects_are_rejected():
     with pytest.raises(ConfigError, match="unknown"):
         RandIntensityd("image", effects={"sparkle": (1, 0, 1)})
-    with pytest.raises(ConfigError, match="wants"):
+    with pytest.raises(ConfigError, match="needs"):
         RandIntensityd("image", effects={"noise": (1, 2)})
     for name in ("gamma", "low_resolution"):
         with pytest.raises(ConfigError, match="above 0"):

@@ -85,7 +85,7 @@ def test_inverse_of_any_chain_returns_within_half_a_voxel(names, moves, lazy, ma
 
 @given(CHAINS, STORAGE, st.integers(0, 1000))
 @settings(max_examples=25)
-def test_a_chain_reads_every_voxel_where_its_affine_says(names, matrix, seed):
+def test_a_chain_reads_every_voxel_where_its_affine_states(names, matrix, seed):
     compose = Compose([step(name, ["image"], seed + i) for i, name in enumerate(names)])
     out = compose({"image": ramp(matrix)})["image"]
     want = world(out.shape[1:], out.affine.numpy())

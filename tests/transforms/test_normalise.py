@@ -93,10 +93,10 @@ def test_n4_flattens_a_smooth_bias():
     assert tilt(fixed) < 0.2
 
 
-def test_unknown_preset_and_empty_range_are_refused():
+def test_unknown_preset_and_empty_range_are_rejected():
     with pytest.raises(ConfigError, match="known: colour"):
         NormaliseIntensityd("image", "ct_knee")
-    with pytest.raises(ConfigError, match="no range"):
+    with pytest.raises(ConfigError, match="not a range"):
         NormaliseIntensityd("image", "ct_lung", high=-1350)
 
 
@@ -164,7 +164,7 @@ def test_fitted_numbers_travel_through_a_config():
     assert torch.equal(out.as_tensor(), fitted.transform(image))
 
 
-def test_channel_faults_are_refused():
+def test_channel_faults_are_rejected():
     with pytest.raises(InputError, match="no training image"):
         ChannelNormaliser.fit([])
     with pytest.raises(InputError, match=r"channels \[1\]"):

@@ -11,7 +11,7 @@ def step(target, **arguments):
     return {"_target_": target, "keys": "image", **arguments}
 
 
-# transform, body part, and the word that its refusal must contain; None where it is legal
+# transform, body part, and the word that its error must contain; None where it is legal
 CASES = [
     (step("RandFlipd", spatial_axis=0), "chest", "left-right"),
     (step("RandFlipd", spatial_axis=1), "chest", "anterior-posterior"),
@@ -59,7 +59,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("transform", "body_part", "word"), CASES)
-def test_config_is_refused_exactly_where_the_anatomy_refuses_it(transform, body_part, word):
+def test_config_is_rejected_exactly_where_the_anatomy_rejects_it(transform, body_part, word):
     found = policy_violations([RAS, transform], "XR", body_part)
     if word is None:
         assert found == []
@@ -78,12 +78,12 @@ def test_the_transform_is_named_with_its_place_in_the_config():
 
 
 @pytest.mark.parametrize("axcodes", ["RAS", "LPS", "PIR", "SRA", "AIL"])
-def test_the_refused_array_axis_follows_the_orientation(axcodes):
+def test_the_rejected_array_axis_follows_the_orientation(axcodes):
     left_right = next(i for i, code in enumerate(axcodes) if code in "LR")
     for axis in range(3):
         config = [step("Orientationd", axcodes=axcodes), step("RandFlipd", spatial_axis=axis)]
-        refused = policy_violations(config, "MR", "brain")
-        assert bool(refused) == (axis != left_right)
+        rejected = policy_violations(config, "MR", "brain")
+        assert bool(rejected) == (axis != left_right)
 
 
 def test_without_orientation_every_array_axis_may_be_the_wrong_one():
@@ -92,7 +92,7 @@ def test_without_orientation_every_array_axis_may_be_the_wrong_one():
     )
 
 
-def test_lateral_labels_refuse_what_the_body_allows_unless_they_are_swapped():
+def test_lateral_labels_reject_what_the_body_allows_unless_they_are_swapped():
     labels = {1: "left hippocampus", 2: "right hippocampus"}
     flip = step("medvol.transforms.RandSpatiald", flip_axes=["left-right"])
     assert "names a side" in policy_violations([flip], "MR", "brain", labels)[0]
@@ -157,7 +157,7 @@ def test_core_checks_speak_for_themselves():
     assert check_rotation(None, [3.0, 0.1]) == [3.0, 0.1]
 
 
-def test_a_swap_of_what_are_not_two_sides_of_one_structure_is_refused():
+def test_a_swap_of_what_are_not_two_sides_of_one_structure_is_rejected():
     labels = {1: "left_kidney", 2: "right_kidney", 3: "left_lung", 4: "right_lung"}
     check_mirror("brain", "left-right", labels, [(1, 2), (3, 4)])
     for pairs in ([(1, 4), (2, 3)], [(1, 3), (2, 4)]):

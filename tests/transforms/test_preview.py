@@ -12,7 +12,7 @@ from medvol.transforms.preview import _views, draw_html, draw_png, preview
 
 
 def case(shape, affine):
-    """A bright block at the patient's right, front and top (2D: left and top of the picture)."""
+    """A bright block at the patient's right, front and top (2D: left and top of the image)."""
     image = torch.zeros(1, *shape)
     label = torch.zeros(1, *shape, dtype=torch.uint8)
     for axis in range(len(shape)):
@@ -49,16 +49,16 @@ def test_the_patients_right_front_and_top_are_shown_left_and_up(code, corner):
 
 
 @pytest.mark.parametrize(("shape", "rows"), [((24, 20, 16), 3), ((40, 30), 1)])
-def test_the_picture_has_a_column_per_sample_and_a_row_per_plane(shape, rows):
+def test_the_image_has_a_column_per_sample_and_a_row_per_plane(shape, rows):
     data = case(shape, np.eye(4))
     drawn = preview(MOVE, data, VALIDATOR, samples=2, seed=5)
     assert len(drawn) == 3
     assert drawn[0].score is None
     assert torch.equal(drawn[0].image, data["image"])
-    picture = Image.open(io.BytesIO(draw_png(drawn, {1: "spleen"}, "title")))
-    assert picture.width == round(1.9 * 3 * 110)
-    assert picture.height == pytest.approx((1.9 * rows + 1.0) * 110, abs=2)
-    colours = np.asarray(picture.convert("RGB")).astype(int)
+    image = Image.open(io.BytesIO(draw_png(drawn, {1: "spleen"}, "title")))
+    assert image.width == round(1.9 * 3 * 110)
+    assert image.height == pytest.approx((1.9 * rows + 1.0) * 110, abs=2)
+    colours = np.asarray(image.convert("RGB")).astype(int)
     outlined = (np.abs(colours - (157, 108, 162)).sum(-1) < 40).sum()
     assert outlined > 20
 
@@ -81,5 +81,5 @@ def test_the_page_is_whole_and_escaped_and_names_a_mirrored_sample():
     assert "<b>title" not in page
     assert "left-right is mirrored" in page
     assert "http" not in page
-    picture = page.split("base64,")[1].split("'")[0]
-    assert base64.b64decode(picture)[:4] == b"\x89PNG"
+    image = page.split("base64,")[1].split("'")[0]
+    assert base64.b64decode(image)[:4] == b"\x89PNG"

@@ -221,7 +221,7 @@ def test_an_input_voxel_is_found_in_the_output(seed):
         assert np.linalg.norm(back - (9, 8, 7)) < 2.0
 
 
-def test_modes_without_meaning_are_refused():
+def test_modes_without_meaning_are_rejected():
     with pytest.raises(ConfigError, match="choose from bilinear"):
         check_mode("lanczos", "zeros")
     with pytest.raises(ConfigError, match="choose from zeros"):

@@ -114,6 +114,6 @@ def test_nearest_keeps_dtype_and_values():
     assert set(out.unique().tolist()) <= set(image.unique().tolist())
 
 
-def test_unknown_mode_is_refused():
+def test_unknown_mode_is_rejected():
     with pytest.raises(ConfigError, match="choose bilinear"):
         Spacingd("x", 1.0, mode="lanczos")

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from monai.data.meta_tensor import MetaTensor
 
 from medvol.core import ConfigError, GridMismatchError, PolicyError
-from medvol.transforms import RandSpatialBatchd, RandSpatiald, measured_folding
+from medvol.transforms import RandSpatiald, measured_folding
 from medvol.transforms.grid import displacement
 from medvol.transforms.spatial import recorded_warp
 
@@ -63,19 +63,19 @@ def test_without_a_draw_a_pad_copies_every_voxel():
     assert out.sum() == pytest.approx(float(data["image"].sum()), rel=1e-4)
 
 
-def test_keys_on_different_grids_are_refused():
+def test_keys_on_different_grids_are_rejected():
     data = pair()
     data["label"] = data["label"][:, 1:]
     with pytest.raises(GridMismatchError, match="'label' has spatial shape"):
         RandSpatiald(KEYS)(data)
 
 
-def test_a_deformation_that_could_fold_is_refused():
+def test_a_deformation_that_could_fold_is_rejected():
     with pytest.raises(ConfigError, match="could fold"):
         RandSpatiald(KEYS, elastic_magnitude_mm=9, elastic_spacing_mm=16)(pair())
 
 
-def test_mirror_without_anatomy_is_refused():
+def test_mirror_without_anatomy_is_rejected():
     with pytest.raises(PolicyError, match="body_part"):
         RandSpatiald(KEYS, flip_axes=["left-right"])
 
@@ -115,7 +115,7 @@ def test_a_plane_of_a_volume_turns_within_itself():
     assert np.allclose(linear[0], [1, 0, 0], atol=1e-9)
 
 
-def test_shift_and_scale_are_what_they_say():
+def test_shift_and_scale_are_what_they_claim():
     data = pair(affine=AFFINES["anisotropic"])
     shift = RandSpatiald(KEYS, rotate_range=0, scale_range=0, translate_range_mm=4, elastic=False)
     for seed in range(20):
@@ -220,41 +220,6 @@ def test_missing_and_plain_keys():
     out = RandSpatiald(KEYS, allow_missing_keys=True)(data)
     assert list(out) == ["image"]
     assert isinstance(out["image"], MetaTensor)
-
-
-def test_a_batch_moves_every_item_by_its_own_draw():
-    images = torch.rand(3, 1, 16, 14, 12)
-    move = RandSpatialBatchd(KEYS, spatial_size=(12, 12, 12))
-    batch = {"image": images, "label": (images > 0.5).to(torch.uint8)}
-    out = move.set_random_state(4)(batch)
-    assert out["image"].shape == out["label"].shape == (3, 1, 12, 12, 12)
-    assert set(out["label"].unique().tolist()) <= {0, 1}
-    assert not torch.equal(out["image"][0], out["image"][1])
-    again = move.set_random_state(4)(batch)
-    assert torch.equal(out["image"], again["image"])
-
-
-def test_a_batch_of_one_equals_the_single_transform():
-    data = pair((16, 14, 12))
-    settings_ = {"elastic_magnitude_mm": 2, "elastic_spacing_mm": 8}
-    one = RandSpatiald("image", **settings_).set_random_state(2)(data)["image"]
-    batch = MetaTensor(data["image"][None].as_tensor(), data["image"].affine)
-    many = RandSpatialBatchd("image", **settings_).set_random_state(2)({"image": batch})["image"]
-    assert torch.allclose(one.as_tensor(), many[0], atol=1e-4)
-
-
-def test_a_batch_is_padded_by_each_items_own_minimum():
-    batch = torch.rand(2, 1, 12, 12, 12) + torch.tensor([5.0, 105.0]).reshape(2, 1, 1, 1, 1)
-    move = RandSpatialBatchd("image", padding_mode="min", translate_range_mm=6.0, elastic=False)
-    out = move.set_random_state(0)({"image": batch})["image"]
-    assert torch.allclose(out.amin((1, 2, 3, 4)), batch.amin((1, 2, 3, 4)), atol=1e-2)
-
-
-@pytest.mark.parametrize("options", [{"mode": "cubic"}, {"mode": "onehot"},
-                                     {"foreground_key": "label"}])  # fmt: skip
-def test_a_batch_refuses_what_belongs_to_the_single_transform(options):
-    with pytest.raises(ConfigError, match="use RandSpatiald"):
-        RandSpatialBatchd("image", **options)
 
 
 @pytest.mark.gpu

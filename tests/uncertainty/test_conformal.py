@@ -88,7 +88,7 @@ def test_sets_grow_as_alpha_shrinks(smaller, seed):
 def test_thresholds_survive_json():
     for fitted in (fit_conformal(*cases(50, 2, 0)), fit_conformal([[0.9, 0.1]], [0])):
         assert ConformalSets.from_dict(json.loads(json.dumps(fitted.to_dict()))) == fitted
-    with pytest.raises(ConfigError, match="no fitted thresholds"):
+    with pytest.raises(ConfigError, match="not fitted thresholds"):
         ConformalSets.from_dict({"alpha": 0.1})
 
 
@@ -144,12 +144,12 @@ def test_band_holds_the_coverage_of_simulated_quantiles():
         ({"patients": ["a"]}, "1 patients were given for 2 cases"),
     ],
 )
-def test_wrong_input_is_refused(change, words):
+def test_wrong_input_is_rejected(change, words):
     arguments = {"probabilities": [[0.9, 0.1], [0.2, 0.8]], "labels": [0, 1]} | change
     with pytest.raises(InputError, match=words):
         fit_conformal(**arguments)
 
 
-def test_other_number_of_classes_is_refused():
+def test_other_number_of_classes_is_rejected():
     with pytest.raises(InputError, match="for 2 classes"):
         fit_conformal([[0.9, 0.1]], [0]).predict([[0.2, 0.3, 0.5]])

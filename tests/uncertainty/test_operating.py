@@ -66,11 +66,11 @@ def test_operating_point_survives_its_file(tmp_path):
         assert a.interval == pytest.approx(b.interval, abs=1e-4)
 
 
-def test_absent_file_is_the_plain_threshold_and_wrong_files_are_refused(tmp_path):
+def test_absent_file_is_the_plain_threshold_and_wrong_files_are_rejected(tmp_path):
     plain = load_operating(tmp_path / "none.json", CLASSES)
     assert [d.predicted for d in plain.decide([[0.0, 1.0], [1.0, 0.0]])] == [*CLASSES[::-1]]
     (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(ConfigError, match=r"bad\.json: is no operating point"):
+    with pytest.raises(ConfigError, match=r"bad\.json: is not an operating point"):
         load_operating(tmp_path / "bad.json", CLASSES)
     fit_operating(*scores(60), CLASSES).save(tmp_path / "two.json")
     with pytest.raises(ConfigError, match="is for classes"):
@@ -199,7 +199,7 @@ def test_a_prediction_names_the_digest_of_an_image_of_several_files(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["case", "review", "truth", "threshold"])
-def test_a_class_named_like_a_column_is_refused(tmp_path, name):
+def test_a_class_named_like_a_column_is_rejected(tmp_path, name):
     with pytest.raises(ConfigError, match=f"'{name}' has the name of a column"):
         PredictionTable(tmp_path, {0: "normal", 1: name})
 

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from medvol.core import ConfigError
-from medvol.uncertainty import ensemble, mc_dropout
+from medvol.uncertainty import mc_dropout
 
 
 def network(p=0.5, dims=2):
@@ -30,7 +30,6 @@ def test_sampling_leaves_no_trace():
     state = {k: v.clone() for k, v in net.state_dict().items()}
     flags, random = [m.training for m in net.modules()], torch.get_rng_state()
     mc_dropout(net, x)
-    ensemble([net], x)
     assert flags == [m.training for m in net.modules()]
     assert torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(v, net.state_dict()[k]) for k, v in state.items())
@@ -49,7 +48,7 @@ def test_mean_of_many_dropout_samples_is_the_exact_average_over_masks():
 
 
 @pytest.mark.parametrize("net", [nn.Conv2d(1, 2, 1), network(p=0.0)])
-def test_network_without_dropout_is_refused(net):
+def test_network_without_dropout_is_rejected(net):
     with pytest.raises(ConfigError, match="no dropout"):
         mc_dropout(net, torch.ones(1, 1, 4, 4))
 
@@ -63,13 +62,3 @@ def test_inferer_is_used_for_every_sample():
 
     mc_dropout(network(), torch.ones(1, 1, 4, 4), samples=3, predict=predict)
     assert len(calls) == 3
-
-
-def test_ensemble_is_each_networks_own_prediction():
-    nets = [nn.Linear(3, 2), nn.Linear(3, 2)]
-    x = torch.randn(4, 3)
-    found = ensemble(nets, x)
-    for member, net in zip(found, nets, strict=True):
-        torch.testing.assert_close(member, net(x).softmax(1).detach())
-    with pytest.raises(ConfigError):
-        ensemble([], x)

@@ -10,7 +10,7 @@ import numpy as np
 
 from medvol.core.files import write_text
 
-MODEL_CARD = "# Bench\n\nRandom weights; it measures time and memory and says nothing else.\n"
+MODEL_CARD = "# Bench\n\nRandom weights; it measures time and memory and nothing else.\n"
 
 
 def bench_bundle(

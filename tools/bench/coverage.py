@@ -83,7 +83,7 @@ def delong_difference_trial(n: int) -> Trial:
 
 
 def mean_trial(n: int, method: Literal["bca", "percentile"]) -> Trial:
-    """The mean of Dice-like values, which lean towards 1."""
+    """The mean of Dice-like values, which are skewed towards 1."""
 
     def trial(rng: np.random.Generator) -> tuple[Bounds, float]:
         x = rng.beta(9, 1.5, n)

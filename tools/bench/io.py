@@ -24,7 +24,7 @@ Work = Callable[[], Any]
 
 
 def main() -> int:
-    """Measure the four targets and print them as one JSON object; exit 1 if one is missed."""
+    """Measure the four targets and print them as one JSON object; exit 1 if one is not reached."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--rounds", type=int, default=5)

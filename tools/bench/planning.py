@@ -47,9 +47,9 @@ def main() -> None:
 
 def measure(name: str, work: Path, budget_s: float) -> dict[str, Any]:
     """Draw, plan, train, score one data set."""
-    draw, told = DATASETS[name]
+    draw, options = DATASETS[name]
     data = draw(work / "data")
-    plan = plan_dataset(data, work / "planned", Request(budget_s, folds=4), **told)
+    plan = plan_dataset(data, work / "planned", Request(budget_s, folds=4), **options)
     command = [sys.executable, "-m", "monai.bundle", "run", "--config_file",
                str(plan.folder / "configs" / "train.json"), "--dataset_dir", str(data),
                "--output_dir", str(work / f"run_{time.time():.0f}")]  # fmt: skip
@@ -125,7 +125,7 @@ def rare(folder: Path) -> Path:
 
 
 def flat(folder: Path) -> Path:
-    """Pictures: the middle slice of the trunk with liver and spleen, as a CSV datalist."""
+    """2D images: the middle slice of the trunk with liver and spleen, as a CSV datalist."""
     from PIL import Image
 
     lines = ["image,label,patient_id"]

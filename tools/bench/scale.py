@@ -94,7 +94,7 @@ def many_cases(bundle: str, count: int) -> dict[str, Any]:
 
 
 def whole(size: tuple[int, ...], is_small: bool, overlap: float) -> dict[str, Any]:
-    """Foretell and run ``medvol predict`` on a phantom CT under a ceiling of 6 GB."""
+    """Estimate and run ``medvol predict`` on a phantom CT under a ceiling of 6 GB."""
     widths = {"channels": (4, 8), "residual_units": 0} if is_small else {}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -104,10 +104,12 @@ def whole(size: tuple[int, ...], is_small: bool, overlap: float) -> dict[str, An
             sys.executable, "-W", "ignore", "-m", "medvol", "predict", str(bundle), str(image),
             "-o", str(root / "out"), "--trust-bundle", "--max-ram", "6GB", "--json",
         ]  # fmt: skip
-        told = subprocess.run([*command, "--dry-run"], capture_output=True, text=True, check=True)
+        estimate = subprocess.run(
+            [*command, "--dry-run"], capture_output=True, text=True, check=True
+        )
         subprocess.run(command, capture_output=True, text=True, check=True)
         record = json.loads((root / "out" / "ct" / "prediction.json").read_text("utf-8"))
-    plan = json.loads(told.stdout)["cases"][0]["plan"]
+    plan = json.loads(estimate.stdout)["cases"][0]["plan"]
     return {
         "size": list(size),
         "windows": plan["windows"],

@@ -1,7 +1,7 @@
 """Transforms against their peers: ``python -m tools.bench.transforms [--rounds 5] [--only NAME]``.
 
 CPU time of this process on one thread, all contenders interleaved, median of the rounds. A peer
-that is not installed is left out (torchio and batchgeneratorsv2 are no dependencies of medvol).
+that is not installed is left out (torchio and batchgeneratorsv2 are not dependencies of medvol).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-from .download import Source as Source
+from .download import DownloadSource as DownloadSource
 from .download import download as download
 from .install import fetch as fetch
 from .registry import PUBLIC as PUBLIC

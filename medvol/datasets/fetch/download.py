@@ -16,12 +16,12 @@ from medvol.core.errors import InputError, OutputError, UnsafeFileError
 from medvol.core.files import write_text
 
 _CHUNK = 1 << 14  # what a broken connection may lose: requests hands out whole chunks only
-#: Called with bytes done and bytes in total (None where the server does not say).
+#: Called with bytes done and bytes in total (None where the server does not state it).
 Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
-class Source:
+class DownloadSource:
     """What to download and how patiently.
 
     Attributes:
@@ -43,7 +43,7 @@ class _BrokenError(Exception):
     """The connection ended early; what came so far is kept."""
 
 
-def download(source: Source, target: Path, progress: Progress | None = None) -> Path:
+def download(source: DownloadSource, target: Path, progress: Progress | None = None) -> Path:
     """Download a file, resuming by HTTP Range, and give it its name once its digest fits.
 
     What has arrived is kept as ``<name>.part``, so that the next call, or the next attempt after
@@ -58,7 +58,7 @@ def download(source: Source, target: Path, progress: Progress | None = None) -> 
         ``target``.
 
     Raises:
-        InputError: If the server cannot be reached or refuses.
+        InputError: If the server cannot be reached or rejects the request.
         UnsafeFileError: If the whole file has another digest.
         OutputError: If the disk is full.
     """
@@ -91,7 +91,7 @@ def download(source: Source, target: Path, progress: Progress | None = None) -> 
 
 
 def require_md5(path: Path, md5: str) -> None:
-    """Refuse a file that the user brought unless its digest fits.
+    """Reject a file that the user brought unless its digest fits.
 
     Raises:
         UnsafeFileError: If the digest differs.
@@ -100,7 +100,7 @@ def require_md5(path: Path, md5: str) -> None:
         raise UnsafeFileError(f"{path}: has md5 {digest}, not {md5}; it is another file")
 
 
-def _receive_all(source: Source, part: Path, progress: Progress | None) -> None:
+def _receive_all(source: DownloadSource, part: Path, progress: Progress | None) -> None:
     failures = 0
     while True:
         before = part.stat().st_size if part.exists() else 0
@@ -116,7 +116,7 @@ def _receive_all(source: Source, part: Path, progress: Progress | None) -> None:
                 time.sleep(min(30.0, source.pause_s * 2 ** (failures - 1)))
 
 
-def _receive(source: Source, part: Path, progress: Progress | None) -> None:
+def _receive(source: DownloadSource, part: Path, progress: Progress | None) -> None:
     """One connection: ask for what is missing and append it."""
     import requests
 
@@ -170,7 +170,7 @@ def _append(response, part: Path, start: int, progress: Progress | None) -> None
         raise _BrokenError(f"the connection ended after {done} of {total} bytes")
 
 
-def _unreachable(source: Source, done: int, error: Exception) -> str:
+def _unreachable(source: DownloadSource, done: int, error: Exception) -> str:
     host = urlsplit(source.url).hostname
     kept = f"; {done / 2**20:.1f} MiB are kept and will be resumed" if done else ""
     return (
@@ -187,7 +187,7 @@ def _reason(error: Exception) -> str:
         ("refused", "connection refused"),
         ("timed out", "timeout"),
         ("unreachable", "network unreachable"),
-        ("Proxy", "the proxy refuses"),
+        ("Proxy", "the proxy rejects the request"),
     ):
         if needle in text:
             return reason

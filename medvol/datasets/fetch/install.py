@@ -15,7 +15,7 @@ import numpy as np
 from medvol.core.errors import InputError, MissingInputError, OutputError, UnsafeFileError
 from medvol.core.files import write_json, write_text
 from medvol.core.unpack import unpack
-from medvol.datasets.fetch.download import Progress, Source, download, require_md5
+from medvol.datasets.fetch.download import DownloadSource, Progress, download, require_md5
 from medvol.datasets.fetch.registry import PublicDataset, find_public
 
 _RECEIPT = ".medvol_fetch.json"
@@ -27,7 +27,7 @@ def fetch(
     folder: str | os.PathLike[str],
     *,
     archive: str | os.PathLike[str] | None = None,
-    source: Source | None = None,
+    source: DownloadSource | None = None,
     keep_archive: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -81,7 +81,7 @@ def _packed(
     row: PublicDataset,
     folder: Path,
     archive: str | os.PathLike[str] | None,
-    source: Source | None,
+    source: DownloadSource | None,
     progress: Progress | None,
 ) -> Path:
     if archive is not None:
@@ -95,7 +95,7 @@ def _packed(
     if packed.is_file():
         require_md5(packed, row.md5)
         return packed
-    return download(source or Source(row.url, row.md5), packed, progress)
+    return download(source or DownloadSource(row.url, row.md5), packed, progress)
 
 
 def _unpacked(row: PublicDataset, packed: Path, scratch: Path) -> Path:
@@ -111,7 +111,7 @@ def _unpacked(row: PublicDataset, packed: Path, scratch: Path) -> Path:
 def _write_medmnist(row: PublicDataset, packed: Path, whole: Path) -> None:
     """MedMNIST's arrays as NIfTI or PNG with a datalist; the publisher's split is kept.
 
-    The files say nothing of orientation; volumes are written with axes as stored.
+    The files do not state the orientation; volumes are written with axes as stored.
     """
     lines = ["image,class,split"]
     ending = ".nii.gz" if row.spacing_mm else ".png"
@@ -131,7 +131,7 @@ def _arrays(row: PublicDataset, packed: Path, key: str) -> tuple[np.ndarray, np.
         with np.load(packed, allow_pickle=False) as content:
             images, labels = content[f"{key}_images"], content[f"{key}_labels"]
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UnsafeFileError(f"{packed}: is no MedMNIST file of {row.name}: {error}") from error
+        raise UnsafeFileError(f"{packed}: is not a MedMNIST file of {row.name}: {error}") from error
     if len(images) != labels.size or images.ndim != (4 if row.spacing_mm else 3):
         raise UnsafeFileError(f"{packed}: images {images.shape} do not fit labels {labels.shape}")
     return images, labels

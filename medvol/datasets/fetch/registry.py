@@ -22,7 +22,7 @@ class PublicDataset:
         task: What it is for, in a few words.
         licence: As stated by its publisher.
         classes: Class names by index, for MedMNIST's .npz files.
-        spacing_mm: Voxel edge of MedMNIST volumes, whose files do not say; 0 for pictures.
+        spacing_mm: Voxel edge of MedMNIST volumes, whose files do not state it; 0 for 2D images.
     """
 
     name: str
@@ -53,7 +53,7 @@ _MSD_ROWS = (
     ("Task10_Colon", "bad7a188931dc2f6acf72b08eb6202d0", "colon cancer, CT"),
 )
 # Digests, classes and physical sizes as in medmnist 3.0.2 (info.py). Sets whose voxel size is
-# not stated are left out: their volumes could only be given an invented spacing.
+# not stated are left out: their volumes could only be given an assumed spacing.
 _MEDMNIST_ROWS = (
     (
         "nodulemnist3d",

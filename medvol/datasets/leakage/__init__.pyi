@@ -6,6 +6,6 @@ from .duplicates import Duplicate as Duplicate
 from .duplicates import find_duplicates as find_duplicates
 from .features import CaseFeatures as CaseFeatures
 from .features import read_features as read_features
-from .pictures import draw_leakage as draw_leakage
+from .figures import draw_leakage as draw_leakage
 from .probes import Probe as Probe
 from .probes import run_probes as run_probes

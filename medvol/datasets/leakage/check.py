@@ -34,8 +34,8 @@ class LeakageReport:
         contingencies: Source columns against the class.
         shared: Patients on several sides of the split, each as its case names.
         several_classes: Patients whose cases carry different classes, each as its case names.
-        refused: (case, reason) of unreadable images.
-        features: What was read, for the pictures.
+        unreadable: (case, reason) of unreadable images.
+        features: What was read, for the figures.
     """
 
     name: str
@@ -45,7 +45,7 @@ class LeakageReport:
     contingencies: list[Contingency] = field(default_factory=list)
     shared: list[list[str]] = field(default_factory=list)
     several_classes: list[list[str]] = field(default_factory=list)
-    refused: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
     features: list[CaseFeatures] = field(default_factory=list, repr=False)
 
     @property
@@ -77,7 +77,7 @@ class LeakageReport:
             "contingencies": [table.to_dict() for table in self.contingencies],
             "patients_on_both_sides": self.shared,
             "patients_with_several_classes": self.several_classes,
-            "unreadable": [{"case": case, "reason": reason} for case, reason in self.refused],
+            "unreadable": [{"case": case, "reason": reason} for case, reason in self.unreadable],
         }
 
     def _judged(self) -> list[tuple[bool, str]]:
@@ -117,9 +117,12 @@ class LeakageReport:
                         f"(e.g. {pairs[0].first} and {pairs[0].second})",
                     )
                 )
-        if self.refused:
+        if self.unreadable:
             rows.append(
-                (False, f"{len(self.refused)} images cannot be read (e.g. {self.refused[0][0]})")
+                (
+                    False,
+                    f"{len(self.unreadable)} images cannot be read (e.g. {self.unreadable[0][0]})",
+                )
             )
         return rows
 
@@ -185,10 +188,10 @@ def check_leakage(
     """
     tell = progress or (lambda _phase, _done, _total: None)
     total = len(manifest.cases)
-    features, refused = read_features(manifest.cases, lambda done: tell("read", done, total))
+    features, unreadable = read_features(manifest.cases, lambda done: tell("read", done, total))
     if not features:
-        raise MissingInputError(f"{manifest.root}: no image can be read; {refused[0][1]}")
-    report = LeakageReport(manifest.name, len(features), refused=refused, features=features)
+        raise MissingInputError(f"{manifest.root}: no image can be read; {unreadable[0][1]}")
+    report = LeakageReport(manifest.name, len(features), unreadable=unreadable, features=features)
     category = {case.case: case.category for case in manifest.cases}
     labelled = [feature for feature in features if category[feature.case] is not None]
     if len(manifest.classes) > 1:

@@ -31,7 +31,7 @@ class Duplicate:
     Attributes:
         first: Case name.
         second: Case name.
-        kind: ``file`` (same bytes), ``pixels`` (same pixels), ``near`` (same picture,
+        kind: ``file`` (same bytes), ``pixels`` (same pixels), ``near`` (same image,
             re-encoded, resized, cropped or brightened), ``mirrored``, or ``suspect`` (alike
             beyond other pairs: one patient under two names?).
         likeness: Correlation of the detail after alignment; 1 for exact duplicates.
@@ -54,7 +54,7 @@ def find_duplicates(
 ) -> list[Duplicate]:
     """All pairs of cases that show one image.
 
-    Thumbnails that correlate are candidates; a pair is near when its detail (the picture
+    Thumbnails that correlate are candidates; a pair is near when its detail (the image
     without its slow part) correlates after the best shift and scale. Cost grows with the
     square of the number of cases, at about a second per 10,000.
 

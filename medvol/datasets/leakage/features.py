@@ -20,7 +20,7 @@ from medvol.core.geometry import Geometry
 from medvol.datasets.listing import PICTURE_SUFFIXES, is_dicom_file
 from medvol.datasets.manifest import Case
 
-#: Cells of the thumbnail and of the finer picture along each axis, by number of axes.
+#: Cells of the thumbnail and of the finer image along each axis, by number of axes.
 COARSE = {2: 16, 3: 8}
 FINE = {2: 64, 3: 24}
 #: Columns of a datalist that tell the size the image had at its source.
@@ -71,17 +71,17 @@ def read_features(
         progress: Called with the number of cases done.
 
     Returns:
-        Features of the readable cases, and (case, reason) of those that were refused.
+        Features of the readable cases, and (case, reason) of those that were rejected.
     """
-    found, refused = [], []
+    found, unreadable = [], []
     for number, case in enumerate(cases, start=1):
         try:
             found.append(_read(case))
         except InputError as error:
-            refused.append((case.case, str(error)))
+            unreadable.append((case.case, str(error)))
         if progress:
             progress(number)
-    return found, refused
+    return found, unreadable
 
 
 def shrink(array: NDArray[np.floating], cells: int) -> NDArray[np.float32]:
@@ -111,7 +111,7 @@ def _read(case: Case) -> CaseFeatures:
 
     features = CaseFeatures(case.case, case.group)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what is merely odd is the gate's business
+        warnings.simplefilter("ignore")  # what is merely odd is checked on reading
         scan = read_scan(case.image, ReadOptions(channels=True))
     pixels = np.asarray(scan.array, np.float32)
     grey = pixels.mean(axis=0) if len(pixels) > 1 else pixels[0]
@@ -156,7 +156,7 @@ def _file_facts(features: CaseFeatures, case: Case, pixels: NDArray[np.float32])
     if path.is_file():
         features.file_sha = " ".join(sha256_file(file) for file in files)
     if path.name.lower().endswith(PICTURE_SUFFIXES):
-        _picture_facts(features, path)
+        _image_facts(features, path)
     elif path.name.lower().endswith((".nii", ".nii.gz")):
         _nifti_facts(features, path)
     elif is_dicom_file(files[0]):
@@ -171,13 +171,13 @@ def _file_facts(features: CaseFeatures, case: Case, pixels: NDArray[np.float32])
             numbers[f"{family}:{name}"] = float(value)
 
 
-def _picture_facts(features: CaseFeatures, path: Path) -> None:
+def _image_facts(features: CaseFeatures, path: Path) -> None:
     from PIL import Image
 
-    with Image.open(path) as picture:
-        features.words["format:mode"] = f"{picture.format} {picture.mode}"
-        features.words["format:resolution"] = str(picture.info.get("dpi"))
-        tables = getattr(picture, "quantization", None)
+    with Image.open(path) as image:
+        features.words["format:mode"] = f"{image.format} {image.mode}"
+        features.words["format:resolution"] = str(image.info.get("dpi"))
+        tables = getattr(image, "quantization", None)
         if tables:
             features.numbers["format:quantisation"] = float(sum(sum(t) for t in tables.values()))
 

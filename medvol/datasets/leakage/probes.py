@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
 
-from medvol.datasets.leakage.auc import aucs, clustered_interval
 from medvol.datasets.leakage.features import COARSE, CaseFeatures, shrink
+from medvol.metrics.bootstrap import weighted_auc
 
 Floats = NDArray[np.floating]
 #: Family-wise error over all probes of one check (Holm).
@@ -28,6 +29,7 @@ _MOST_PAIRWISE = 4
 _MOST_CASES = 4000
 _BINS = 8
 _LEVELS = 20
+_LEVEL = 0.95
 _INDICATOR = 0.3
 #: Probes that see the inside of the image: a floor that a model must beat, no proof of a leak.
 CONTENT = frozenset({"thumbnail", "histogram"})
@@ -94,7 +96,7 @@ def run_probes(
 
     Returns:
         One ``Probe`` per family and pair; those that a data set cannot have (one value
-        throughout, too few patients) say why.
+        throughout, too few patients) state why.
     """
     tables = feature_tables(features)
     truth = np.asarray(categories)
@@ -110,7 +112,7 @@ def run_probes(
             if progress:
                 progress(done, total)
         if not set(_OF_PIXELS) & tables.keys():
-            why = "the data set mixes pictures and volumes"
+            why = "the data set mixes 2D images and volumes"
             found += [Probe(f, name, n=len(rows), why_undefined=why) for f in _OF_PIXELS]
     _adjust(found)
     return found
@@ -313,3 +315,59 @@ def _adjust(found: list[Probe]) -> None:
         running = max(running, min(1.0, (len(tested) - number) * probe.p))
         probe.p_adjusted = running
         probe.fires = running < ALPHA and probe.low > 0.5
+
+
+def aucs(truth: NDArray[np.bool_], scores: Floats) -> Floats:
+    """Area under the ROC curve of each column; a tie counts half.
+
+    Args:
+        truth: (n, P), which rows of a column are positive.
+        scores: (n, P).
+
+    Returns:
+        (P,); 0.5 for a column with one class only.
+    """
+    ranks = rankdata(scores, axis=0)
+    positives = truth.sum(axis=0)
+    negatives = len(truth) - positives
+    wins = (ranks * truth).sum(axis=0) - positives * (positives + 1) / 2
+    pairs = positives * negatives
+    return np.where(pairs > 0, wins / np.maximum(pairs, 1), 0.5)
+
+
+def clustered_interval(
+    truth: NDArray[np.bool_],
+    score: Floats,
+    groups: NDArray[np.integer],
+    seed: int = 0,
+    draws: int = 400,
+) -> tuple[float, float]:
+    """95% percentile interval of one AUC under resampling of whole patients.
+
+    Where every draw separates perfectly, the lower end is the exact binomial bound for the
+    smaller class (no miss in n), so that no interval is a point.
+
+    Args:
+        truth: (n,) positives.
+        score: (n,).
+        groups: (n,) patient numbers from 0.
+        seed: Of the resampling.
+        draws: Number of resamples.
+    """
+    rng = np.random.default_rng(seed)
+    count = int(groups.max()) + 1
+    drawn = rng.multinomial(count, np.full(count, 1 / count), size=draws)
+    weights = drawn[:, groups].astype(float)
+    found = weighted_auc(truth, score)(weights)
+    found = found[np.isfinite(found)]
+    tail = (1 - _LEVEL) / 2
+    if not found.size:
+        return (0.0, 1.0)
+    low, high = (float(v) for v in np.quantile(found, (tail, 1 - tail)))
+    smaller = min(len(set(groups[truth])), len(set(groups[~truth])))
+    exact = tail ** (1 / max(smaller, 1))
+    if low > 1 - 1e-12:
+        low = exact
+    if high < 1e-12:
+        high = 1 - exact
+    return low, high

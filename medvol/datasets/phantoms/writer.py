@@ -82,7 +82,7 @@ def write_phantom_dataset(
 def _description(
     channels: Sequence[str], labels: dict[int, str], training: list[dict[str, str]]
 ) -> dict[str, Any]:
-    """What ``dataset.json`` of the Medical Segmentation Decathlon says."""
+    """The content of ``dataset.json`` of the Medical Segmentation Decathlon."""
     return {
         "description": "procedural phantoms with closed-form volumes",
         "licence": "CC0",

@@ -14,7 +14,14 @@ import pytest
 from medvol.cli.main import main
 from medvol.core import ConfigError, InputError, OutputError, UnsafeFileError
 from medvol.datasets import read_dataset
-from medvol.datasets.fetch import PUBLIC, PublicDataset, Source, download, fetch, find_public
+from medvol.datasets.fetch import (
+    PUBLIC,
+    DownloadSource,
+    PublicDataset,
+    download,
+    fetch,
+    find_public,
+)
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -87,7 +94,7 @@ def server():
 
 
 def patient(server, md5=MD5):
-    return Source(server.url, md5, attempts=3, pause_s=0.01, timeout_s=5)
+    return DownloadSource(server.url, md5, attempts=3, pause_s=0.01, timeout_s=5)
 
 
 def test_dropped_connections_are_resumed_where_they_broke(server, tmp_path):
@@ -130,7 +137,7 @@ def test_a_stale_beginning_is_thrown_away(server, tmp_path):
     assert download(patient(server), tmp_path / "g.tar").read_bytes() == CONTENT
 
 
-def test_a_file_with_another_digest_is_refused_and_removed(server, tmp_path):
+def test_a_file_with_another_digest_is_rejected_and_removed(server, tmp_path):
     with pytest.raises(UnsafeFileError, match="md5"):
         download(patient(server, md5="0" * 32), tmp_path / "f.tar")
     assert not list(tmp_path.iterdir())
@@ -150,12 +157,12 @@ def test_a_server_that_gives_nothing_is_given_up_with_what_came_kept(server, tmp
         download(patient(server), tmp_path / "f.tar")
 
 
-def test_no_network_is_one_line_that_says_what_to_do(tmp_path, capsys):
+def test_no_network_is_one_line_that_states_what_to_do(tmp_path, capsys):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/f.tar"
     with pytest.raises(InputError, match=r"127\.0\.0\.1: cannot be reached \(connection refused\)"):
-        download(Source(url, MD5, attempts=2, pause_s=0.01), tmp_path / "f.tar")
+        download(DownloadSource(url, MD5, attempts=2, pause_s=0.01), tmp_path / "f.tar")
 
 
 def test_a_full_disk_is_seen_before_the_first_byte(server, tmp_path, monkeypatch):
@@ -195,7 +202,7 @@ def row(server, tmp_path):
 
 def test_fetched_data_set_is_read_and_the_archive_is_gone(server, row, tmp_path):
     server.cut = 150_000
-    source = Source(row.url, row.md5, pause_s=0.01)
+    source = DownloadSource(row.url, row.md5, pause_s=0.01)
     home = fetch(row, tmp_path / "d", source=source)
     assert [case.case for case in read_dataset(home).cases] == ["x"]
     assert sorted(path.name for path in (tmp_path / "d").iterdir()) == ["msd_toy"]
@@ -261,7 +268,7 @@ def test_misspelt_names_are_answered_with_the_closest():
         find_public("hippocampus")
 
 
-def test_verb_fetches_from_a_mirror_and_refuses_in_one_line(server, tmp_path, capsys):
+def test_verb_fetches_from_a_mirror_and_rejects_in_one_line(server, tmp_path, capsys):
     assert main(["data", "fetch", "--list"]) == 0
     assert "msd_hippocampus" in capsys.readouterr().out
     assert main(["data", "fetch", "msd_spleen", "--url", server.url, "-o", str(tmp_path)]) == 2

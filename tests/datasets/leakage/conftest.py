@@ -1,4 +1,4 @@
-"""Textured pictures with planted leaks."""
+"""Textured images with planted leaks."""
 
 import numpy as np
 import pytest
@@ -7,17 +7,17 @@ from scipy.ndimage import gaussian_filter
 
 
 def texture(seed, shape=(96, 96)):
-    """A random picture with structure at several scales, grey values 0 to 255."""
+    """A random image with structure at several scales, grey values 0 to 255."""
     rng = np.random.default_rng(seed)
     layers = [gaussian_filter(rng.standard_normal(shape), s) * s for s in (1.5, 4, 10)]
-    picture = sum(layers)
-    picture = (picture - picture.min()) / (picture.max() - picture.min())
-    return np.round(picture * 255).astype(np.uint8)
+    image = sum(layers)
+    image = (image - image.min()) / (image.max() - image.min())
+    return np.round(image * 255).astype(np.uint8)
 
 
 @pytest.fixture
-def picture_set(tmp_path):
-    """Write pictures and a datalist; ``change(array, row)`` plants what a test wants."""
+def image_set(tmp_path):
+    """Write images and a datalist; ``change(array, row)`` plants what a test needs."""
 
     def make(n=60, change=None, columns="image,class,patient_id,site", row=None):
         lines = [columns]

@@ -21,16 +21,16 @@ from .conftest import texture
 
 def duplicates_of(folder):
     manifest = read_dataset(folder)
-    features, refused = read_features(manifest.cases)
-    assert not refused
+    features, unreadable = read_features(manifest.cases)
+    assert not unreadable
     return find_duplicates(features, manifest.cases)
 
 
 def jpeg(array, quality):
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, "JPEG", quality=quality)
-    with Image.open(buffer) as picture:
-        return np.asarray(picture)
+    with Image.open(buffer) as image:
+        return np.asarray(image)
 
 
 VARIANTS = {
@@ -48,16 +48,16 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_planted_duplicate_is_found_and_nothing_else(picture_set, name):
+def test_a_planted_duplicate_is_found_and_nothing_else(image_set, name):
     change, kind = VARIANTS[name]
-    folder = picture_set(40, lambda a, _c, n: change(texture(7)) if n == 30 else a)
+    folder = image_set(40, lambda a, _c, n: change(texture(7)) if n == 30 else a)
     (found,) = duplicates_of(folder)
     assert (found.first, found.second) == ("p007", "p030")
     assert found.kind in (kind, "file") if kind == "pixels" else found.kind == kind
     assert set(found.crosses) == {"class", "patient"}
 
 
-def test_several_findings_of_a_kind_are_told_in_words():
+def test_several_findings_of_a_kind_are_given_in_words():
     pairs = [Duplicate(a, b, "suspect", 0.9, ("patient",)) for a, b in ("ab", "cd")]
     (line,) = LeakageReport("x", 4, duplicates=pairs).findings
     assert line.startswith("2 suspiciously alike pairs (one patient under two names?), 2 across")
@@ -75,7 +75,7 @@ def test_duplicate_volumes_are_found(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".mhd", ".nhdr", ".hdr"])
-def test_equal_headers_of_different_voxels_are_no_duplicate(tmp_path, suffix):
+def test_equal_headers_of_different_voxels_are_not_duplicates(tmp_path, suffix):
     import SimpleITK as sitk
 
     for number in range(3):
@@ -93,39 +93,39 @@ def test_equal_headers_of_different_voxels_are_no_duplicate(tmp_path, suffix):
     assert first == third != second
 
 
-def test_a_clean_data_set_is_called_clean(picture_set):
-    report = check_leakage(read_dataset(picture_set()))
+def test_a_clean_data_set_is_called_clean(image_set):
+    report = check_leakage(read_dataset(image_set()))
     assert (report.verdict, report.findings) == ("clean", [])
     assert len(report.probes) >= 8
 
 
-def test_a_marker_in_the_corner_of_one_class_is_caught(picture_set):
+def test_a_marker_in_the_corner_of_one_class_is_caught(image_set):
     def stamp(array, category, _number):
         if category == "a":
             array[:8, :8] = 255
         return array
 
-    report = check_leakage(read_dataset(picture_set(change=stamp)))
+    report = check_leakage(read_dataset(image_set(change=stamp)))
     assert report.verdict == "leak"
     assert {"frame", "corners"} <= {probe.probe for probe in report.shortcuts}
 
 
-def test_coarser_grey_values_in_one_class_are_caught_by_the_bytes(picture_set):
+def test_coarser_grey_values_in_one_class_are_caught_by_the_bytes(image_set):
     def posterise(array, category, _number):
         return array // 4 * 4 if category == "a" else array
 
-    report = check_leakage(read_dataset(picture_set(change=posterise)))
+    report = check_leakage(read_dataset(image_set(change=posterise)))
     assert {"bytes", "compressibility"} <= {probe.probe for probe in report.shortcuts}
 
 
-def test_a_class_from_one_site_only_is_confounded(picture_set):
-    folder = picture_set(row=lambda c, n: "north" if c == "a" else "south")
+def test_a_class_from_one_site_only_is_confounded(image_set):
+    folder = image_set(row=lambda c, n: "north" if c == "a" else "south")
     report = check_leakage(read_dataset(folder))
     (table,) = report.contingencies
     assert table.is_confounded
     assert table.exclusive == ("a", "b")
     assert any("confounded" in line for line in report.findings)
-    fair = read_dataset(picture_set(row=lambda c, n: "north" if n % 4 < 2 else "south"))
+    fair = read_dataset(image_set(row=lambda c, n: "north" if n % 4 < 2 else "south"))
     (table,) = contingencies(fair.cases)
     assert not table.is_confounded
     assert table.cramers_v < 0.2
@@ -140,8 +140,8 @@ def test_cramers_v_agrees_with_scipy():
     assert _cramers_v(table) == pytest.approx(association(table.astype(int), "cramer"), abs=0.01)
 
 
-def test_patients_on_both_sides_and_with_two_classes_are_listed_by_case(picture_set):
-    manifest = read_dataset(picture_set(20))
+def test_patients_on_both_sides_and_with_two_classes_are_listed_by_case(image_set):
+    manifest = read_dataset(image_set(20))
     cases = [
         replace(c, patient="secret") if c.case in ("p000", "p001") else c for c in manifest.cases
     ]
@@ -154,8 +154,8 @@ def test_patients_on_both_sides_and_with_two_classes_are_listed_by_case(picture_
     assert "secret" not in str(report.to_dict())
 
 
-def test_a_duplicate_beside_the_split_crosses_no_split(picture_set):
-    manifest = read_dataset(picture_set(20, lambda a, _c, n: texture(7) if n == 9 else a))
+def test_a_duplicate_beside_the_split_crosses_no_split(image_set):
+    manifest = read_dataset(image_set(20, lambda a, _c, n: texture(7) if n == 9 else a))
     place = split_patients(manifest, folds=2).place
     features, _ = read_features(manifest.cases)
     for name, is_crossed in (("p009", False), ("p000", place["p007"] != place["p009"])):
@@ -164,16 +164,16 @@ def test_a_duplicate_beside_the_split_crosses_no_split(picture_set):
         assert ("split" in found.crosses) == is_crossed
 
 
-def test_unreadable_images_are_named_and_the_rest_is_checked(picture_set):
-    folder = picture_set(20)
-    (folder / "p003.png").write_bytes(b"no picture")
+def test_unreadable_images_are_named_and_the_rest_is_checked(image_set):
+    folder = image_set(20)
+    (folder / "p003.png").write_bytes(b"no image")
     report = check_leakage(read_dataset(folder))
-    assert [case for case, _ in report.refused] == ["p003"]
+    assert [case for case, _ in report.unreadable] == ["p003"]
     assert report.n == 19
 
 
-def test_pictures_show_what_was_found(picture_set, tmp_path):
-    folder = picture_set(
+def test_images_show_what_was_found(image_set, tmp_path):
+    folder = image_set(
         24,
         lambda a, _c, n: texture(7) if n == 20 else a,
         row=lambda c, n: "north" if c == "a" else "south",
@@ -187,15 +187,15 @@ def test_pictures_show_what_was_found(picture_set, tmp_path):
         "source_site.png",
     ]
     for path in drawn:
-        with Image.open(path) as picture:
-            assert min(picture.size) > 100
+        with Image.open(path) as image:
+            assert min(image.size) > 100
 
 
-def test_names_with_dollars_are_drawn_as_they_are(picture_set, tmp_path):
+def test_names_with_dollars_are_drawn_as_they_are(image_set, tmp_path):
     from medvol.datasets.profile import profile_dataset
     from medvol.datasets.profile_page import write_profile_page
 
-    folder = picture_set(
+    folder = image_set(
         24,
         lambda a, _c, n: texture(7) if n == 20 else a,
         columns="image,class,patient_id,a$_$",
@@ -212,8 +212,8 @@ def test_names_with_dollars_are_drawn_as_they_are(picture_set, tmp_path):
 @pytest.fixture(scope="module")
 def chest(shared_data):
     manifest = read_dataset(shared_data / "chest_xray")
-    features, refused = read_features(manifest.cases)
-    assert not refused
+    features, unreadable = read_features(manifest.cases)
+    assert not unreadable
     return manifest, features
 
 
@@ -301,7 +301,7 @@ def test_dicom_radiographs_of_a_class_tree_are_probed_by_their_tags(tmp_path):
     manifest = read_dataset(tmp_path)
     assert (manifest.layout, len(manifest.cases)) == ("class-tree", 32)
     report = check_leakage(manifest)
-    assert report.refused == []
+    assert report.unreadable == []
     assert [probe.probe for probe in report.shortcuts] == ["tag Manufacturer"]
     assert "lanted" not in str(report.to_dict())
 
@@ -328,13 +328,13 @@ def test_a_slip_in_the_spacing_of_a_radiograph_ends_no_check(tmp_path, stored, n
     assert whole.count(b"0.25\\0.25 ") == 1
     (tmp_path / "a.dcm").write_bytes(whole.replace(b"\x0a\x000.25\\0.25 ",
                                      bytes([len(stored), 0]) + stored))  # fmt: skip
-    (found,), refused = read_features(read_dataset(tmp_path).cases)
-    assert refused == []
+    (found,), unreadable = read_features(read_dataset(tmp_path).cases)
+    assert unreadable == []
     assert found.words["spacing:ImagerPixelSpacing"]
     assert [v for name, v in found.numbers.items() if name.startswith("spacing")] == numbers
 
 
-def test_pictures_among_volumes_say_which_probes_cannot_run(tmp_path):
+def test_images_among_volumes_state_which_probes_cannot_run(tmp_path):
     lines = ["image,class"]
     for number in range(20):
         if number % 4 < 2:
@@ -349,18 +349,18 @@ def test_pictures_among_volumes_say_which_probes_cannot_run(tmp_path):
     report = check_leakage(manifest)
     why = {probe.probe: probe.why_undefined for probe in report.probes}
     for name in ("frame", "corners", "thumbnail", "histogram"):
-        assert "mixes pictures and volumes" in why[name]
+        assert "mixes 2D images and volumes" in why[name]
     assert why["size"] == ""
     assert [path.name for path in draw_leakage(report, manifest, tmp_path / "out")] == [
         "probes.png"
     ]
 
 
-def test_verb_exits_1_on_a_leak_and_0_on_none(picture_set, tmp_path, capsys):
-    clean = picture_set()
+def test_verb_exits_1_on_a_leak_and_0_on_none(image_set, tmp_path, capsys):
+    clean = image_set()
     assert main(["data", "check", str(clean), "--leakage", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["leakage"]["verdict"] == "clean"
-    leaking = picture_set(row=lambda c, n: "north" if c == "a" else "south")
+    leaking = image_set(row=lambda c, n: "north" if c == "a" else "south")
     out = tmp_path / "out"
     assert main(["data", "check", str(leaking), "--leakage", "-o", str(out)]) == 1
     assert "leakage: leak" in capsys.readouterr().out

@@ -4,9 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from medvol.datasets.leakage.auc import aucs, clustered_interval
 from medvol.datasets.leakage.features import CaseFeatures, shrink
-from medvol.datasets.leakage.probes import run_probes
+from medvol.datasets.leakage.probes import aucs, clustered_interval, run_probes
 
 
 @given(st.integers(0, 999), st.integers(2, 40), st.integers(1, 6))
@@ -87,7 +86,7 @@ def test_frame_probe_sees_the_frame_only():
     assert by_name(run_probes(outside, classes))["frame"].is_shortcut
 
 
-def test_constant_columns_and_too_few_patients_say_why():
+def test_constant_columns_and_too_few_patients_state_why():
     features = make_features(**{"format:channels": [1.0] * 80})
     classes = ["ab"[k % 2] for k in range(80)]
     assert by_name(run_probes(features, classes))["format"].why_undefined == "one value throughout"

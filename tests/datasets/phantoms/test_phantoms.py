@@ -241,11 +241,11 @@ def test_written_classes_are_balanced_and_masks_mark_the_finding(tmp_path, kind)
         assert mask.any() == (case.category != "clear")
         assert mask.mean() < 0.1  # not the lungs and the heart of a chest
     if kind == "chest":
-        with Image.open(found.cases[0].image) as picture:
-            assert picture.size == shape
+        with Image.open(found.cases[0].image) as image:
+            assert image.size == shape
 
 
-def test_impossible_orders_are_refused(tmp_path):
+def test_impossible_orders_are_rejected(tmp_path):
     with pytest.raises(ConfigError, match="no 'tail'"):
         ct_phantom(0, labels=("tail",))
     with pytest.raises(ConfigError, match="do not fit"):

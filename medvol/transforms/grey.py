@@ -15,7 +15,7 @@ from medvol.core import InputError
 class ToGreyImaged(MapTransform):
     """Bring images to shape (1, X, Y): colours averaged, a volume of one slice flattened.
 
-    X-rays arrive as (1, X, Y), as colour pictures (3, X, Y) and as DICOM of one slice
+    X-rays arrive as (1, X, Y), as colour images (3, X, Y) and as DICOM of one slice
     (1, X, Y, 1). The affine stays.
 
     Args:

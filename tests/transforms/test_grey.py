@@ -17,7 +17,7 @@ def test_every_single_image_becomes_one_grey_plane(shape):
     assert found["other"] == 1
 
 
-def test_volumes_are_refused_by_name():
+def test_volumes_are_rejected_by_name():
     image = MetaTensor(torch.rand(1, 6, 5, 2), meta={"filename_or_obj": "ct.nii"})
     with pytest.raises(InputError, match=r"ct\.nii: has shape \(6, 5, 2\)"):
         ToGreyImaged("image")({"image": image})

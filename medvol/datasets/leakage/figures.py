@@ -1,4 +1,4 @@
-"""The leakage check as pictures: probes with intervals, class means, duplicates, sources."""
+"""The leakage check as figures: probes with intervals, class means, duplicates, sources."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _draw_probes(probes: list[Probe]) -> Any:
 
 
 def _draw_means(report: LeakageReport, manifest: Manifest) -> Any:
-    """Mean picture of each class: what a thumbnail probe sees, the frame marked."""
+    """Mean image of each class: what a thumbnail probe sees, the frame marked."""
     category = {case.case: case.category for case in manifest.cases}
     fig = figure(2.6 * len(manifest.classes), 3.0)
     for number, name in enumerate(manifest.classes, start=1):
@@ -118,6 +118,6 @@ def _draw_table(table: Contingency) -> Any:
 
 
 def _flat(feature: CaseFeatures) -> np.ndarray:
-    """The picture, or the middle slice of the volume."""
+    """The image, or the middle slice of the volume."""
     fine = feature.fine
     return fine if fine.ndim == 2 else fine[:, :, fine.shape[2] // 2]

@@ -8,7 +8,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
 from medvol.core import ConfigError, InputError, LabelError, NonFiniteError
-from medvol.uncertainty import apply_temperature, fit_temperature
+from medvol.metrics import apply_temperature, fit_temperature
 
 
 def honest(n, classes, seed):
@@ -60,11 +60,11 @@ def test_scaling_keeps_the_ranking_and_sums_to_one(temperature):
         ([[0, np.nan], [1, 0]], [0, 1], NonFiniteError),
     ],
 )
-def test_what_cannot_be_fitted_is_refused(logits, labels, error):
+def test_what_cannot_be_fitted_is_rejected(logits, labels, error):
     with pytest.raises(error):
         fit_temperature(logits, labels)
 
 
-def test_temperature_zero_is_refused():
+def test_temperature_zero_is_rejected():
     with pytest.raises(ConfigError, match="positive"):
         apply_temperature([[1.0, 2.0]], 0)
