@@ -74,7 +74,9 @@ def _refuse_planning(ctx: typer.Context) -> None:
     for name in _OF_A_PLAN:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise ConfigError(f"--{name.replace('_', '-')} cannot be combined with --from-nnunet; give a data set to plan for")
+            raise ConfigError(
+                f"--{name.replace('_', '-')} cannot be combined with --from-nnunet; give a data set to plan for"
+            )
 
 
 def _import(

@@ -69,8 +69,10 @@ def read_nnunet(path: Path, content: dict[str, Any]) -> Manifest:
             cases += _nnunet_folder(root, "imagesTs", "labelsTs", ending, "test")
     is_colour = len(channels) == 3 and ending.lower() in PICTURE_SUFFIXES  # one file holds all
     for case in cases:
-        if channels and len(case.images) != len(channels) and not (
-            is_colour and len(case.images) == 1
+        if (
+            channels
+            and len(case.images) != len(channels)
+            and not (is_colour and len(case.images) == 1)
         ):
             raise MissingInputError(
                 f"{case.image}: case {case.case!r} has {len(case.images)} of "

@@ -209,7 +209,9 @@ def _folders(manifest: Manifest) -> set[Path]:
 
 
 def _parents(paths: Iterable[Path]) -> set[Path]:
-    return {parent for path in paths for parent in (path.parent, Path(os.path.realpath(path)).parent)}
+    return {
+        parent for path in paths for parent in (path.parent, Path(os.path.realpath(path)).parent)
+    }
 
 
 def _files_around(folders: Iterable[Path]) -> list[Path]:

@@ -154,9 +154,11 @@ def read_split(path: str | os.PathLike[str]) -> Split:
     except FileNotFoundError as error:
         raise MissingInputError(f"{path}: no such split file") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: is not a split file of this version: {error!r}; write a new one with medvol data split") from error
+        raise InputError(f"{path}: is not a split file of this version: {error!r}; write a new "
+                         "one with medvol data split") from error  # fmt: skip
     if digest != _digest(body):
-        raise InputError(f"{path}: was edited after it was locked; restore it, or write a new split to another file")
+        raise InputError(f"{path}: was edited after it was locked; restore it, or write a new "
+                         "split to another file")  # fmt: skip
     return split
 
 

@@ -239,10 +239,10 @@ def _slice_axis(manifest: Manifest, found: Sequence[CasePrint]) -> int | None:
     if len(axes) < len(found):
         return None
     if len(set(axes.values())) > 1:
-        named = ", ".join(f"{PATIENT_AXES[axis]} in {case!r}"
-                          for axis, case in sorted({a: c for c, a in axes.items()}.items()))  # fmt: skip
-        raise InputError(f"{manifest.root}: cases are single slices along different axes: {named}; "
-                         "plan for each direction by itself")  # fmt: skip
+        examples = sorted({axis: case for case, axis in axes.items()}.items())
+        named = ", ".join(f"{PATIENT_AXES[axis]} in {case!r}" for axis, case in examples)
+        raise InputError(f"{manifest.root}: cases are single slices along different axes: "
+                         f"{named}; plan for each direction by itself")  # fmt: skip
     return next(iter(axes.values()))
 
 

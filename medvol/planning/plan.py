@@ -111,9 +111,7 @@ def plan_dataset(
     else:
         raise ConfigError(f"{request.gpu_mem_gb:g} GB hold no sensible patch; allow more memory")
     started = time.perf_counter()
-    cases = training_cases(
-        dataset, fingerprint.labels, 0, request.folds, request.seed, split=split
-    )
+    cases = training_cases(dataset, fingerprint.labels, 0, request.folds, request.seed, split=split)
     dealing_s = time.perf_counter() - started
     show("trial run", 0, 1)
     costs = _costs(folder, cases, fingerprint, request, dealing_s)

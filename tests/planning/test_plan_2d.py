@@ -44,7 +44,9 @@ def write_slices(folder, plane="axial", is_flat=False, n=6):
             nifti = nibabel.Nifti1Image(voxels.astype(np.float32), affine)
             nifti.header.set_xyzt_units("mm")
             nibabel.save(nifti, path)
-        rows.append({"image": f"./imagesTr/s{number}.nii.gz", "label": f"./labelsTr/s{number}.nii.gz"})
+        rows.append(
+            {"image": f"./imagesTr/s{number}.nii.gz", "label": f"./labelsTr/s{number}.nii.gz"}
+        )
     (folder / "dataset.json").write_text(json.dumps({
         "name": "Discs", "modality": {"0": "MRI"}, "labels": {"0": "background", "1": "disc"},
         "numTraining": n, "numTest": 0, "training": rows, "test": [],
@@ -59,7 +61,10 @@ def write_colours(folder, n=6):
         label = ((x - 18 - number % 3) ** 2 + (y - 22) ** 2 < 64).astype(np.uint8)
         image = np.stack([200 - 150 * label, 40 + 150 * label, 10 + 0 * label], -1)
         image = image + np.random.default_rng(number).integers(0, 9, image.shape)
-        for name, array in ((f"imagesTr/c{number}_0000.png", image), (f"labelsTr/c{number}.png", label)):
+        for name, array in (
+            (f"imagesTr/c{number}_0000.png", image),
+            (f"labelsTr/c{number}.png", label),
+        ):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(array.astype(np.uint8)).save(folder / name)
     (folder / "dataset.json").write_text(json.dumps({
