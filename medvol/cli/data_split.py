@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,22 +14,34 @@ from medvol.core.errors import ConfigError, OutputError
 def run(
     dataset: Annotated[Path, typer.Argument(help="Folder, dataset.json or CSV.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Split file; splits.json by default.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Split file; by default locked_split.json in the data set."
+        ),
     ] = None,
     by: Annotated[str, typer.Option(help="What is kept together: patient.")] = "patient",
-    folds: Annotated[int, typer.Option(help="Number of folds.")] = 5,
-    test: Annotated[float, typer.Option(help="Share of patients to lock away.")] = 0.0,
-    seed: Annotated[int, typer.Option(help="Salt of the hash.")] = 0,
+    folds: Annotated[
+        int | None, typer.Option(help="Number of folds; 5, or those of the file that is extended.")
+    ] = None,
+    test: Annotated[
+        float | None, typer.Option(help="Share of patients to lock as test cases; 0 by default.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Salt of the hash; 0 by default.")] = None,
     stratify: Annotated[str, typer.Option(help="Fields to balance: class,site,sex.")] = "class",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Deal patients into folds; an existing split file is extended, never reshuffled."""
+    """Distribute patients over folds and lock test cases; every other verb respects the file.
+
+    An existing split file is extended, never reshuffled.
+
+    Example: medvol data split DATASET --test 0.2
+    """
     from medvol.datasets import (
+        LOCK_FILE,
+        lock_patients,
         read_dataset,
         read_split,
-        require_disjoint_patients,
         require_known_cases,
-        split_patients,
         write_split,
     )
 
@@ -41,19 +52,24 @@ def run(
     if unknown := [field for field in fields if field not in known]:
         raise ConfigError(f"--stratify {unknown[0]} is unknown; choose from {', '.join(known)}")
     manifest = read_dataset(dataset)
-    target = output or Path("splits.json")
+    target = output or manifest.root / LOCK_FILE
     locked = read_split(target) if target.exists() else None
-    if locked and locked.seed != seed:
-        raise OutputError(f"{target}: is locked with seed {locked.seed}; choose another --output")
     if locked:
         require_known_cases(manifest, locked, target)
-    split = split_patients(manifest, folds=folds, test_fraction=test, seed=seed, locked=locked,
-                           stratify=[known[field] for field in fields])  # fmt: skip
-    require_disjoint_patients(manifest, split)
-    if locked:  # a case that is missing today must find its place again
-        split = replace(split, place={**locked.place, **split.place})
-    write_split(split, target)
-    counts = {f"fold {fold}": len(split.validation(fold)) for fold in range(folds)}
+        if seed not in (None, locked.seed):
+            raise OutputError(
+                f"{target}: is locked with seed {locked.seed}; choose another --output"
+            )
+        folds, seed = folds or locked.folds, locked.seed
+        test = locked.test_fraction if test is None else test
+    split = lock_patients(manifest, locked, folds=5 if folds is None else folds, seed=seed or 0,
+                          test_fraction=test or 0.0, stratify=[known[f] for f in fields])  # fmt: skip
+    try:
+        write_split(split, target)
+    except OutputError as error:
+        raise OutputError(f"{error}; choose a place with -o FILE, and pass it on with "
+                          "--split FILE") from error  # fmt: skip
+    counts = {f"fold {fold}": len(split.validation(fold)) for fold in range(split.folds)}
     counts |= {"test": len(split.test)} if split.test else {}
     new = len(split.place) - (len(locked.place) if locked else 0)
     if as_json:
@@ -62,3 +78,5 @@ def run(
     print(f"{target}: {len(split.place)} cases, {new} of them new")
     for place, count in counts.items():
         print(f"  {place}: {count}")
+    if output and output.absolute() != manifest.root / LOCK_FILE:
+        print(f"next: pass it on: medvol plan --split {target}, medvol train --set split={target}")

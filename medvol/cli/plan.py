@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-#: Options that say how to plan, and say nothing of a network that is trained already.
-_OF_A_PLAN = ("budget", "device", "gpu_mem", "network", "folds", "seed")
+#: Options of a plan; they cannot be combined with a network that is trained already.
+_OF_A_PLAN = ("budget", "device", "gpu_mem", "network", "folds", "seed", "split")
 
 
 def run(
@@ -34,9 +34,15 @@ def run(
     ] = None,
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the run and of the folds.", min=0)] = 0,
+    split: Annotated[
+        Path | None, typer.Option(help="Split file of medvol data split -o, where not in DATASET.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure a data set and this machine, and write a bundle that fills the budget."""
+    """Measure a data set and this machine, and write a bundle that fills the budget.
+
+    Example: medvol plan DATASET -o liver --budget 2h
+    """
     if from_nnunet is not None or dataset is None:
         _refuse_planning(ctx)
         _import(from_nnunet, dataset, output, (body_part, modality), as_json)
@@ -48,16 +54,18 @@ def run(
     request = Request(budget_s, _device(device), gpu_mem, network, folds, seed)
     with Bars(quiet=as_json) as bars:
         plan = plan_dataset(
-            dataset, output, request, modality=modality, body_part=body_part, progress=bars
-        )
+            dataset, output, request, modality=modality, body_part=body_part, split=split,
+            progress=bars,
+        )  # fmt: skip
     if as_json:
         print(json.dumps(plan_report(plan)))
         return
     print(f"{plan.folder}: planned; every choice is explained in {plan.values}")
     for note in plan.notes:
         print(f"  {note}")
-    told = shlex.join([str(plan.folder), "--data", str(dataset)])
-    print(f"next: medvol train {told} --folds all --trust-bundle")
+    words = [str(plan.folder), "--data", str(dataset), "--folds", "all", "--trust-bundle"]
+    words += ["--set", f"split={split.absolute()}"] if split else []
+    print(f"next: medvol train {shlex.join(words)}")
 
 
 def _refuse_planning(ctx: typer.Context) -> None:
@@ -66,7 +74,9 @@ def _refuse_planning(ctx: typer.Context) -> None:
     for name in _OF_A_PLAN:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise ConfigError(f"--{name.replace('_', '-')} goes with a data set to plan for")
+            raise ConfigError(
+                f"--{name.replace('_', '-')} cannot be combined with --from-nnunet; give a data set to plan for"
+            )
 
 
 def _import(

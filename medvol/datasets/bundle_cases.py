@@ -10,12 +10,11 @@ import numpy as np
 
 from medvol.core.errors import LabelError, MissingInputError
 from medvol.datasets.listing import list_images
+from medvol.datasets.lock import LockedDataset, locked_cases
 from medvol.datasets.manifest import Case, Manifest
-from medvol.datasets.reading import read_dataset
-from medvol.datasets.split import own_fold, require_disjoint_patients, split_patients
+from medvol.datasets.seen import warn_trained_on
+from medvol.datasets.split import ALL, own_fold, require_disjoint_patients, split_patients
 
-#: Fold number that means: train on every case and validate on a fifth of the same ones.
-ALL = -1
 #: Share of cases below which the cases that hold a label are spread over the folds.
 _RARE = 0.2
 
@@ -27,11 +26,13 @@ def training_cases(
     folds: int = 5,
     seed: int = 0,
     allow_shared_patients: bool = False,
+    split: str | os.PathLike[str] | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Cases of one fold as lists for ``train`` and ``validate``.
 
     Patients never cross; folds are stratified by labels that few cases hold, then by quartile of
-    the labelled volume. A ``fold`` column of the data set is honoured instead of dealing anew.
+    the labelled volume. A split file or a ``fold`` column of the data set is respected instead.
+    Locked test cases are in neither list.
 
     Args:
         dataset_dir: Anything that :func:`read_dataset` reads.
@@ -41,13 +42,15 @@ def training_cases(
         folds: Number of folds.
         seed: Salt of the split.
         allow_shared_patients: Train even if the data set's own folds put a patient on both sides.
+        split: A split file outside the data set's folder, see :func:`locked_cases`.
 
     Raises:
-        InputError: If a patient lies on both sides and that is not allowed.
+        InputError: If a patient lies on both sides and that is not allowed, or the data set was
+            changed since its split was locked.
         MissingInputError: If the folder holds no labelled case.
         LabelError: If the data set names its labels otherwise than the bundle.
     """
-    manifest = _labelled(dataset_dir, labels)
+    manifest = _labelled(locked_cases(dataset_dir, split), labels)
     if not allow_shared_patients:
         require_disjoint_patients(manifest)
     names = [case.case for case in manifest.cases]
@@ -64,19 +67,33 @@ def evaluation_cases(
     fold: int | None = None,
     folds: int = 5,
     seed: int = 0,
+    split: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Labelled cases to score: those of ``Manifest.tested``, or those that one fold held out.
+    """Labelled cases to score: those that one fold held out, or the test cases.
 
-    Beside its files a case states ``patient_group``, the same text for all cases of one patient
-    (empty where unknown), and ``split``, its part of the data set.
+    Without a fold the test cases are scored, locked or set aside by the data set itself; all
+    labelled cases where there are none. Beside its files a case states ``patient_group``, the
+    same text for all cases of one patient (empty where unknown), and ``split``, its part of the
+    data set.
+
+    Args:
+        dataset_dir: Anything that :func:`read_dataset` reads.
+        labels: The bundle's labels, value to name.
+        fold: The fold that was held out; None for the test cases.
+        folds: Number of folds.
+        seed: Salt of the split.
+        split: A split file outside the data set's folder.
+        checkpoint: Weights that are scored; a warning tells if they were trained on a case.
     """
-    whole = read_dataset(dataset_dir)
-    if fold is None:
-        names = [case.case for case in _labelled(dataset_dir, labels, is_tested=True).cases]
-        return _with_facts(whole, names, None)
-    manifest = _labelled(dataset_dir, labels)
-    held = _fold_names(manifest, labels, int(fold), folds, seed)[1]
-    return _with_facts(whole, held, "validation")
+    dataset = locked_cases(dataset_dir, split)
+    manifest = _labelled(dataset, labels, for_test=fold is None)
+    names = [case.case for case in manifest.cases]
+    if fold is not None:
+        names = _fold_names(manifest, labels, int(fold), folds, seed)[1]
+    cases = _with_facts(dataset.manifest, names, "validation" if fold is not None else None)
+    warn_trained_on(cases, checkpoint)
+    return cases
 
 
 def inference_cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -97,17 +114,17 @@ def _with_facts(whole: Manifest, names: list[str], split: str | None) -> list[di
 
 
 def _labelled(
-    dataset_dir: str | os.PathLike[str], labels: Mapping[Any, str], *, is_tested: bool = False
+    dataset: LockedDataset, labels: Mapping[Any, str], *, for_test: bool = False
 ) -> Manifest:
-    manifest = read_dataset(dataset_dir)
+    manifest = dataset.manifest
     wanted = {int(value): str(name).lower() for value, name in labels.items()}
     found = {int(value): name.lower() for value, name in manifest.labels.items()}
     if found and found != wanted:
-        raise LabelError(f"{dataset_dir}: its labels are {found}, the bundle's are {wanted}")
-    chosen = manifest.tested if is_tested else manifest.training
-    names = [case.case for case in chosen if case.label is not None]
+        raise LabelError(f"{manifest.root}: its labels are {found}, the bundle's are {wanted}")
+    labelled = [case for case in manifest.cases if case.label is not None]
+    names = dataset.choose(labelled, for_test=for_test)
     if not names:
-        raise MissingInputError(f"{dataset_dir}: holds no case with a label map")
+        raise MissingInputError(f"{manifest.root}: holds no case with a label map")
     return manifest.select(names)
 
 

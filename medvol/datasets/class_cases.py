@@ -13,14 +13,12 @@ import numpy as np
 
 from medvol.core.errors import ConfigError, InputError, LabelError, MissingInputError
 from medvol.datasets.listing import list_images, stem
+from medvol.datasets.lock import locked_cases
 from medvol.datasets.manifest import Case, Manifest
-from medvol.datasets.reading import read_dataset
-from medvol.datasets.split import own_fold, require_disjoint_patients, split_patients
+from medvol.datasets.seen import warn_trained_on
+from medvol.datasets.split import ALL, own_fold, require_disjoint_patients, split_patients
 
 logger = logging.getLogger(__name__)
-
-#: Fold number that means: train on every case and validate on a fifth of the same ones.
-ALL = -1
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ def class_training_cases(
     seed: int = 0,
     target: VolumeTarget | None = None,
     allow_shared_patients: bool = False,
+    split: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Cases of one fold for training and validation.
 
@@ -70,6 +69,7 @@ def class_training_cases(
         target: Derives the class from the label map instead of reading a class name.
         allow_shared_patients: Trains on a split of the data set's own that has one patient on both
             sides, with a warning: what it validates is then no estimate for other patients.
+        split: A split file outside the data set's folder, see :func:`locked_cases`.
 
     Returns:
         ``train`` and ``validate``: lists of case, source, image, label (class number) and, where
@@ -80,14 +80,14 @@ def class_training_cases(
         MissingInputError: If a class has no case.
         InputError: If a patient is in two places of the data set's own split.
     """
-    manifest = _usable(dataset_dir, labels, target)
+    manifest = _usable(dataset_dir, labels, target, split)
     _require_disjoint(manifest, allow_shared_patients)
     volumes = {} if target is None else _volumes_ml(manifest)
     names = [case.case for case in manifest.cases]
     strata = _quartiles(volumes) if volumes else None
     if fold == ALL:
-        split = split_patients(manifest, folds=max(2, folds), seed=seed, strata=strata)
-        training, validation = names, split.validation(0)
+        placed = split_patients(manifest, folds=max(2, folds), seed=seed, strata=strata)
+        training, validation = names, placed.validation(0)
     else:
         training, validation = _fold_names(manifest, fold, folds, seed, strata)
     numbers = _numbers(manifest, labels, target, volumes, training)
@@ -111,25 +111,33 @@ def class_evaluation_cases(
     folds: int = 5,
     seed: int = 0,
     target: VolumeTarget | None = None,
+    split: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Cases with their class to score: all of them, or those that one fold held out.
+    """Cases with their class to score: those that one fold held out, or the test cases.
 
-    A cut-off that is not fixed comes from the fold's training cases.
+    Without a fold the locked test cases are scored, or all cases where none is locked. A cut-off
+    that is not fixed comes from the fold's training cases; a warning tells if ``checkpoint`` was
+    trained on a case.
 
     Raises:
         ConfigError: If all cases are asked for and no cut-off is fixed: it would come from the
             test cases themselves.
     """
-    manifest = _usable(dataset_dir, labels, target)
+    manifest = _usable(dataset_dir, labels, target, split, for_test=fold is None)
     volumes = {} if target is None else _volumes_ml(manifest)
     names = [case.case for case in manifest.cases]
     if fold is None:
         if target is not None and target.cutoff_ml is None:
             raise ConfigError("the class needs a fixed cutoff_ml to score cases outside the folds")
-        return _entries(manifest, names, _numbers(manifest, labels, target, volumes, names))
+        cases = _entries(manifest, names, _numbers(manifest, labels, target, volumes, names))
+        warn_trained_on(cases, checkpoint)
+        return cases
     strata = _quartiles(volumes) if volumes else None
     training, validation = _fold_names(manifest, int(fold), folds, seed, strata)
-    return _entries(manifest, validation, _numbers(manifest, labels, target, volumes, training))
+    cases = _entries(manifest, validation, _numbers(manifest, labels, target, volumes, training))
+    warn_trained_on(cases, checkpoint)
+    return cases
 
 
 def class_inference_cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -141,17 +149,24 @@ def class_inference_cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str,
 
 
 def _usable(
-    dataset_dir: str | os.PathLike[str], labels: Mapping[Any, str], target: VolumeTarget | None
+    dataset_dir: str | os.PathLike[str],
+    labels: Mapping[Any, str],
+    target: VolumeTarget | None,
+    split: str | os.PathLike[str] | None,
+    *,
+    for_test: bool = False,
 ) -> Manifest:
-    manifest = read_dataset(dataset_dir)
+    dataset = locked_cases(dataset_dir, split)
+    manifest = dataset.manifest
+    offered = manifest.select(dataset.choose(manifest.cases, for_test=for_test)).cases
     known = {str(name) for name in labels.values()}
     if target is None:
-        names = [case.case for case in manifest.training if case.category in known]
+        names = [case.case for case in offered if case.category in known]
         what = f"of the classes {', '.join(sorted(known))}"
     else:
-        names = [case.case for case in manifest.training if case.label is not None]
+        names = [case.case for case in offered if case.label is not None]
         what = "with a label map"
-    if target is None and (others := len(manifest.training) - len(names)):
+    if target is None and (others := len(offered) - len(names)):
         logger.warning("%s: %d cases without a class of %s are left out", dataset_dir, others,
                        ", ".join(sorted(known)))  # fmt: skip
     if not names:

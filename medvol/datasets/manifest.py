@@ -65,9 +65,9 @@ class Case:
 
         A series folder counts as its files, a header as itself and the data file that it names.
         """
-        digests = {f"image{i}" if i else "image": _digest(p) for i, p in enumerate(self.images)}
+        digests = {f"image{i}" if i else "image": file_digest(p) for i, p in enumerate(self.images)}
         if self.label is not None:
-            digests["label"] = _digest(self.label)
+            digests["label"] = file_digest(self.label)
         return digests
 
 
@@ -264,6 +264,20 @@ def guess_modality(channel: str) -> str | None:
     return "US" if key in ("US", "ULTRASOUND") else None
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of an image: its file, header with data file, or all files of its folder."""
+    files = with_data(path) if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
+    if files == [path]:
+        return sha256_file(path)
+    import hashlib
+
+    digest = hashlib.sha256()
+    base = path if path.is_dir() else path.parent
+    for member in sorted(files):
+        digest.update(f"{_relative(member, base)}\0{sha256_file(member)}\n".encode())
+    return digest.hexdigest()
+
+
 def _case_from_json(root: Path, row: dict[str, Any]) -> Case:
     images, split, fold = row["images"], row.get("split"), row.get("fold")
     if not isinstance(images, list) or not images:
@@ -329,19 +343,6 @@ def require_files(cases: tuple[Case, ...]) -> None:
                 raise MissingInputError(f"{shown(path)}: no such image (case {case.case!r})")
         if case.label is not None and not os.path.exists(case.label):
             raise MissingInputError(f"{shown(case.label)}: no such label (case {case.case!r})")
-
-
-def _digest(path: Path) -> str:
-    files = with_data(path) if path.is_file() else [p for p in path.rglob("*") if p.is_file()]
-    if files == [path]:
-        return sha256_file(path)
-    import hashlib
-
-    digest = hashlib.sha256()
-    base = path if path.is_dir() else path.parent
-    for member in sorted(files):
-        digest.update(f"{_relative(member, base)}\0{sha256_file(member)}\n".encode())
-    return digest.hexdigest()
 
 
 def _relative(path: Path, folder: Path) -> str:

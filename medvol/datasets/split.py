@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ from medvol.core.errors import ConfigError, InputError, MissingInputError
 from medvol.core.files import write_json
 from medvol.datasets.manifest import Case, Manifest
 
-_VERSION = 1
+_VERSION = 2
 #: The place of a test case among the folds.
 TEST = -1
+#: Fold number of a run: train on every case and validate on a fifth of the same ones.
+ALL = -1
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,18 @@ class Split:
     Attributes:
         folds: Number of folds.
         seed: What the hash was salted with.
-        place: Case name to fold (from 0), or ``TEST`` for the locked-away test cases.
+        place: Case name to fold (from 0), or ``TEST`` for the locked test cases.
         strata: Names of the fields that were balanced.
+        test_fraction: Share of patients that was asked for as test cases.
+        content: Case name to the digests of its images and of its truth, for a split that locks.
     """
 
     folds: int
     seed: int
     place: dict[str, int]
     strata: tuple[str, ...] = ()
+    test_fraction: float = 0.0
+    content: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     @property
     def test(self) -> list[str]:
@@ -65,12 +71,12 @@ def split_patients(
     strata: Mapping[str, str] | None = None,
     locked: Split | None = None,
 ) -> Split:
-    """Deal patients into folds: grouped, stratified, decided by a hash of the patient.
+    """Distribute patients over folds: grouped, stratified, decided by a hash of the patient.
 
-    Patients of one stratum are ordered by a salted hash and dealt in turn to the place that
+    Patients of one stratum are ordered by a salted hash and given in turn to the place that
     lacks most of that stratum, so that folds differ by about one patient. Nothing depends on the
     order of files, the platform or a random generator. With ``locked`` every case and every
-    patient of that split keeps its place, and only new patients are dealt: cases can be added
+    patient of that split keeps its place, and only new patients are placed: cases can be added
     without a patient ever crossing from training to validation or test.
 
     Args:
@@ -102,8 +108,9 @@ def split_patients(
             f"{manifest.root}: {patients} patient(s) cannot fill {folds} folds; {most} patients"
         )
     stratum = _stratum_by_group(groups, fields, strata or {})
+    silent = {name for name, cases in groups.items() if all(_is_bare_test(c) for c in cases)}
     quota = {TEST: test_fraction} | dict.fromkeys(range(folds), (1.0 - test_fraction) / folds)
-    places = _deal(stratum, fixed, quota, seed)
+    places = _distribute(stratum, fixed, quota, seed, silent)
     empty = [p for p, share in quota.items() if share > 0 and p not in places.values()]
     if empty and locked is None:
         what = "the test set" if empty[0] == TEST else f"fold {empty[0]}"
@@ -112,7 +119,7 @@ def split_patients(
             "folds or another test_fraction"
         )
     place = {case.case: places[group] for group, cases in groups.items() for case in cases}
-    return Split(folds, seed, place, fields)
+    return Split(folds, seed, place, fields, test_fraction)
 
 
 def write_split(split: Split, target: str | os.PathLike[str]) -> None:
@@ -122,7 +129,9 @@ def write_split(split: Split, target: str | os.PathLike[str]) -> None:
         "folds": split.folds,
         "seed": split.seed,
         "strata": list(split.strata),
+        "test_fraction": split.test_fraction,
         "place": dict(sorted(split.place.items())),
+        "content": {name: list(pair) for name, pair in sorted(split.content.items())},
     }
     write_json(target, {**body, "sha256": _digest(body)})
 
@@ -139,13 +148,17 @@ def read_split(path: str | os.PathLike[str]) -> Split:
         body = json.loads(path.read_text(encoding="utf-8"))
         digest = body.pop("sha256")
         place = {str(name): int(fold) for name, fold in body["place"].items()}
-        split = Split(int(body["folds"]), int(body["seed"]), place, tuple(body["strata"]))
+        content = {str(name): (images, truth) for name, (images, truth) in body["content"].items()}
+        numbers = int(body["folds"]), int(body["seed"])
+        split = Split(*numbers, place, tuple(body["strata"]), body["test_fraction"], content)
     except FileNotFoundError as error:
         raise MissingInputError(f"{path}: no such split file") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: is no split file: {error!r}") from error
+        raise InputError(f"{path}: is not a split file of this version: {error!r}; write a new "
+                         "one with medvol data split") from error  # fmt: skip
     if digest != _digest(body):
-        raise InputError(f"{path}: was edited after it was locked; write a new split instead")
+        raise InputError(f"{path}: was edited after it was locked; restore it, or write a new "
+                         "split to another file")  # fmt: skip
     return split
 
 
@@ -248,28 +261,37 @@ def _stratum_by_group(
     }
 
 
-def _deal(
-    stratum: dict[str, tuple[str, ...]], fixed: dict[str, int], quota: dict[int, float], seed: int
+def _distribute(
+    stratum: dict[str, tuple[str, ...]],
+    fixed: dict[str, int],
+    quota: dict[int, float],
+    seed: int,
+    uncounted: set[str],
 ) -> dict[str, int]:
     places = dict(fixed)
-    total: Counter[int] = Counter(fixed.values())
+    counted = {group: place for group, place in fixed.items() if group not in uncounted}
+    total: Counter[int] = Counter(counted.values())
     for wanted in sorted(set(stratum.values())):
         members = [group for group in stratum if stratum[group] == wanted]
-        here: Counter[int] = Counter(fixed[group] for group in members if group in fixed)
+        here: Counter[int] = Counter(counted[g] for g in members if g in counted)
         for group in sorted((g for g in members if g not in fixed), key=lambda g: _hash(seed, g)):
             done = sum(here.values()) + 1
             everywhere = sum(total.values()) + 1
-
-            wants = {
+            lacks = {
                 place: (share * done - here[place], share * everywhere - total[place], -place)
                 for place, share in quota.items()
                 if share > 0
             }
-            chosen = max(wants, key=wants.__getitem__)
+            chosen = max(lacks, key=lacks.__getitem__)
             places[group] = chosen
             here[chosen] += 1
             total[chosen] += 1
     return places
+
+
+def _is_bare_test(case: Case) -> bool:
+    """A test case without truth scores nothing and takes no share of the test set."""
+    return case.split == "test" and case.label is None and case.category is None
 
 
 def _hash(seed: int, group: str) -> str:

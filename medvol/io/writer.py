@@ -40,7 +40,10 @@ class MedvolWriter(NibabelWriter):
     ) -> None:
         """Take the affine and, if ``resample``, bring the data to ``original_affine``."""
         self._source = str((meta_dict or {}).get("filename_or_obj", ""))
-        super().set_metadata(meta_dict, resample=resample, **options)
+        if resample:
+            super().set_metadata(meta_dict, resample=resample, **options)
+        else:  # MONAI 1.5 resamples a 2D image all the same, to a size of None
+            self.affine = self.get_meta_info(meta_dict)[1]
 
     def write(
         self, filename: str | os.PathLike[str], verbose: bool = False, **obj_kwargs: Any

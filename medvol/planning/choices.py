@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medvol.core import anatomy_rule
+from medvol.core.anatomy import PATIENT_AXES
 from medvol.planning.designs import Design
 from medvol.planning.facts import Facts
 from medvol.planning.fingerprint import Fingerprint
@@ -21,7 +22,7 @@ _MASKED = 0.25
 _RARE, _VERY_RARE = 0.2, 0.05
 _TINY = 0.01
 _WHOLE = 0.9
-#: Voxels of a batch below which gradients of pictures get noisy.
+#: Voxels of a batch below which gradients of 2D images get noisy.
 _BATCH_PIXELS = 150_000
 
 
@@ -85,7 +86,9 @@ def draft_values(
     draft.set("overlap", 0.5)
     draft.set("padding_mode", "constant")
     mirrors = list(draft["flip_axes"])
-    draft.set("tta", mirrors or None, "averaged with the mirror image" if mirrors else "no mirror")
+    if fingerprint.slice_axis is None:
+        why = "averaged with the mirror image" if mirrors else "no mirror"
+        draft.set("tta", mirrors or None, why)
     return draft
 
 
@@ -106,8 +109,10 @@ def _what(draft: Draft, fingerprint: Fingerprint, facts: Facts, design: Design) 
         draft.set("output", "regions", "regions overlap: a sigmoid each")
     else:
         draft.set("output", "exclusive", "labels exclude each other")
-    draft.set("augmentation", "policy")
-    draft.set("inferer", "window")
+    is_slice = fingerprint.slice_axis is not None
+    draft.set("augmentation", "policy_slice" if is_slice else "policy")
+    draft.set("inferer", "slices" if is_slice else "window",
+              "every case is a single slice: a 2D network" if is_slice else "")  # fmt: skip
     shares = [fingerprint.prevalence(value) for value in fingerprint.labels]
     rarest = min(share for share in shares if share)  # no sampling finds what no case holds
     if rarest < _RARE:
@@ -136,13 +141,18 @@ def _grid(draft: Draft, fingerprint: Fingerprint, sampling: Sampling, design: De
     draft.section()
     draft.set("spatial_dims", fingerprint.dims)
     draft.set("in_channels", fingerprint.channels)
-    draft.set("spacing_mm", list(sampling.spacing_mm), sampling.why_spacing)
+    axis = fingerprint.slice_axis
+    across = [] if axis is None else [0.0]  # 0 keeps the thickness of the slice
+    draft.set("spacing_mm", [*sampling.spacing_mm, *across], sampling.why_spacing)
     draft.set("roi_size", list(design.roi_size), sampling.why_patch)
     least = np.floor(fingerprint.shape(sampling.spacing_mm, 0))
     half = [n // 2 for n in design.roi_size]
-    draft.set("min_size", [min(h, max(1, int(n) - 1)) for h, n in zip(half, least, strict=True)],
-              "half a patch, or the smallest case")  # fmt: skip
-    if fingerprint.dims == 2:
+    least_size = [min(h, max(1, int(n) - 1)) for h, n in zip(half, least, strict=True)]
+    draft.set("min_size", [*least_size, *(1 for _ in across)], "half a patch, or the smallest case")
+    if axis is not None:
+        codes = "RAS"[:axis] + "RAS"[axis + 1 :] + "RAS"[axis]
+        draft.set("axcodes", codes, "the slice's own axis last")
+    elif fingerprint.dims == 2:
         draft.set("axcodes", "RA")
 
 
@@ -173,7 +183,10 @@ def _normalisation(draft: Draft, fingerprint: Fingerprint, facts: Facts) -> None
 def _augmentation(draft: Draft, fingerprint: Fingerprint, facts: Facts, sampling: Sampling) -> None:
     draft.section()
     policy = AugmentationPolicy(facts.modality, facts.body_part, fingerprint.labels)
-    mirrors = [] if fingerprint.dims == 2 and facts.body_part == "unknown" else policy.mirrors
+    is_placed = fingerprint.dims == 3 or fingerprint.slice_axis is not None
+    mirrors = [] if not is_placed and facts.body_part == "unknown" else policy.mirrors
+    if fingerprint.slice_axis is not None:
+        mirrors = [axis for axis in mirrors if axis != PATIENT_AXES[fingerprint.slice_axis]]
     patch_mm = np.multiply(draft["roi_size"], sampling.spacing_mm)
     control_mm = float(f"{patch_mm.min() / 3.5:.3g}")
     draft.set("spatial_prob", 0.9)
@@ -207,7 +220,7 @@ def _foreground(fingerprint: Fingerprint, sampling: Sampling) -> tuple[float, st
 def _batch(fingerprint: Fingerprint, request: Request, design: Design) -> tuple[int, str]:
     voxels = math.prod(design.roi_size)
     if fingerprint.dims == 2:
-        return int(np.clip(_BATCH_PIXELS // voxels, 2, 16)), "of pictures, up to 16"
+        return int(np.clip(_BATCH_PIXELS // voxels, 2, 16)), "2D images, up to 16"
     del request
     return 2, "more steps beat larger batches at equal time"
 

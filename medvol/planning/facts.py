@@ -87,7 +87,7 @@ def _channel_modalities(
         why["modality"] = f"channels are named {', '.join(names)}"
         return tuple(str(name) for name in found)
     if fingerprint.dims == 2 and fingerprint.channels == 3:
-        why["modality"] = "pictures with three channels"
+        why["modality"] = "2D images with three channels"
         return ("RGB",) * 3
     least = [case.least for case in fingerprint.cases]
     if (

@@ -6,13 +6,14 @@ import json
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from medvol.core.anatomy import PATIENT_AXES
 from medvol.core.errors import InputError, MissingInputError
 from medvol.core.files import write_json
 from medvol.core.geometry import Geometry
@@ -29,8 +30,8 @@ class CasePrint:
 
     Attributes:
         case: Case name.
-        shape: Voxels per axis; two for a picture.
-        spacing_mm: Voxel edges; 1 for a picture, which has none.
+        shape: Voxels per axis; two for a 2D image.
+        spacing_mm: Voxel edges; 1 for a 2D image, which has none.
         channels: Channels over all files.
         voxels: Voxels per label value, background and ignored ones left out.
         zero_share: Share of voxels that are 0 in every channel.
@@ -58,14 +59,17 @@ class Fingerprint:
     Attributes:
         cases: One row per labelled case that is not set aside for testing.
         labels: Label value to name.
+        slice_axis: Patient axis (0 to 2) along which every case is a single slice; None for volumes
+            and for 2D images without a place in the patient.
     """
 
     cases: tuple[CasePrint, ...]
     labels: dict[int, str]
+    slice_axis: int | None = None
 
     @property
     def dims(self) -> int:
-        """2 for pictures, 3 for volumes."""
+        """2 for single slices and 2D images, 3 for volumes."""
         return len(self.cases[0].shape)
 
     @property
@@ -218,11 +222,34 @@ def _whole(manifest: Manifest, found: list[CasePrint]) -> Fingerprint:
         if len(kinds) > 1:
             named = ", ".join(f"{count} in {case!r}" for count, case in sorted(kinds.items()))
             raise InputError(f"{manifest.root}: cases differ in {what}: {named}; leave some out")
+    axis = _slice_axis(manifest, found)
+    if axis is not None:
+        found = [_in_plane(row, axis) for row in found]
     present = sorted({value for row in found for value in row.voxels})
     if not present:
         raise MissingInputError(f"{manifest.root}: no label map holds a structure")
     labels = manifest.labels or {value: f"label_{value}" for value in present}
-    return Fingerprint(tuple(found), {int(v): str(n) for v, n in sorted(labels.items())})
+    names = {int(v): str(n) for v, n in sorted(labels.items())}
+    return Fingerprint(tuple(found), names, axis)
+
+
+def _slice_axis(manifest: Manifest, found: Sequence[CasePrint]) -> int | None:
+    """The axis along which every case has one voxel; None where a case is a volume."""
+    axes = {row.case: row.shape.index(1) for row in found if len(row.shape) == 3 and 1 in row.shape}
+    if len(axes) < len(found):
+        return None
+    if len(set(axes.values())) > 1:
+        examples = sorted({axis: case for case, axis in axes.items()}.items())
+        named = ", ".join(f"{PATIENT_AXES[axis]} in {case!r}" for axis, case in examples)
+        raise InputError(f"{manifest.root}: cases are single slices along different axes: "
+                         f"{named}; plan for each direction by itself")  # fmt: skip
+    return next(iter(axes.values()))
+
+
+def _in_plane(row: CasePrint, axis: int) -> CasePrint:
+    shape, spacing = list(row.shape), list(row.spacing_mm)
+    del shape[axis], spacing[axis]
+    return replace(row, shape=tuple(shape), spacing_mm=tuple(spacing))
 
 
 def _stamp(case: Case, manifest: Manifest) -> list[Any]:

@@ -96,8 +96,8 @@ def fit_patch(
 
 def _native_spacing(fingerprint: Fingerprint) -> tuple[list[float], str]:
     spacing = [float(v) for v in fingerprint.spacing_mm()]
-    if fingerprint.dims == 2:
-        return spacing, "pictures have no millimetres: one pixel"
+    if fingerprint.dims == 2 and fingerprint.slice_axis is None:
+        return spacing, "2D images have no millimetres: one pixel"
     if np.ptp([case.spacing_mm for case in fingerprint.cases], axis=0).max() < 1e-3:
         return [_short(v) for v in spacing], "every case has it"
     why = f"median of {len(fingerprint.cases)} cases"

@@ -17,7 +17,7 @@ from medvol.bundle import write
 from medvol.bundle.write import PLAN
 from medvol.core.errors import ConfigError, OutputError
 from medvol.core.files import write_json, write_text
-from medvol.datasets import Manifest, read_dataset, training_cases
+from medvol.datasets import Manifest, locked_cases, training_cases
 from medvol.engines.samplers import repeats
 from medvol.planning.choices import draft_values, set_strength
 from medvol.planning.designs import Design, choose_design
@@ -72,6 +72,7 @@ def plan_dataset(
     *,
     modality: str | None = None,
     body_part: str | None = None,
+    split: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Plan:
     """Plan a bundle for a data set and write it.
@@ -82,6 +83,7 @@ def plan_dataset(
         request: What the plan has to fit.
         modality: Where channel names do not tell it.
         body_part: Where names do not tell it.
+        split: A split file outside the data set's folder; its test cases are not looked at.
         progress: Called with phase, done and total.
 
     Raises:
@@ -89,7 +91,8 @@ def plan_dataset(
     """
     show = progress or (lambda phase, done, total: None)
     folder = bundle_folder(output)
-    manifest = read_dataset(dataset)
+    opened = locked_cases(dataset, split)
+    manifest = opened.manifest
     cache = folder / PLAN / "fingerprint.json"
     _require_folds(manifest, request.folds)
     fingerprint = measure(manifest, cache, lambda done, total: show("fingerprint", done, total))
@@ -108,7 +111,7 @@ def plan_dataset(
     else:
         raise ConfigError(f"{request.gpu_mem_gb:g} GB hold no sensible patch; allow more memory")
     started = time.perf_counter()
-    cases = training_cases(dataset, fingerprint.labels, 0, request.folds, request.seed)
+    cases = training_cases(dataset, fingerprint.labels, 0, request.folds, request.seed, split=split)
     dealing_s = time.perf_counter() - started
     show("trial run", 0, 1)
     costs = _costs(folder, cases, fingerprint, request, dealing_s)
@@ -117,6 +120,7 @@ def plan_dataset(
     forecast = fill_budget(costs, size, request.budget_s)
     _schedule(draft, forecast, size, request)
     notes = _notes(fingerprint, sampling, request, forecast, costs)
+    notes += [f"{opened}."] if opened.names else []
     notes += _doubts(manifest, fingerprint)
     _write(values, draft, meta, notes, manifest.name)
     write_json(folder / PLAN / "forecast.json", {"costs": asdict(costs), **asdict(forecast)})

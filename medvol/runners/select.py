@@ -111,6 +111,8 @@ def select(
     options = options or SelectOptions()
     if Path(output).exists():
         raise ConfigError(f"{output}: exists; choose another folder")
+    if options.holdout is not None:
+        _require_no_lock(options.holdout)
     source = load(bundle, is_trusted=True if options.is_trusted else None)
     decision = rule_of(source) if options.thresholds else None
     pools = _pools(source, [Path(run) for run in runs], data, decision is not None, say)
@@ -161,12 +163,20 @@ def _pools(
     return pools
 
 
+def _require_no_lock(holdout: str) -> None:
+    from medvol.datasets import locked_cases
+
+    if (found := locked_cases(holdout)).names:
+        raise ConfigError(f"{holdout}: {found}; a choice made on them would spend the test set; "
+                          "give another hold-out set")  # fmt: skip
+
+
 def _require_same_split(source: Bundle, run: Path) -> None:
     """Refuse folds that were dealt otherwise: their networks saw what they would be scored on."""
     config = source.config("train")
     for record in sorted(run.glob(f"fold_*/{RECORD}")):
         told = json.loads(record.read_text("utf-8")).get("settings", {})
-        for name in ("folds", "split_seed"):
+        for name in ("folds", "split_seed", "split"):
             if told.get(name, str(config.get(name))) != str(config.get(name)):
                 raise ConfigError(f"{record.parent}: was trained with {name}={told[name]}, but the "
                                   f"bundle deals cases by {name}={config.get(name)}; train it "
@@ -194,11 +204,14 @@ def export(
     decision: ThresholdRule | None = None,
 ) -> None:
     """Write the bundle: averaging network, joined weights, thresholds, cleaning, its evidence."""
+    from medvol.datasets import trained_on, write_trained_on
     from medvol.engines import save_checkpoint
     from medvol.networks import join_states, load_weights
 
     fork(source.path, output)
     states = [load_weights(path) for path in members]
+    if all(seen := [trained_on(path) for path in members]):
+        write_trained_on([part for part in seen if part is not None], output / "models")
     state = states[0] if len(states) == 1 else join_states(states)
     save_checkpoint(output / "models" / "model.pt", state)
     channels = len(source.metadata["network_data_format"]["outputs"]["pred"]["channel_def"])

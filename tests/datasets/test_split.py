@@ -136,14 +136,14 @@ def test_senseless_numbers_are_refused(options):
 
 def test_verb_writes_a_split_and_extends_it_without_moving_a_case(tmp_path, capsys):
     for n in range(12):
-        (tmp_path / f"x{n:02d}.png").touch()
+        (tmp_path / f"x{n:02d}.png").write_text(str(n))
     target = tmp_path / "out/splits.json"
     command = ["data", "split", str(tmp_path), "-o", str(target), "--folds", "3", "--test", "0.25"]
     assert main(command) == 0
     before = read_split(target)
     assert len(before.test) == 3
     for n in range(12, 20):
-        (tmp_path / f"x{n:02d}.png").touch()
+        (tmp_path / f"x{n:02d}.png").write_text(str(n))
     assert main([*command, "--json"]) == 0
     assert '"new": 8' in capsys.readouterr().out
     after = read_split(target)
@@ -157,7 +157,7 @@ def test_verb_keeps_the_places_of_cases_that_are_missing_today(tmp_path, capsys)
     names = [f"x{n:02d}.png" for n in range(12)]
     for name in names:
         (tmp_path / "set" / name).parent.mkdir(exist_ok=True)
-        (tmp_path / "set" / name).touch()
+        (tmp_path / "set" / name).write_text(name)
     target = tmp_path / "splits.json"
     command = ["data", "split", str(tmp_path / "set"), "-o", str(target), "--folds", "3"]
     assert main(command) == 0

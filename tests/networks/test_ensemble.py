@@ -142,3 +142,19 @@ def test_an_ensemble_compiles_to_torchscript(averages, returns, activation):
     net = Ensemble(member, activation, returns, count=2, averages=averages).eval()
     x = torch.randn(1, 1, 4, 4, 4)
     assert torch.equal(torch.jit.script(net)(x), net(x))
+
+
+def test_training_starts_from_one_member_of_an_ensembles_weights_and_names_it(tmp_path, caplog):
+    states = [member(n).state_dict() for n in range(3)]
+    torch.save(join_states(states), tmp_path / "model.pt")
+    with caplog.at_level("INFO"):
+        network = with_weights(member(9), tmp_path / "model.pt", member=1)
+    assert "holds 3 members; starting from member 1" in caplog.text
+    assert not isinstance(network, Ensemble)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, states[1][name])
+    with pytest.raises(ConfigError, match="has members 0 to 2, not 3"):
+        with_weights(member(9), tmp_path / "model.pt", member=3)
+    torch.save(states[2], tmp_path / "one.pt")
+    one = with_weights(member(9), tmp_path / "one.pt", member=0)
+    assert torch.equal(next(iter(one.state_dict().values())), next(iter(states[2].values())))
