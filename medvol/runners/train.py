@@ -20,6 +20,7 @@ from typing import IO, Any
 from medvol.bundle import load
 from medvol.core.errors import ConfigError, InputError, MedvolError
 from medvol.core.files import write_json
+from medvol.runners.cases import shard_of
 from medvol.runners.monai_run import die_with_parent
 
 #: Fold number that trains on every case; its folder is named so.
@@ -29,7 +30,7 @@ RECORD = "run.json"
 #: Lines of the training process that a person wants to see.
 _SHOWN = re.compile(r" - (medvol\.\S+) - (INFO|WARNING|ERROR) - (.*)")
 #: Options of a bundle that the verb gives itself.
-_OWN = {"dataset_dir": "--data", "output_dir": "--out", "fold": "--folds", "resume": "--resume"}
+_OWN = {"dataset_dir": "--data", "output_dir": "--output", "fold": "--folds", "resume": "--resume"}
 _NO_METRIC = {"epoch", "steps", "loss", "lr", "seconds"}
 Say = Callable[[str], None]
 
@@ -47,6 +48,7 @@ class TrainOptions:
         budget_s: Wall-clock seconds for all folds together; None follows the bundle's epochs.
         processes: Processes a fold, by torchrun; 1 is none.
         is_trusted: Run the code of a bundle that is not shipped.
+        shard: ``i/n`` trains every n-th of these folds from the i-th; empty trains all.
         settings: Further options of the bundle, ``id`` to text.
     """
 
@@ -58,6 +60,7 @@ class TrainOptions:
     budget_s: float | None = None
     processes: int = 1
     is_trusted: bool = False
+    shard: str = ""
     settings: dict[str, str] = field(default_factory=dict)
 
 
@@ -117,7 +120,7 @@ def run_training(options: TrainOptions, say: Say = lambda line: None) -> list[Fo
 
 
 def check_training(options: TrainOptions) -> list[int]:
-    """Refuse what cannot be trained, before anything is; returns the folds.
+    """Reject what cannot be trained, before anything is; returns the folds to train here.
 
     Raises:
         MissingInputError: If bundle or data set does not exist.
@@ -136,14 +139,15 @@ def check_training(options: TrainOptions) -> list[int]:
     if not told.isdigit():
         raise ConfigError(f"--set folds={told}: is no number of folds")
     count = int(told)
-    folds = list(dict.fromkeys(range(count) if options.folds is None else options.folds))
+    every = list(dict.fromkeys(range(count) if options.folds is None else options.folds))
+    folds = shard_of(every, options.shard)
     if bad := [fold for fold in folds if not ALL_CASES <= fold < count]:
         raise ConfigError(f"fold {bad[0]} does not exist: {bundle.name} has folds 0 to {count - 1},"
                           " and -1 for a run on every case")  # fmt: skip
     for fold in folds:
         if not options.is_resumed and (fold_dir(options.out, fold) / "last.pt").exists():
             raise ConfigError(f"{fold_dir(options.out, fold)}: holds a run; pass --resume to "
-                              "continue it, or another --out")  # fmt: skip
+                              "continue it, or another folder with -o")  # fmt: skip
     return folds
 
 
@@ -274,29 +278,24 @@ def _summed(run: FoldRun) -> FoldRun:
 
 
 def sweep(
-    options: TrainOptions, runner: str, workers: int = 2, address: str = "", say: Say = print
+    options: TrainOptions, workers: int = 2, address: str = "", say: Say = print
 ) -> list[FoldRun]:
-    """Train folds side by side: ``ray`` tasks or ``slurm`` jobs (submitit), one fold each.
+    """Train folds side by side as Ray tasks, one fold each.
 
     Args:
         options: What and how; everything must be visible from every node.
-        runner: ``ray`` or ``slurm``.
         workers: Folds at a time; they share the budget's time in rounds of so many.
-        address: Ray cluster to join, or submitit's cluster (``local`` tries it out here).
+        address: Ray cluster to join; empty starts one here.
         say: Receives a line as each fold ends.
 
     Raises:
-        MissingPackageError: If Ray or submitit is not installed.
-        ConfigError: If the runner is unknown.
+        MissingPackageError: If Ray is not installed.
     """
     folds = check_training(options)
-    start = {"ray": _ray_folds, "slurm": _slurm_folds}.get(runner)
-    if start is None:
-        raise ConfigError(f"runner {runner!r} is unknown; choose local, ray or slurm")
     if options.budget_s is not None:
         options = replace(options, budget_s=options.budget_s / math.ceil(len(folds) / workers))
     runs = []
-    for run in start(options, folds, workers, address):
+    for run in _ray_folds(options, folds, workers, address):
         say(line_of(run))
         runs.append(run)
     return runs
@@ -322,22 +321,6 @@ def _ray_folds(options: TrainOptions, folds: list[int], workers: int, address: s
     finally:
         if owns:
             ray.shutdown()
-
-
-def _slurm_folds(options: TrainOptions, folds: list[int], workers: int, address: str) -> Any:
-    from medvol.runners.slurm import TIMEOUT_MIN, _import_submitit
-
-    submitit = _import_submitit()
-    folder = str(Path(options.out) / ".jobs")
-    executor = submitit.AutoExecutor(folder=folder, cluster=address or "slurm")
-    executor.update_parameters(timeout_min=TIMEOUT_MIN, slurm_array_parallelism=workers)
-    with executor.batch():
-        jobs = [executor.submit(run_fold, options, fold) for fold in folds]
-    for fold, job in zip(folds, jobs, strict=True):
-        try:
-            yield job.result()
-        except (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError):
-            yield _lost(options, fold, f"its Slurm job {job.job_id} ended early")
 
 
 def _lost(options: TrainOptions, fold: int, reason: str) -> FoldRun:

@@ -85,7 +85,7 @@ def test_refusal_of_the_training_is_the_last_line_and_exit_2(data, tmp_path, cap
         ({"data": "/nonexistent/scans"}, "/nonexistent/scans"),
         ({"settings": {"folds": "many"}}, "folds=many"),
         ({"settings": {"fold": "2"}}, "--folds"),
-        ({"settings": {"output_dir": "elsewhere"}}, "--out"),
+        ({"settings": {"output_dir": "elsewhere"}}, "--output"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path, given, said):
@@ -103,6 +103,13 @@ def test_folder_with_a_run_wants_to_be_resumed_or_left_alone(tmp_path):
 
 def test_a_fold_named_twice_is_trained_once(tmp_path):
     assert check_training(options(tmp_path, folds=(1, 0, 1))) == [1, 0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_train_every_fold_once(tmp_path, count):
+    asked = [options(tmp_path, folds=None, shard=f"{i}/{count}") for i in range(1, count + 1)]
+    found = [fold for one in asked for fold in check_training(one)]
+    assert sorted(found) == [0, 1, 2, 3, 4]
 
 
 def test_a_resumed_budget_gives_each_fold_what_a_straight_run_gives(tmp_path, monkeypatch):
@@ -129,7 +136,7 @@ def test_folds_side_by_side_share_the_budget(tmp_path, monkeypatch, workers, sha
         return [FoldRun(fold, "") for fold in folds]
 
     monkeypatch.setattr("medvol.runners.train._ray_folds", start)
-    sweep(options(tmp_path, folds=None, budget_s=300.0), "ray", workers, say=str)
+    sweep(options(tmp_path, folds=None, budget_s=300.0), workers, say=str)
     assert seen == [share_s]
 
 
@@ -248,11 +255,9 @@ def test_budget_of_the_verb_is_kept_within_five_percent(data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runner", ["ray", "slurm"])
-def test_folds_train_side_by_side_on_a_cluster(data, tmp_path, runner, capsys):
-    pytest.importorskip({"ray": "ray", "slurm": "submitit"}[runner])
-    address = ["--address", "local"] if runner == "slurm" else []
-    words = ["--folds", "0,1", "--set", "max_epochs=1", "--json", "--runner", runner, *address]
+def test_folds_train_side_by_side_on_ray(data, tmp_path, capsys):
+    pytest.importorskip("ray")
+    words = ["--folds", "0,1", "--set", "max_epochs=1", "--json", "--runner", "ray"]
     assert train(data, tmp_path / "out", *words) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(row["fold"], row["status"]) for row in found["folds"]] == [(0, "done"), (1, "done")]
