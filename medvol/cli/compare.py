@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+EXAMPLE = "medvol compare scores_a scores_b -o comparison"
+
 
 def run(
     first: Annotated[Path, typer.Argument(help="Evaluation folder, scores.csv or predictions.")],

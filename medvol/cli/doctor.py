@@ -7,9 +7,14 @@ import importlib.metadata
 import json
 import platform
 import re
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+
+from medvol.cli._options import Json
+
+EXAMPLE = "medvol doctor --json"
+
 
 #: Module to the package that pip installs it from.
 _NEEDED = {
@@ -19,19 +24,19 @@ _NEEDED = {
 }  # fmt: skip
 _OPTIONAL = {
     "highdicom": "dicom", "pylibjpeg": "dicom", "libjpeg": "dicom", "openjpeg": "dicom",
-    "openvino": "openvino", "onnxruntime": "onnx", "ray": "ray", "submitit": "slurm",
+    "openvino": "openvino", "onnxruntime": "onnx", "ray": "ray",
     "tensorboard": "track", "mlflow": "track", "numba": "fast", "nilearn": "demo",
 }  # fmt: skip
 _MINIMUM = {"torch": "2.10", "monai": "1.6"}
 
 
-def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def run(is_json: Json = False) -> None:
     """Show versions, devices and broken installs, each with its fix."""
     rows = [_probe(name, None) for name in _NEEDED]
     rows += [_probe(name, extra) for name, extra in _OPTIONAL.items()]
     devices = _devices()
     problems = [row for row in rows if row["fix"] and row["needed"]]
-    if as_json:
+    if is_json:
         print(json.dumps({"python": platform.python_version(), "packages": rows,
                           "devices": devices, "ok": not problems}))  # fmt: skip
     else:

@@ -15,6 +15,8 @@ from medvol.core.errors import ConfigError
 if TYPE_CHECKING:
     from medvol.evaluation import Evaluation
 
+EXAMPLE = "medvol evaluate --pred out --ref Task04_Hippocampus -o scores --by site"
+
 _POINTS = "sensitivity>=0.95,specificity>=0.95,youden"
 
 

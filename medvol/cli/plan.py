@@ -9,6 +9,11 @@ from typing import Annotated
 
 import typer
 
+from medvol.cli._options import Json
+
+EXAMPLE = "medvol plan Task04_Hippocampus -o my_mri_segmentation --budget 2h"
+
+
 #: Options that say how to plan, and say nothing of a network that is trained already.
 _OF_A_PLAN = ("budget", "device", "gpu_mem", "network", "folds", "seed")
 
@@ -34,23 +39,23 @@ def run(
     ] = None,
     folds: Annotated[int, typer.Option(help="Folds of the cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the run and of the folds.", min=0)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    is_json: Json = False,
 ) -> None:
     """Measure a data set and this machine, and write a bundle that fills the budget."""
     if from_nnunet is not None or dataset is None:
         _refuse_planning(ctx)
-        _import(from_nnunet, dataset, output, (body_part, modality), as_json)
+        _import(from_nnunet, dataset, output, (body_part, modality), is_json)
         return
     from medvol.cli._progress import Bars
     from medvol.planning import Request, parse_duration, plan_dataset, plan_report
 
     budget_s = parse_duration(budget)
     request = Request(budget_s, _device(device), gpu_mem, network, folds, seed)
-    with Bars(quiet=as_json) as bars:
+    with Bars(quiet=is_json) as bars:
         plan = plan_dataset(
             dataset, output, request, modality=modality, body_part=body_part, progress=bars
         )
-    if as_json:
+    if is_json:
         print(json.dumps(plan_report(plan)))
         return
     print(f"{plan.folder}: planned; every choice is explained in {plan.values}")
@@ -74,7 +79,7 @@ def _import(
     dataset: Path | None,
     output: Path,
     facts: tuple[str | None, str | None],
-    as_json: bool,
+    is_json: bool,
 ) -> None:
     from medvol.core.errors import ConfigError
     from medvol.planning import import_nnunet
@@ -85,7 +90,7 @@ def _import(
     if body_part is None:
         raise ConfigError("--from-nnunet needs --body-part, to know which mirrors are legal")
     found = import_nnunet(source, output, body_part, modality=modality)
-    if as_json:
+    if is_json:
         print(json.dumps({"folder": str(found.folder), "folds": found.folds, "notes": found.notes}))
         return
     print(f"{found.folder}: imported from nnU-Net, folds {', '.join(found.folds)}")

@@ -10,6 +10,8 @@ import typer
 
 from medvol.core.errors import ConfigError
 
+EXAMPLE = "medvol report scores -o report"
+
 _Images = Annotated[Path | None, typer.Option(help="Data set or folder of the cases' images.")]
 
 

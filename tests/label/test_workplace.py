@@ -85,7 +85,7 @@ def test_another_folders_image_of_the_same_name_is_shown_as_itself(tmp_path, sha
 def test_labels_of_one_image_are_not_shown_on_another_of_its_name(tmp_path, images):
     place = prepare(tmp_path / "work", [load(SEGMENTER)], images)
     other = shutil.copytree(images, tmp_path / "other")
-    with pytest.raises(ConfigError, match=r"goes by the same name.*--out"):
+    with pytest.raises(ConfigError, match=r"goes by the same name.*-o"):
         prepare(tmp_path / "work", [load(SEGMENTER)], other)
     shutil.rmtree(images)  # moved, not another
     assert prepare(tmp_path / "work", [load(SEGMENTER)], other) == place
@@ -220,6 +220,6 @@ def test_a_port_in_use_is_named(tmp_path, images, capsys):
         taken.listen()
         port = str(taken.getsockname()[1])
         code = main(["label", "--bundles", SEGMENTER, "--images", str(images), "--port", port,
-                     "--out", str(tmp_path / "work")])  # fmt: skip
+                     "-o", str(tmp_path / "work")])  # fmt: skip
     assert code == 2
     assert "--port" in capsys.readouterr().err
