@@ -1,4 +1,4 @@
-"""What cross-validation says of a run: predictions of every case by a network that never saw it."""
+"""Evidence of a cross-validation: every case predicted by a network that never saw it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CaseMaps:
     Attributes:
         case: Its name.
         fold: The fold that held it out; -1 for a case of a hold-out set.
-        patient: What must not be torn apart when cases are resampled.
+        patient: Cases of one patient are resampled together.
         voxel_mm3: Volume of a voxel.
         pred: Predicted label map.
         ref: Reference label map.
@@ -158,7 +158,7 @@ def predict_cases(
         bundle: Whose evaluation is run.
         data: Data set.
         members: Weights files; several are averaged.
-        cache: Folder of label maps; what the same members said of the same files before is there
+        cache: Folder of label maps; what the same members gave for the same files before is there
             already and needs no prediction.
         fold: Only the cases that this fold held out.
         keeps_probs: Keep probabilities beside the label maps.

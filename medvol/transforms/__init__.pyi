@@ -5,7 +5,6 @@ from .channels import NormalisedDifferenced as NormalisedDifferenced
 from .clean import CleanLabelMapd as CleanLabelMapd
 from .intensity import RandIntensityd as RandIntensityd
 from .labelmap import RegionsToLabelMapd as RegionsToLabelMapd
-from .labelmap import ScaleChannelsd as ScaleChannelsd
 from .labelmap import ToLabelMapd as ToLabelMapd
 from .nnunet import NnUNetPreprocessd as NnUNetPreprocessd
 from .normalise import NormaliseIntensityd as NormaliseIntensityd

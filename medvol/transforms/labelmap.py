@@ -33,10 +33,7 @@ class ToLabelMapd(MapTransform):
     ) -> None:
         super().__init__(keys)
         self.values = tuple(int(value) for value in values)
-        given = [threshold] if isinstance(threshold, int | float) else list(threshold)
-        self.threshold = tuple(float(value) for value in given)
-        if len(self.threshold) not in (1, len(self.values)):
-            raise ConfigError(f"{len(self.threshold)} thresholds for {len(self.values)} channels")
+        self.threshold = _thresholds(threshold, len(self.values))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
@@ -51,36 +48,6 @@ class ToLabelMapd(MapTransform):
         return case
 
 
-class ScaleChannelsd(MapTransform):
-    """Multiply each channel of probabilities by a number, before the decision.
-
-    So a decision made for one threshold follows another for each channel.
-
-    Args:
-        keys: Keys of probabilities, shape (C, X, Y[, Z]).
-        factors: One per channel, above 0.
-
-    Raises:
-        ConfigError: If a factor is not above 0.
-    """
-
-    def __init__(self, keys: KeysCollection, factors: Sequence[float]) -> None:
-        super().__init__(keys)
-        self.factors = tuple(float(factor) for factor in factors)
-        if not all(factor > 0 for factor in self.factors):
-            raise ConfigError(f"factors of channels must be above 0: {list(factors)}")
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        case = dict(data)
-        for key in self.key_iterator(case):
-            probs = case[key]
-            if len(probs) != len(self.factors):
-                raise ConfigError(f"{len(self.factors)} factors for {len(probs)} channels")
-            factors = torch.tensor(self.factors, device=probs.device, dtype=probs.dtype)
-            case[key] = probs * factors.reshape(-1, *[1] * (probs.ndim - 1))
-        return case
-
-
 class RegionsToLabelMapd(MapTransform):
     """Paint overlapping regions one after another, each over those before it.
 
@@ -90,19 +57,39 @@ class RegionsToLabelMapd(MapTransform):
         keys: Keys of probabilities, shape (C, X, Y[, Z]); each becomes (1, X, Y[, Z]).
         values: Label value that each region's channel paints, in order (nnU-Net's
             ``regions_class_order``).
-        threshold: Smallest probability of a region; positive means >= threshold.
+        threshold: Smallest probability of a region, or one per region; positive means
+            >= threshold.
+
+    Raises:
+        ConfigError: If there are neither one nor as many thresholds as values.
     """
 
-    def __init__(self, keys: KeysCollection, values: Sequence[int], threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        values: Sequence[int],
+        threshold: float | Sequence[float] = 0.5,
+    ) -> None:
         super().__init__(keys)
         self.values = tuple(int(value) for value in values)
-        self.threshold = float(threshold)
+        self.threshold = _thresholds(threshold, len(self.values))
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
         for key in self.key_iterator(case):
             painted = torch.zeros_like(case[key][:1])
-            for value, probs in zip(self.values, case[key], strict=True):
-                painted = torch.where(probs[None] >= self.threshold, value, painted)
+            least = (
+                self.threshold * len(self.values) if len(self.threshold) == 1 else self.threshold
+            )
+            for value, probs, wanted in zip(self.values, case[key], least, strict=True):
+                painted = torch.where(probs[None] >= wanted, value, painted)
             case[key] = painted
         return case
+
+
+def _thresholds(given: float | Sequence[float], count: int) -> tuple[float, ...]:
+    """One threshold for all of ``count`` channels, or one for each."""
+    values = [given] if isinstance(given, int | float) else list(given)
+    if len(values) not in (1, count):
+        raise ConfigError(f"{len(values)} thresholds for {count} channels; give one, or {count}")
+    return tuple(float(value) for value in values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,8 @@ from medvol.engines import save_checkpoint
 from medvol.networks import load_weights
 from medvol.runners.cleaning import choose_cleaning, mean_dice
 from medvol.runners.evidence import CaseMaps, fold_weights
-from medvol.runners.thresholds import Decision, choose_thresholds, redrawn
+from medvol.runners.select import Selection, export
+from medvol.runners.thresholds import ThresholdRule, choose_thresholds, redrawn, rule_of
 from tests.blobs import write_blobs
 
 LABELS = {1: "anterior", 2: "posterior"}
@@ -56,32 +58,35 @@ ARGMAX = {"_target_": "medvol.transforms.ToLabelMapd", "keys": "pred", "values":
 REGIONS = {"_target_": "medvol.transforms.RegionsToLabelMapd", "keys": "pred", "values": [1, 2]}
 
 
-def probable(folder, index: int, anterior: float) -> CaseMaps:
-    """A case whose anterior voxels have that probability, as two in the background have 0.25."""
+STRUCTURES = {1: "anterior", 2: "posterior"}
+
+
+def probable(folder, index: int, doubtful: float) -> CaseMaps:
+    """A case with false voxels of the anterior at one probability, among true ones at 0.9."""
     found = maps(index, has_crumb=False)
     probs = np.zeros((3, 10, 10, 10))
-    probs[1], probs[2] = anterior * (found.ref == 1), 0.9 * (found.ref == 2)
-    probs[1, 9, 9, 8:], probs[1, 2 + index % 3, 2, 2] = 0.25, 0.6
+    probs[1], probs[2] = 0.9 * (found.ref == 1), 0.9 * (found.ref == 2)
+    probs[1, 8:, 8:, 8 + index % 2 :] = doubtful
     probs[0] = 1 - probs[1] - probs[2]
     path = folder / f"{index}.npz"
     np.savez_compressed(path, probs=np.round(255 * probs).astype(np.uint8))
     return CaseMaps(found.case, found.fold, found.patient, 2.0, found.ref, found.ref, path)
 
 
-def test_a_structure_that_is_always_doubted_gets_the_threshold_that_draws_it(tmp_path):
-    pool = [probable(tmp_path, index, anterior=0.35) for index in range(8)]
-    decision = Decision(ARGMAX, {1: "anterior", 2: "posterior"}, is_exclusive=True)
-    chosen, steps = choose_thresholds(pool, LABELS, decision)
-    assert chosen == {1: 0.3}
-    assert [row.what for row in steps if row.is_chosen] == ["anterior: threshold 0.3"]
-    for maps_ in redrawn(pool, chosen, decision):
+def test_false_voxels_get_the_threshold_that_leaves_them_out(tmp_path):
+    pool = [probable(tmp_path, index, doubtful=0.65) for index in range(8)]
+    rule = ThresholdRule(ARGMAX, STRUCTURES, 0.0)
+    assert not np.array_equal(redrawn(pool, {}, rule)[0].pred, pool[0].ref)
+    chosen, steps = choose_thresholds(pool, LABELS, rule)
+    assert chosen == {1: 0.7}
+    assert [row.what for row in steps if row.is_chosen] == ["anterior: threshold 0.7"]
+    for maps_ in redrawn(pool, chosen, rule):
         assert np.array_equal(maps_.pred, maps_.ref)
 
 
 def test_no_threshold_moves_where_none_helps(tmp_path):
-    pool = [probable(tmp_path, index, anterior=0.9) for index in range(8)]
-    decision = Decision(ARGMAX, {1: "anterior", 2: "posterior"}, is_exclusive=True)
-    assert choose_thresholds(pool, LABELS, decision)[0] == {}
+    pool = [probable(tmp_path, index, doubtful=0.1) for index in range(8)]
+    assert choose_thresholds(pool, LABELS, ThresholdRule(ARGMAX, STRUCTURES, 0.0))[0] == {}
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.4, 0.7])
@@ -91,8 +96,8 @@ def test_a_regions_threshold_is_the_probability_from_which_it_is_painted(tmp_pat
     np.savez_compressed(tmp_path / "a.npz", probs=probs)
     empty = np.zeros((1, 1, 256), np.uint8)
     case = CaseMaps("a", 0, "a", 1.0, empty, empty, tmp_path / "a.npz")
-    decision = Decision(REGIONS, {0: "whole", 1: "core"}, is_exclusive=False)
-    drawn = decision.draw(case, {0: threshold})[0, 0]
+    rule = ThresholdRule(REGIONS, {0: "whole", 1: "core"}, 0.5)
+    drawn = rule.draw(case, {0: threshold})[0, 0]
     assert np.array_equal(drawn > 0, np.arange(256) >= np.ceil(255 * threshold - 1e-3))
 
 
@@ -149,7 +154,27 @@ def test_exported_bundle_averages_its_folds_and_says_what_it_rests_on(trained, t
     assert "exists" in capsys.readouterr().err
 
 
-def test_folds_of_another_deal_are_refused(trained, tmp_path, capsys):
+def test_chosen_thresholds_are_those_of_probabilities_and_masks(trained, tmp_path, capsys):
+    folder, runs, data = trained
+    source, out = load(folder, is_trusted=True), tmp_path / "strict_segmentation"
+    chosen = Selection(str(out), (), (), {1: 0.4, 2: 0.6}, {}, (), 0.9, "none")
+    export(source, fold_weights(runs, 2), chosen, out, rule_of(source))
+    image = next((data / "imagesTr").glob("*.nii.gz"))
+    words = ["predict", str(out), str(image), "--trust-bundle", "--device", "cpu", "--no-tta"]
+    assert main([*words, "-o", str(tmp_path / "p"), "--format", "nifti,probabilities"]) == 0
+    (place,) = (tmp_path / "p").glob("*/seg.nii.gz")
+
+    def read(name):
+        return np.asarray(nib.load(place.with_name(name)).dataobj)  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
+
+    probs, mask = read("probabilities.nii.gz"), read("seg.nii.gz")
+    best = probs.argmax(-1)
+    wanted = np.where(probs.max(-1) >= np.array([0, 0.4, 0.6])[best], best, 0)
+    assert np.array_equal(mask, wanted)
+    assert not np.array_equal(best, wanted)
+
+
+def test_folds_of_another_split_are_rejected(trained, tmp_path, capsys):
     folder, runs, data = trained
     record = {"status": "done", "settings": {"split_seed": "7"}}
     (runs / "fold_1" / "run.json").write_text(json.dumps(record))
@@ -158,7 +183,7 @@ def test_folds_of_another_deal_are_refused(trained, tmp_path, capsys):
     assert "split_seed=7" in capsys.readouterr().err
 
 
-def test_networks_trained_anew_in_the_same_folder_are_judged_anew(trained, tmp_path, capsys):
+def test_networks_trained_again_in_the_same_folder_are_predicted_again(trained, tmp_path, capsys):
     folder, runs, data = trained
     seen = []
     for attempt in range(2):
