@@ -24,10 +24,10 @@ def run(
     """Segment a template brain's hippocampi, then train and score a phantom bundle."""
     from medvol.runners import run_demo
 
-    def say(line: str) -> None:
+    def show(line: str) -> None:
         print(line, file=sys.stderr if is_json else sys.stdout, flush=True)
 
-    result = run_demo(output, say, trains=train)
+    result = run_demo(output, show, trains=train)
     if is_json:
         print(json.dumps({"volumes_ml": result.volumes_ml, "phantom_dice": result.phantom_dice,
                           "report": str(result.report)}))  # fmt: skip

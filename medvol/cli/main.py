@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -107,7 +108,7 @@ def _group(name: str, table: dict[str, str]) -> Command:
     app = typer.Typer(name=name, help=_GROUP_HELP[name], **_PLAIN)
     if "" in table:
         module = _module(table[""])
-        app.callback(invoke_without_command=True, epilog=_epilog(module))(module.run)
+        app.callback(invoke_without_command=True, epilog=_epilog(module))(_run_of(module))
     else:
         app.callback(epilog=f"Example: medvol {name} {next(iter(table))} --help")(lambda: None)
     return _lazy(app, table)
@@ -121,12 +122,27 @@ def _lazy(app: typer.Typer, table: Mapping[str, str | dict[str, str]]) -> Comman
 
 def _command(name: str, module_name: str) -> Command:
     app, module = typer.Typer(**_PLAIN), _module(module_name)
-    app.command(name, epilog=_epilog(module))(module.run)
+    app.command(name, epilog=_epilog(module))(_run_of(module))
     return typer.main.get_command(app)
 
 
 def _module(name: str) -> Any:
     return importlib.import_module(f"medvol.cli.{name}")
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C, with a line on what is kept; typer would turn it into a bare exit code."""
+
+
+def _run_of(module: Any) -> Callable[..., None]:
+    @functools.wraps(module.run)
+    def run_verb(*arguments: Any, **options: Any) -> None:
+        try:
+            module.run(*arguments, **options)
+        except KeyboardInterrupt as stop:
+            raise _InterruptedError(str(stop) or "interrupted") from None
+
+    return run_verb
 
 
 def _epilog(module: Any) -> str | None:
@@ -144,8 +160,8 @@ def main(arguments: list[str] | None = None) -> int:
         code = build_app()(args=words or ["--help"], standalone_mode=False)
     except MedvolError as error:
         return _reject(str(error))
-    except KeyboardInterrupt as stop:
-        return _reject(str(stop) or "interrupted", 130)
+    except _InterruptedError as stop:
+        return _reject(str(stop), 130)
     except typer.Exit as stop:
         return stop.exit_code
     except Exception as error:

@@ -36,7 +36,7 @@ def run(
 
     options = SelectOptions(holdout or None, single, thresholds, trust_bundle)
     found = select(
-        bundle, runs, data, output, options, say=lambda line: print(line, file=sys.stderr)
+        bundle, runs, data, output, options, show=lambda line: print(line, file=sys.stderr)
     )
     if is_json:
         print(json.dumps(json.loads((Path(output) / "docs" / "selection.json").read_text("utf-8"))))

@@ -44,34 +44,45 @@ def run(
 ) -> None:
     """Train a bundle's folds; what is cut off is continued with --resume, bit for bit on a CPU."""
     from medvol.planning import parse_duration
-    from medvol.runners import TrainOptions, line_of, require_success, run_training, sweep
+    from medvol.runners import (
+        TrainOptions,
+        line_of,
+        next_step,
+        require_success,
+        run_training,
+        sweep,
+    )
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the training ends with us
     name = bundle.rstrip("/").rpartition("/")[2]
     options = TrainOptions(
         bundle=bundle, data=data, out=output or f"runs/{name}", folds=_folds(folds),
         is_resumed=resume, budget_s=parse_duration(budget) if budget else None,
-        processes=processes, is_trusted=trust_bundle, shard=shard, settings=_settings(settings or []),
+        processes=processes, is_trusted=trust_bundle, shard=shard,
+        settings=_settings(settings or []),
     )  # fmt: skip
     if runner not in ("local", "ray"):
         raise ConfigError(f"--runner {runner!r} is unknown; choose local or ray")
     if runner == "ray":
-        runs = sweep(options, workers, address, _say)
+        runs = sweep(options, workers, address, _show)
     else:
-        runs = run_training(options, _say)
-    mean = _mean(runs)
+        runs = run_training(options, _show)
+    mean, following = _mean(runs), next_step(options, runs)
     if is_json:
-        print(json.dumps({"output": options.out, "folds": [r.row() for r in runs], "mean": mean}))
+        rows = [one.row() for one in runs]
+        found = {"output": options.out, "folds": rows, "mean": mean, "next": following}
+        print(json.dumps(found))
     else:
         for one in runs:
             print(line_of(one))
         if len(runs) > 1 and mean is not None:
-            print(f"mean over {len(runs)} folds: {mean:.4f}; choose with: medvol select {bundle} "
-                  f"{options.out} --data {data} -o NAME")  # fmt: skip
+            print(f"mean over {len(runs)} folds: {mean:.4f}")
+        if following:
+            print(f"next: {following}")
     require_success(runs)
 
 
-def _say(line: str) -> None:
+def _show(line: str) -> None:
     print(line, file=sys.stderr)
 
 

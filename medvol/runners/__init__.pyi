@@ -24,6 +24,7 @@ from .study_file import read_study as read_study
 from .train import FoldRun as FoldRun
 from .train import TrainOptions as TrainOptions
 from .train import line_of as line_of
+from .train import next_step as next_step
 from .train import require_success as require_success
 from .train import run_training as run_training
 from .train import sweep as sweep
