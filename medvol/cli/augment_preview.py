@@ -1,4 +1,4 @@
-"""`medvol augment preview`: what a bundle's augmentation does to one image, in pictures."""
+"""`medvol augment preview`: what a bundle's augmentation does to one image, in figures."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def run(
         raise ConfigError(f"{output}: preview writes .png or .html")
     for path in (image, label):
         if path is not None and not path.exists():
-            raise MissingInputError(f"{path}: no such file or folder")
+            raise MissingInputError(f"{path}: does not exist")
     found = load(bundle, is_trusted=trust_bundle or None)
     drawn = _draw(found, image, label, samples, seed)
     _write(output, drawn, found)

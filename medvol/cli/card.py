@@ -24,7 +24,7 @@ def run(
     title: Annotated[str, typer.Option(help="Heading of the card.")] = "",
     is_json: Json = False,
 ) -> None:
-    """Write card.md, claim.md, stard_ai.md and tripod_ai.md; unknown items say NOT PROVIDED."""
+    """Write card.md, claim.md, stard_ai.md and tripod_ai.md; unknown items read NOT PROVIDED."""
     from medvol.bundle import load
     from medvol.reporting import write_card
 
@@ -36,5 +36,5 @@ def run(
         return
     for name, (done, total) in card.answered.items():
         print(f"{name:12} {done} of {total} topics have evidence")
-    print(f"not provided, and for people to say with --facts: {', '.join(card.missing)}")
+    print(f"not provided, state them with --facts: {', '.join(card.missing)}")
     print(f"card: {card.files[0]}")

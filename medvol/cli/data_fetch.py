@@ -50,9 +50,9 @@ def run(
             keep_archive=keep_archive,
             progress=lambda done, total: bars(row.archive, done, total),
         )
-    answer = {"name": row.name, "folder": str(home), "licence": row.licence}
-    _print(answer, is_json, [f"{row.name} lies in {home} (licence: {row.licence})"])
+    found = {"name": row.name, "folder": str(home), "licence": row.licence}
+    _print(found, is_json, [f"{row.name} lies in {home} (licence: {row.licence})"])
 
 
-def _print(answer: Any, is_json: bool, lines: list[str]) -> None:
-    print(json.dumps(answer) if is_json else "\n".join(lines))
+def _print(found: Any, is_json: bool, lines: list[str]) -> None:
+    print(json.dumps(found) if is_json else "\n".join(lines))

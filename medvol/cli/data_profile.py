@@ -16,7 +16,7 @@ EXAMPLE = "medvol data profile Task04_Hippocampus -o profile"
 def run(
     dataset: Annotated[Path, typer.Argument(help="Folder, dataset.json or CSV.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for JSON, pictures and HTML.")
+        Path | None, typer.Option("--output", "-o", help="Folder for JSON, figures and HTML.")
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Reader minutes an image, or a structure to outline.")

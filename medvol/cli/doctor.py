@@ -55,9 +55,9 @@ def _probe(name: str, extra: str | None) -> dict[str, Any]:
         module = importlib.import_module(name)
     except Exception as error:  # noqa: BLE001 - a broken library raises whatever it likes
         where = f"medvol[{extra}]" if extra else _NEEDED[name]
-        said = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).split()) or type(error).__name__
         is_absent = isinstance(error, ModuleNotFoundError) and error.name == name
-        row["fix"] = f"{'' if is_absent else f'broken ({said}); '}pip install '{where}'"
+        row["fix"] = f"{'' if is_absent else f'broken ({text}); '}pip install '{where}'"
         return row
     row["version"] = str(getattr(module, "__version__", "present"))
     minimum = _MINIMUM.get(name)
@@ -73,7 +73,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _devices() -> list[str]:
     try:
         import torch
-    except Exception:  # noqa: BLE001 - told among the packages
+    except Exception:  # noqa: BLE001 - listed among the packages
         return []
     found = [f"cpu with {torch.get_num_threads()} threads"]
     for index in range(torch.cuda.device_count()):

@@ -44,7 +44,7 @@ def run(
     parser = loaded.parser("inference")
     config = loaded.config("inference")
     if not isinstance(config.get("labels"), dict) or "num_classes" not in config:
-        raise ConfigError(f"{loaded.path}: is no classification bundle")
+        raise ConfigError(f"{loaded.path}: is not a classification bundle")
     network = with_weights(
         parser.get_parsed_content("network_def"), weights or loaded.weights
     ).eval()
@@ -52,10 +52,10 @@ def run(
     classifier = Classifier(
         network, parser.get_parsed_content("preprocessing"), config["labels"], modality
     )
-    told = config.get("inferer", {})
+    inferer = config.get("inferer", {})
     wish = Wish(
         method,  # pyright: ignore[reportArgumentType]
-        layer or str(told.get("layer", "")),
+        layer or str(inferer.get("layer", "")),
         classifier.number_of(class_name) if class_name else config.get("explain_class"),
         masks,
         checks,
@@ -80,6 +80,6 @@ def _line(row: dict) -> str:
         hit = "hits" if found["points_into"] else "misses"
         parts.append(f"{hit} the mask, {found['energy_lift']:.1f} times its share")
     if (found := row.get("randomisation")) is not None:
-        said = {True: "passed", False: "FAILED", None: "undecided"}[found["is_passed"]]
-        parts.append(f"randomisation {said}")
+        verdict = {True: "passed", False: "FAILED", None: "undecided"}[found["is_passed"]]
+        parts.append(f"randomisation {verdict}")
     return ", ".join(parts)

@@ -98,7 +98,7 @@ def _serve(python: Path, options: ServeOptions, is_json: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
         with Server(python, options) as server:
-            _tell(options, server.wait_ready(tick=_waiting(is_json)), is_json)
+            _announce(options, server.wait_ready(tick=_waiting(is_json)), is_json)
             _follow(server)
             raise OutputError(f"MONAI Label ended: {server.last_line()}; the whole log: "
                               f"{options.place.log}")  # fmt: skip
@@ -106,13 +106,13 @@ def _serve(python: Path, options: ServeOptions, is_json: bool) -> None:
         print("stopped", file=sys.stderr)
 
 
-def _tell(options: ServeOptions, info: dict[str, Any], is_json: bool) -> None:
+def _announce(options: ServeOptions, info: dict[str, Any], is_json: bool) -> None:
     if is_json:
-        told = {"url": options.url, "models": sorted(info["models"]),
+        found = {"url": options.url, "models": sorted(info["models"]),
                 "trainers": sorted(info["trainers"]), "strategies": sorted(info["strategies"]),
                 "images": info["datastore"]["total"], "labels": str(options.place.labels),
                 "log": str(options.place.log)}  # fmt: skip
-        print(json.dumps(told), flush=True)
+        print(json.dumps(found), flush=True)
         return
     strategies = [name for name in sorted(info["strategies"]) if name.startswith("uncertainty")]
     ohif = (_OHIF if options.dicomweb else _NO_OHIF).format(url=options.url)
@@ -165,7 +165,7 @@ def _require_dicomweb(url: str) -> None:
     import importlib.util
 
     if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"--dicomweb {url}: is no http address")
+        raise ConfigError(f"--dicomweb {url}: is not an http address")
     if importlib.util.find_spec("highdicom") is None:
         from medvol.core import MissingPackageError
 

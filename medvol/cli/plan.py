@@ -14,7 +14,7 @@ from medvol.cli._options import Json
 EXAMPLE = "medvol plan Task04_Hippocampus -o my_mri_segmentation --budget 2h"
 
 
-#: Options that say how to plan, and say nothing of a network that is trained already.
+#: Options of planning, which do not apply to a network that is trained already.
 _OF_A_PLAN = ("budget", "device", "gpu_mem", "network", "folds", "seed")
 
 
@@ -43,7 +43,7 @@ def run(
 ) -> None:
     """Measure a data set and this machine, and write a bundle that fills the budget."""
     if from_nnunet is not None or dataset is None:
-        _refuse_planning(ctx)
+        _reject_planning(ctx)
         _import(from_nnunet, dataset, output, (body_part, modality), is_json)
         return
     from medvol.cli._progress import Bars
@@ -61,11 +61,11 @@ def run(
     print(f"{plan.folder}: planned; every choice is explained in {plan.values}")
     for note in plan.notes:
         print(f"  {note}")
-    told = shlex.join([str(plan.folder), "--data", str(dataset)])
-    print(f"next: medvol train {told} --folds all --trust-bundle")
+    words = shlex.join([str(plan.folder), "--data", str(dataset)])
+    print(f"next: medvol train {words} --folds all --trust-bundle")
 
 
-def _refuse_planning(ctx: typer.Context) -> None:
+def _reject_planning(ctx: typer.Context) -> None:
     from medvol.core.errors import ConfigError
 
     for name in _OF_A_PLAN:

@@ -132,7 +132,7 @@ def _bytes(text: str) -> int | None:
 
 
 def _predict(cases: Sequence[CaseInput], options: PredictOptions, place: _Place) -> list[Record]:
-    """Predict where the user asked for it; Ctrl-C says what is kept."""
+    """Predict where the user asked for it; Ctrl-C ends with what is kept."""
     if place.runner not in _RUNNERS:
         raise ConfigError(f"--runner {place.runner!r} is unknown; choose {', '.join(_RUNNERS)}")
     report = _Progress(len(cases))
@@ -175,13 +175,13 @@ def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool)
     from medvol.core.errors import MedvolError
     from medvol.runners import Session, job_plan, run_forecast
 
-    session, rows, plans, is_refused = Session(options), [], [], False
+    session, rows, plans, is_rejected = Session(options), [], [], False
     for case in cases:
         try:
             plan = job_plan(session, case.path, is_timed=True)
         except MedvolError as error:
             rows.append({"case": case.name, "refused": str(error)})
-            is_refused = True
+            is_rejected = True
             line = f"refused: {error}"
         else:
             rows.append({"case": case.name, "plan": asdict(plan) if plan else None})
@@ -194,7 +194,7 @@ def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool)
         print(json.dumps({"cases": rows, "run": asdict(whole)}, indent=2))
     elif len(cases) > 1:
         print(whole.line(len(plans)))
-    if is_refused:
+    if is_rejected:
         raise typer.Exit(1)
 
 

@@ -115,7 +115,7 @@ def fold_weights(runs: Path, count: int) -> list[Path]:
     """
     paths = [runs / f"fold_{fold}" / "model.pt" for fold in range(count)]
     if missing := [path for path in paths if not path.is_file()]:
-        raise MissingInputError(f"{missing[0]}: no such weights; train every fold first: "
+        raise MissingInputError(f"{missing[0]}: these weights are missing; train every fold first: "
                                 "medvol train BUNDLE --data DATASET --folds all")  # fmt: skip
     return paths
 

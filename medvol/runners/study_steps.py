@@ -65,7 +65,7 @@ class Job:
 
 
 def write_splits(study: Study, root: Path, folder: Path) -> None:
-    """Deal the patients and write, per test fold, what trains, validates and tests.
+    """Split the patients and write, per test fold, what trains, validates and tests.
 
     In ``fit.json`` fold 0 validates and fold 1 trains; in ``test.json`` fold 0 tests and fold 1 is
     the same training cases, so that what a bundle derives from them stays the same.

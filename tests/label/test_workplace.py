@@ -195,7 +195,7 @@ def test_an_environment_of_the_users_own_is_not_built_over(tmp_path):
         (["--images", "x"], "--bundles"),
         (["--bundles", "nothing_segmentation", "--images", "x"], "is no bundle"),
         (["--bundles", SEGMENTER, "--images", "/nowhere"], "no such folder"),
-        (["--bundles", SEGMENTER, "--dicomweb", "ftp://x"], "no http address"),
+        (["--bundles", SEGMENTER, "--dicomweb", "ftp://x"], "not an http address"),
         (["--bundles", SEGMENTER, "--images", "x", "--host", "0.0.0.0"], "--allow-remote"),
         (["--bundles", SEGMENTER, "--images", "x", "--host", "0.0.0.0", "--allow-remote"],
          "MEDVOL_LABEL_PASSWORD"),
