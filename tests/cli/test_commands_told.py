@@ -117,7 +117,7 @@ def test_a_verb_imports_no_torch_and_no_other_verb():
 
 @pytest.mark.parametrize(
     ("typed", "nearest"),
-    [(["predct"], "predict"), (["bundle", "verfy"], "verify"), (["predict", "--formt"], "--format"),
+    [(["predct"], "predict"), (["bundle", "verif"], "verify"), (["predict", "--formt"], "--format"),
      (["train", "--resum"], "--resume")],
 )  # fmt: skip
 def test_a_misspelt_verb_or_option_is_answered_with_the_nearest(typed, nearest, capsys):
