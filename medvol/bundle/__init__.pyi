@@ -5,6 +5,9 @@ from .load import list_bundles as list_bundles
 from .load import load as load
 from .places import configs_dir as configs_dir
 from .places import find_bundle as find_bundle
+from .run import KilledError as KilledError
+from .run import epochs_of as epochs_of
+from .run import run_task as run_task
 from .verify import verify as verify
 from .write import render as render
 from .write import stale as stale

@@ -1,1 +1,1 @@
-"""The command line: one file per verb; each parses, calls one room, prints."""
+"""The command line: one file per verb; each parses, calls one package, prints."""

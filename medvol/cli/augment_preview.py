@@ -1,4 +1,4 @@
-"""`medvol augment preview`: what a bundle's augmentation does to one image, in pictures."""
+"""`medvol augment preview`: what a bundle's augmentation does to one image, in figures."""
 
 from __future__ import annotations
 
@@ -9,35 +9,39 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medvol.cli._options import Json, TrustBundle
 from medvol.core.errors import ConfigError, MissingInputError
 
 if TYPE_CHECKING:
     from medvol.bundle import Bundle
 
 
+EXAMPLE = "medvol augment preview hippocampus_mri_segmentation scan.nii.gz -o augment.html"
+
+
 def run(
     bundle: Annotated[str, typer.Argument(help="Name or folder of a bundle.")],
     image: Annotated[Path, typer.Argument(help="An image that the bundle can read.")],
     label: Annotated[Path | None, typer.Option(help="Its label map, to be outlined.")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="A .png or .html file.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .png or .html file.")] = Path(
         "augment.html"
     ),
     samples: Annotated[int, typer.Option(min=1, max=32, help="How many samples.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of the first sample.")] = 0,
-    trust: Annotated[bool, typer.Option("--trust-bundle", help="Run its config's code.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trust_bundle: TrustBundle = False,
+    is_json: Json = False,
 ) -> None:
     """Draw augmented samples with signal, side and folding scores; exit 1 if one fails."""
     from medvol.bundle import load
 
-    if out.suffix.lower() not in (".png", ".html"):
-        raise ConfigError(f"{out}: preview writes .png or .html")
+    if output.suffix.lower() not in (".png", ".html"):
+        raise ConfigError(f"{output}: preview writes .png or .html")
     for path in (image, label):
         if path is not None and not path.exists():
-            raise MissingInputError(f"{path}: no such file or folder")
-    found = load(bundle, is_trusted=trust or None)
+            raise MissingInputError(f"{path}: does not exist")
+    found = load(bundle, is_trusted=trust_bundle or None)
     drawn = _draw(found, image, label, samples, seed)
-    _write(out, drawn, found)
+    _write(output, drawn, found)
     scores = [
         {
             "signal": sample.score.signal,
@@ -49,10 +53,10 @@ def run(
         if sample.score is not None
     ]
     failed = [score for score in scores if score["faults"]]
-    if as_json:
-        print(json.dumps({"bundle": found.name, "out": str(out), "samples": scores}))
+    if is_json:
+        print(json.dumps({"bundle": found.name, "output": str(output), "samples": scores}))
     else:
-        print(f"{out}: {len(scores)} samples, {len(failed)} failed")
+        print(f"{output}: {len(scores)} samples, {len(failed)} failed")
         for score in failed:
             print(f"  {'; '.join(score['faults'])}")
     if failed:
@@ -78,12 +82,12 @@ def _draw(bundle: Bundle, image: Path, label: Path | None, samples: int, seed: i
         return preview(augment, data, AugmentationValidator(policy), samples=samples, seed=seed)
 
 
-def _write(out: Path, drawn: list[Any], bundle: Bundle) -> None:
+def _write(output: Path, drawn: list[Any], bundle: Bundle) -> None:
     from medvol.core import write_bytes, write_text
     from medvol.transforms.preview import draw_html, draw_png
 
     title = f"{bundle.name} {bundle.version}: augmentation"
-    if out.suffix.lower() == ".png":
-        write_bytes(out, draw_png(drawn, bundle.labels, title))
+    if output.suffix.lower() == ".png":
+        write_bytes(output, draw_png(drawn, bundle.labels, title))
     else:
-        write_text(out, draw_html(drawn, bundle.labels, title))
+        write_text(output, draw_html(drawn, bundle.labels, title))

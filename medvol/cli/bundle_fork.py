@@ -8,14 +8,18 @@ from typing import Annotated
 
 import typer
 
+from medvol.cli._options import Json
+
+EXAMPLE = "medvol bundle fork hippocampus_mri_segmentation -o my_mri_segmentation"
+
 
 def run(
     bundle: Annotated[str, typer.Argument(help="Name or folder of the bundle.")],
-    into: Annotated[Path, typer.Argument(help="The new bundle's folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new bundle's folder.")],
+    is_json: Json = False,
 ) -> None:
     """Copy a bundle out, to be edited freely."""
     from medvol.bundle.load import fork
 
-    folder = fork(bundle, into)
-    print(json.dumps({"forked": str(folder)}) if as_json else folder)
+    folder = fork(bundle, output)
+    print(json.dumps({"forked": str(folder)}) if is_json else folder)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
 
-import typer
+from medvol.cli._options import Json
+
+EXAMPLE = "medvol bundle list --json"
 
 
-def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def run(is_json: Json = False) -> None:
     """List the shipped bundles: task, labels, and whether weights come with them."""
     from medvol.bundle.load import list_bundles
     from medvol.bundle.verify import bundle_report
 
     rows = [bundle_report(bundle) for bundle in list_bundles()]
-    if as_json:
+    if is_json:
         print(json.dumps(rows))
         return
     width = max((len(row["name"]) for row in rows), default=0)

@@ -8,15 +8,20 @@ from typing import Annotated
 
 import typer
 
+from medvol.cli._options import Json
 from medvol.core.errors import ConfigError
+
+EXAMPLE = "medvol bundle write --all --check"
 
 
 def run(
     names: Annotated[list[str] | None, typer.Argument(help="Names of values files.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every values file.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if stale.")] = False,
-    output: Annotated[Path | None, typer.Option("-o", help="Folder of the bundle.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the bundle.")
+    ] = None,
+    is_json: Json = False,
 ) -> None:
     """Write bundles from configs/bundles/NAME.yaml and configs/parts."""
     from medvol.bundle.write import all_names, stale, write
@@ -30,9 +35,9 @@ def run(
         old = {name: stale(name, output) for name in chosen}
         old = {name: files for name, files in old.items() if files}
         lines = [f"{name}: {', '.join(files)}" for name, files in old.items()]
-        print(json.dumps({"stale": old}) if as_json else "\n".join(lines) or "all fresh")
+        print(json.dumps({"stale": old}) if is_json else "\n".join(lines) or "all fresh")
         if old:
             raise typer.Exit(1)
         return
     folders = [str(write(name, output)) for name in chosen]
-    print(json.dumps({"written": folders}) if as_json else "\n".join(folders))
+    print(json.dumps({"written": folders}) if is_json else "\n".join(folders))

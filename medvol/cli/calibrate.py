@@ -8,6 +8,10 @@ from typing import Annotated
 
 import typer
 
+from medvol.cli._options import Json
+
+EXAMPLE = "medvol calibrate --validation validation.csv --test test.csv -o calibration"
+
 
 def run(
     validation: Annotated[Path, typer.Option(help="CSV of logits to fit on.")],
@@ -21,7 +25,7 @@ def run(
     ] = 0.95,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples.")] = 2000,
     seed: Annotated[int, typer.Option(help="Of the resamples.", min=0)] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    is_json: Json = False,
 ) -> None:
     """Fit a temperature, show calibration before and after, and make a bundle use it."""
     from medvol.core.files import write_json
@@ -33,7 +37,7 @@ def run(
     stored = None
     if bundle is not None:
         stored, _ = store(found, bundle, validation, sensitivity=sensitivity)
-    if as_json:
+    if is_json:
         print(json.dumps(found.to_json(), allow_nan=False))
         return
     print(f"temperature {found.temperature:.4f}, fitted on {found.n_validation} cases")

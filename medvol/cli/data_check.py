@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from medvol.datasets.leakage import LeakageReport
 
 
+EXAMPLE = "medvol data check Task04_Hippocampus"
+
+
 def run(
     dataset: Annotated[Path, typer.Argument(help="Folder, dataset.json or CSV.")],
     leakage: Annotated[bool, typer.Option("--leakage", help="Look for shortcuts too.")] = False,

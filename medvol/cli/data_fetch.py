@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from medvol.cli._options import Json
 from medvol.core.errors import ConfigError
+
+EXAMPLE = "medvol data fetch msd_hippocampus -o data"
 
 
 def run(
@@ -24,7 +27,7 @@ def run(
     keep_archive: Annotated[
         bool, typer.Option(help="Leave the archive beside the folder.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    is_json: Json = False,
 ) -> None:
     """Download, check and unpack a public data set; an interrupted download is resumed."""
     from medvol.cli._progress import Bars
@@ -32,13 +35,13 @@ def run(
 
     if show_list:
         rows = [{"name": r.name, "task": r.task, "licence": r.licence} for r in PUBLIC.values()]
-        _print(rows, as_json, [f"{r['name']:20} {r['task']} ({r['licence']})" for r in rows])
+        _print(rows, is_json, [f"{r['name']:20} {r['task']} ({r['licence']})" for r in rows])
         return
     if name is None:
         raise ConfigError("name a data set, or see medvol data fetch --list")
     row = find_public(name)
     source = DownloadSource(url or row.url, row.md5)
-    with Bars(quiet=as_json, unit="B", scale=True) as bars:
+    with Bars(quiet=is_json, unit="B", scale=True) as bars:
         home = fetch(
             row,
             output,
@@ -47,9 +50,9 @@ def run(
             keep_archive=keep_archive,
             progress=lambda done, total: bars(row.archive, done, total),
         )
-    answer = {"name": row.name, "folder": str(home), "licence": row.licence}
-    _print(answer, as_json, [f"{row.name} lies in {home} (licence: {row.licence})"])
+    found = {"name": row.name, "folder": str(home), "licence": row.licence}
+    _print(found, is_json, [f"{row.name} lies in {home} (licence: {row.licence})"])
 
 
-def _print(answer: Any, as_json: bool, lines: list[str]) -> None:
-    print(json.dumps(answer) if as_json else "\n".join(lines))
+def _print(found: Any, is_json: bool, lines: list[str]) -> None:
+    print(json.dumps(found) if is_json else "\n".join(lines))

@@ -8,11 +8,15 @@ from typing import Annotated
 
 import typer
 
+from medvol.cli._options import Json
+
+EXAMPLE = "medvol data profile Task04_Hippocampus -o profile"
+
 
 def run(
     dataset: Annotated[Path, typer.Argument(help="Folder, dataset.json or CSV.")],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for JSON, pictures and HTML.")
+        Path | None, typer.Option("--output", "-o", help="Folder for JSON, figures and HTML.")
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Reader minutes an image, or a structure to outline.")
@@ -20,7 +24,7 @@ def run(
     readers: Annotated[int, typer.Option(help="Independent readers of every item.")] = 1,
     rate: Annotated[float, typer.Option(help="Pay of a reader an hour.")] = 100.0,
     currency: Annotated[str, typer.Option(help="Of the pay.")] = "USD",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    is_json: Json = False,
 ) -> None:
     """Show what a data set is, and whether it is enough."""
     from medvol.cli._progress import Bars
@@ -30,14 +34,14 @@ def run(
 
     effort = Effort(minutes, readers, rate, currency)
     manifest = read_dataset(dataset)
-    with Bars(quiet=as_json) as bars:
+    with Bars(quiet=is_json) as bars:
         profile = profile_dataset(
             manifest,
             effort=effort,
             progress=lambda done: bars("profile", done, len(manifest.cases)),
         )
     page = write_profile_page(profile, manifest, output) if output else None
-    if as_json:
+    if is_json:
         print(json.dumps({**profile.to_dict(), "page": str(page) if page else None}))
         return
     print(

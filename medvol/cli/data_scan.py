@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+EXAMPLE = "medvol data scan scans --json"
+
 
 def run(
     folder: Annotated[Path, typer.Argument(help="Any folder of scans.")],

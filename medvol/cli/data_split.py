@@ -10,6 +10,8 @@ import typer
 
 from medvol.core.errors import ConfigError, OutputError
 
+EXAMPLE = "medvol data split Task04_Hippocampus --test 0.2 -o split.json"
+
 
 def run(
     dataset: Annotated[Path, typer.Argument(help="Folder, dataset.json or CSV.")],

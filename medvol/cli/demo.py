@@ -9,22 +9,26 @@ from typing import Annotated
 
 import typer
 
+from medvol.cli._options import Json
+
+EXAMPLE = "medvol demo -o demo_output"
+
 
 def run(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for results.")] = Path(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path(
         "demo_output"
     ),
     train: Annotated[bool, typer.Option(help="Also train the phantom bundle.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    is_json: Json = False,
 ) -> None:
     """Segment a template brain's hippocampi, then train and score a phantom bundle."""
     from medvol.runners import run_demo
 
-    def say(line: str) -> None:
-        print(line, file=sys.stderr if as_json else sys.stdout, flush=True)
+    def show(line: str) -> None:
+        print(line, file=sys.stderr if is_json else sys.stdout, flush=True)
 
-    result = run_demo(output, say, trains=train)
-    if as_json:
+    result = run_demo(output, show, trains=train)
+    if is_json:
         print(json.dumps({"volumes_ml": result.volumes_ml, "phantom_dice": result.phantom_dice,
                           "report": str(result.report)}))  # fmt: skip
     else:

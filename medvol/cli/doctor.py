@@ -7,9 +7,14 @@ import importlib.metadata
 import json
 import platform
 import re
-from typing import Annotated, Any
+from typing import Any
 
 import typer
+
+from medvol.cli._options import Json
+
+EXAMPLE = "medvol doctor --json"
+
 
 #: Module to the package that pip installs it from.
 _NEEDED = {
@@ -19,19 +24,19 @@ _NEEDED = {
 }  # fmt: skip
 _OPTIONAL = {
     "highdicom": "dicom", "pylibjpeg": "dicom", "libjpeg": "dicom", "openjpeg": "dicom",
-    "openvino": "openvino", "onnxruntime": "onnx", "ray": "ray", "submitit": "slurm",
+    "openvino": "openvino", "onnxruntime": "onnx", "ray": "ray",
     "tensorboard": "track", "mlflow": "track", "numba": "fast", "nilearn": "demo",
 }  # fmt: skip
 _MINIMUM = {"torch": "2.10", "monai": "1.6"}
 
 
-def run(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def run(is_json: Json = False) -> None:
     """Show versions, devices and broken installs, each with its fix."""
     rows = [_probe(name, None) for name in _NEEDED]
     rows += [_probe(name, extra) for name, extra in _OPTIONAL.items()]
     devices = _devices()
     problems = [row for row in rows if row["fix"] and row["needed"]]
-    if as_json:
+    if is_json:
         print(json.dumps({"python": platform.python_version(), "packages": rows,
                           "devices": devices, "ok": not problems}))  # fmt: skip
     else:
@@ -50,9 +55,9 @@ def _probe(name: str, extra: str | None) -> dict[str, Any]:
         module = importlib.import_module(name)
     except Exception as error:  # noqa: BLE001 - a broken library raises whatever it likes
         where = f"medvol[{extra}]" if extra else _NEEDED[name]
-        said = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).split()) or type(error).__name__
         is_absent = isinstance(error, ModuleNotFoundError) and error.name == name
-        row["fix"] = f"{'' if is_absent else f'broken ({said}); '}pip install '{where}'"
+        row["fix"] = f"{'' if is_absent else f'broken ({text}); '}pip install '{where}'"
         return row
     row["version"] = str(getattr(module, "__version__", "present"))
     minimum = _MINIMUM.get(name)
@@ -68,7 +73,7 @@ def _numbers(version: str) -> tuple[int, ...]:
 def _devices() -> list[str]:
     try:
         import torch
-    except Exception:  # noqa: BLE001 - told among the packages
+    except Exception:  # noqa: BLE001 - listed among the packages
         return []
     found = [f"cpu with {torch.get_num_threads()} threads"]
     for index in range(torch.cuda.device_count()):

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medvol.cli._options import Json, TrustBundle
 from medvol.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from medvol.bundle import Bundle
     from medvol.metrics import Score
     from medvol.monitoring import DriftRow, ReferenceProfile
+
+
+EXAMPLE = "medvol drift new_scans --reference hippocampus_mri_segmentation -o drift"
 
 
 def run(
@@ -34,14 +38,12 @@ def run(
     level: Annotated[float, typer.Option(help="False discovery rate.")] = 0.05,
     min_effect: Annotated[float, typer.Option(help="Smallest |Cliff's delta| of an alarm.")] = 0.33,
     seed: Annotated[int, typer.Option(help="Of the permutations.", min=0)] = 0,
-    trust_bundle: Annotated[
-        bool, typer.Option("--trust-bundle", help="Run code in a bundle that is not shipped.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trust_bundle: TrustBundle = False,
+    is_json: Json = False,
 ) -> None:
     """Test for drift; exit 1 if an alarm is raised."""
     if save_profile is not None:
-        _save(new, save_profile, _network(embed, trust_bundle), as_json)
+        _save(new, save_profile, _network(embed, trust_bundle), is_json)
         return
     if reference is None:
         raise ConfigError("medvol drift needs --reference (or --save-profile)")
@@ -54,7 +56,7 @@ def run(
     rows = find_drift(profile, known, plan)
     if scores is not None and reference_scores is not None:
         rows += find_performance_drift(_scores(scores), _scores(reference_scores), plan)
-    _print(rows, output, as_json)
+    _print(rows, output, is_json)
     if any(row.is_alarm for row in rows):
         raise typer.Exit(1)
 
@@ -79,13 +81,13 @@ def _network(embed: str | None, trust_bundle: bool) -> Bundle | None:
     return None if embed is None else load(embed, is_trusted=trust_bundle or None)
 
 
-def _save(new: Path, target: Path, network: Bundle | None, as_json: bool) -> None:
+def _save(new: Path, target: Path, network: Bundle | None, is_json: bool) -> None:
     from medvol.core.files import write_text
     from medvol.monitoring import profile_to_csv, read_profile
 
     target = _profile_file(target)
     write_text(target, profile_to_csv(read_profile(new, network)))
-    print(json.dumps({"profile": str(target)}) if as_json else f"wrote {target}")
+    print(json.dumps({"profile": str(target)}) if is_json else f"wrote {target}")
 
 
 def _scores(path: Path) -> list[Score]:
@@ -95,14 +97,14 @@ def _scores(path: Path) -> list[Score]:
     return scores_from_csv(read_text(path), str(path))
 
 
-def _print(rows: Sequence[DriftRow], output: Path | None, as_json: bool) -> None:
+def _print(rows: Sequence[DriftRow], output: Path | None, is_json: bool) -> None:
     from medvol.core.files import write_json
 
     alarms = sum(row.is_alarm for row in rows)
     result = {"alarms": alarms, "rows": [row.to_json() for row in rows]}
     if output is not None:
         write_json(output / "drift.json", result)
-    if as_json:
+    if is_json:
         print(json.dumps(result, allow_nan=False))
         return
     for row in rows:

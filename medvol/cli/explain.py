@@ -8,14 +8,17 @@ from typing import Annotated
 
 import typer
 
+from medvol.cli._options import Json, TrustBundle
 from medvol.core.errors import ConfigError
+
+EXAMPLE = "medvol explain chest_xray_classification xray.png -o maps --checks"
+
 
 _METHODS = "gradcam, gradcam++, hirescam, scorecam, occlusion or rollout."
 _Class = Annotated[str | None, typer.Option("--class", help="Class to explain; else the bundle's.")]
 _Masks = Annotated[Path | None, typer.Option(help="Masks named like the images: pointing game.")]
 _Checks = Annotated[bool, typer.Option("--checks", help="Deletion, insertion, randomisation.")]
 _Weights = Annotated[Path | None, typer.Option(help="Weights instead of the bundle's own.")]
-_Trust = Annotated[bool, typer.Option("--trust-bundle", help="Run code that medvol did not ship.")]
 
 
 def run(
@@ -28,8 +31,8 @@ def run(
     masks: _Masks = None,
     checks: _Checks = False,
     weights: _Weights = None,
-    trust_bundle: _Trust = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    trust_bundle: TrustBundle = False,
+    is_json: Json = False,
 ) -> None:
     """Write, for every image, a map of what spoke for the class, on the image's own grid."""
     from medvol.bundle import load
@@ -41,7 +44,7 @@ def run(
     parser = loaded.parser("inference")
     config = loaded.config("inference")
     if not isinstance(config.get("labels"), dict) or "num_classes" not in config:
-        raise ConfigError(f"{loaded.path}: is no classification bundle")
+        raise ConfigError(f"{loaded.path}: is not a classification bundle")
     network = with_weights(
         parser.get_parsed_content("network_def"), weights or loaded.weights
     ).eval()
@@ -49,10 +52,10 @@ def run(
     classifier = Classifier(
         network, parser.get_parsed_content("preprocessing"), config["labels"], modality
     )
-    told = config.get("inferer", {})
+    inferer = config.get("inferer", {})
     options = ExplainOptions(
         method,  # pyright: ignore[reportArgumentType]
-        layer or str(told.get("layer", "")),
+        layer or str(inferer.get("layer", "")),
         classifier.number_of(class_name) if class_name else config.get("explain_class"),
         masks,
         checks,
@@ -60,7 +63,7 @@ def run(
     paths = [path for given in images for path in list_images(given)]
     rows = explain_files(classifier, paths, output, options)
     failed = [row for row in rows if row.get("randomisation", {}).get("is_passed") is False]
-    print(json.dumps(rows, indent=2) if as_json else "\n".join(_line(row) for row in rows))
+    print(json.dumps(rows, indent=2) if is_json else "\n".join(_line(row) for row in rows))
     if failed:
         raise typer.Exit(1)
 
@@ -77,6 +80,6 @@ def _line(row: dict) -> str:
         hit = "hits" if found["points_into"] else "misses"
         parts.append(f"{hit} the mask, {found['energy_lift']:.1f} times its share")
     if (found := row.get("randomisation")) is not None:
-        said = {True: "passed", False: "FAILED", None: "undecided"}[found["is_passed"]]
-        parts.append(f"randomisation {said}")
+        verdict = {True: "passed", False: "FAILED", None: "undecided"}[found["is_passed"]]
+        parts.append(f"randomisation {verdict}")
     return ", ".join(parts)

@@ -11,6 +11,10 @@ import typer
 from medvol.cli._options import Json, TrustBundle
 from medvol.core.errors import ConfigError
 
+EXAMPLE = (
+    "medvol export hippocampus_mri_segmentation --to onnx -o models --cases Task04_Hippocampus"
+)
+
 
 def run(
     bundle: Annotated[str, typer.Argument(help="Shipped name or folder of a bundle.")],
@@ -18,8 +22,8 @@ def run(
     cases: Annotated[
         str, typer.Option(help="Data set (or images) on which masks are compared.")
     ] = "",
-    out: Annotated[
-        str, typer.Option("--out", "-o", help="Folder; default: the bundle's models.")
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Folder; default: the bundle's models.")
     ] = "",
     limit: Annotated[int, typer.Option(min=1, help="Most cases to compare.")] = 5,
     threads: Annotated[int, typer.Option(min=0, help="Threads; 0: as set.")] = 0,
@@ -33,7 +37,7 @@ def run(
     if not engines:
         raise ConfigError("--to names no engine; choose from onnx, openvino, torchscript, tensorrt")
     session = open_for_export(bundle, trust_bundle, threads)
-    folder = Path(out) if out else session.bundle.path / "models"
+    folder = Path(output) if output else session.bundle.path / "models"
     chosen = _cases(cases)[:limit] if cases else []
     result, is_moved = [], False
     for engine in engines:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medvol.cli._options import TrustBundle
+from medvol.cli._options import Json, TrustBundle
 from medvol.core.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from medvol.bundle import Bundle
     from medvol.label import ServeOptions, Server
+
+EXAMPLE = "medvol label --bundles hippocampus_mri_segmentation --images scans -o label_output"
+
 
 _GUIDE = """\
 MONAI Label is up: {url}      (Ctrl-C stops it)
@@ -43,8 +46,8 @@ def run(
     bundles: Annotated[str, typer.Option(help="Names or folders, separated by commas.")] = "",
     images: Annotated[str, typer.Option(help="Folder of images; nothing is written there.")] = "",
     dicomweb: Annotated[str, typer.Option(help="URL of a DICOMweb server instead.")] = "",
-    out: Annotated[
-        str, typer.Option("--out", "-o", help="Folder for labels and all else that is written.")
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="Folder for labels and all else that is written.")
     ] = "medvol_label",
     env: Annotated[str, typer.Option(help="Environment; default: the user's cache.")] = "",
     host: Annotated[str, typer.Option(help="Address to bind.")] = "127.0.0.1",
@@ -58,7 +61,7 @@ def run(
         bool, typer.Option("--scoring/--no-scoring", help="Score images for active learning.")
     ] = True,
     trust_bundle: TrustBundle = False,
-    is_json: Annotated[bool, typer.Option("--json", help="One JSON object once it is up.")] = False,
+    is_json: Json = False,
 ) -> None:
     """Serve bundles to 3D Slicer and OHIF; builds MONAI Label's environment the first time."""
     if ctx.invoked_subcommand is not None:
@@ -81,7 +84,7 @@ def run(
     _require_free(host, port)
     chosen = [load(name, is_trusted=trust_bundle or None) for name in names]
     options = ServeOptions(
-        place=prepare(out, chosen, images or None), bundles=[b.name for b in chosen],
+        place=prepare(output, chosen, images or None), bundles=[b.name for b in chosen],
         dicomweb=dicomweb, modalities=_modalities(chosen), host=host, port=port,
         is_remote_allowed=allow_remote, is_scoring=scoring,
         tls=(Path(tls_cert).absolute(), Path(tls_key).absolute()) if tls_cert else None,
@@ -95,7 +98,7 @@ def _serve(python: Path, options: ServeOptions, is_json: bool) -> None:
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     try:
         with Server(python, options) as server:
-            _tell(options, server.wait_ready(tick=_waiting(is_json)), is_json)
+            _announce(options, server.wait_ready(tick=_waiting(is_json)), is_json)
             _follow(server)
             raise OutputError(f"MONAI Label ended: {server.last_line()}; the whole log: "
                               f"{options.place.log}")  # fmt: skip
@@ -103,13 +106,13 @@ def _serve(python: Path, options: ServeOptions, is_json: bool) -> None:
         print("stopped", file=sys.stderr)
 
 
-def _tell(options: ServeOptions, info: dict[str, Any], is_json: bool) -> None:
+def _announce(options: ServeOptions, info: dict[str, Any], is_json: bool) -> None:
     if is_json:
-        told = {"url": options.url, "models": sorted(info["models"]),
+        found = {"url": options.url, "models": sorted(info["models"]),
                 "trainers": sorted(info["trainers"]), "strategies": sorted(info["strategies"]),
                 "images": info["datastore"]["total"], "labels": str(options.place.labels),
                 "log": str(options.place.log)}  # fmt: skip
-        print(json.dumps(told), flush=True)
+        print(json.dumps(found), flush=True)
         return
     strategies = [name for name in sorted(info["strategies"]) if name.startswith("uncertainty")]
     ohif = (_OHIF if options.dicomweb else _NO_OHIF).format(url=options.url)
@@ -162,7 +165,7 @@ def _require_dicomweb(url: str) -> None:
     import importlib.util
 
     if not url.startswith(("http://", "https://")):
-        raise ConfigError(f"--dicomweb {url}: is no http address")
+        raise ConfigError(f"--dicomweb {url}: is not an http address")
     if importlib.util.find_spec("highdicom") is None:
         from medvol.core import MissingPackageError
 

@@ -1,13 +1,14 @@
-"""`medvol`: the verb table, and how refusals become one line and an exit code."""
+"""`medvol`: the verb table, and how an error becomes one line and an exit code."""
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import typer
 
@@ -59,6 +60,7 @@ VERBS: dict[str, str | dict[str, str]] = {
         "env": "label_env",
     },
 }
+EXAMPLE = "medvol predict hippocampus_mri_segmentation scan.nii.gz -o out"
 _GROUP_HELP = {
     "evaluate": "Score segmentations and classifications, follow lesions, repeat a run.",
     "data": "Scan, check, split, fetch and de-identify data sets.",
@@ -66,15 +68,38 @@ _GROUP_HELP = {
     "augment": "Look at augmentation before training.",
     "label": "MONAI Label with medvol's bundles.",
 }
-_PLAIN = {"rich_markup_mode": None, "add_completion": False, "no_args_is_help": True}
+_PLAIN = {"rich_markup_mode": None, "add_completion": False}
+#: A verb's own command, or a group of verbs; click is inside typer, under a private name.
+Command = Any
 
 
-def build_app() -> typer.Typer:
-    """The whole command tree; loads the verb modules but none of the rooms they call."""
+class LazyVerbs(dict[str, Any]):
+    """Names of verbs to their commands, of which each is imported when it is asked for.
+
+    Args:
+        table: Part of ``VERBS``.
+    """
+
+    def __init__(self, table: Mapping[str, str | dict[str, str]]) -> None:
+        super().__init__(dict.fromkeys(name for name in table if name))
+        self.table = table
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The command of a verb; imports its module."""
+        if key not in self:
+            return default
+        if self[key] is None:
+            target = self.table[key]
+            self[key] = _group(key, target) if isinstance(target, dict) else _command(key, target)
+        return self[key]
+
+
+def build_app() -> Command:
+    """The whole command tree; a verb's module is loaded where the verb is named."""
     app = typer.Typer(name="medvol", help="Segmentation and classification of CT, MRI and X-ray "
                       "as MONAI bundles.", **_PLAIN)  # fmt: skip
 
-    @app.callback()
+    @app.callback(epilog=f"Example: {EXAMPLE}")
     def _root(
         version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
     ) -> None:
@@ -82,38 +107,74 @@ def build_app() -> typer.Typer:
             print(__version__)
             raise typer.Exit
 
-    for verb, target in VERBS.items():
-        if isinstance(target, str):
-            _add(app, verb, target)
-            continue
-        group = typer.Typer(help=_GROUP_HELP[verb], **_PLAIN)
-        for name, module in target.items():
-            if name:
-                _add(group, name, module)
-            else:
-                group.callback(invoke_without_command=True)(_verb(module))
-        app.add_typer(group, name=verb)
-    return app
+    return _lazy(app, VERBS)
+
+
+def _group(name: str, table: dict[str, str]) -> Command:
+    app = typer.Typer(name=name, help=_GROUP_HELP[name], **_PLAIN)
+    if "" in table:
+        module = _module(table[""])
+        app.callback(invoke_without_command=True, epilog=_epilog(module))(_run_of(module))
+    else:
+        app.callback(epilog=f"Example: medvol {name} {next(iter(table))} --help")(lambda: None)
+    return _lazy(app, table)
+
+
+def _lazy(app: typer.Typer, table: Mapping[str, str | dict[str, str]]) -> Command:
+    group: Any = typer.main.get_command(app)
+    group.commands = LazyVerbs(table)
+    return group
+
+
+def _command(name: str, module_name: str) -> Command:
+    app, module = typer.Typer(**_PLAIN), _module(module_name)
+    app.command(name, epilog=_epilog(module))(_run_of(module))
+    return typer.main.get_command(app)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"medvol.cli.{name}")
+
+
+class _InterruptedError(Exception):
+    """Ctrl-C, with a line on what is kept; typer would turn it into a bare exit code."""
+
+
+def _run_of(module: Any) -> Callable[..., None]:
+    @functools.wraps(module.run)
+    def run_verb(*arguments: Any, **options: Any) -> None:
+        try:
+            module.run(*arguments, **options)
+        except KeyboardInterrupt as stop:
+            raise _InterruptedError(str(stop) or "interrupted") from None
+
+    return run_verb
+
+
+def _epilog(module: Any) -> str | None:
+    example = getattr(module, "EXAMPLE", None)
+    return f"Example: {example}" if example else None
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 a check found problems, 2 refused."""
+    """Run one command and return its exit code: 0 done, 1 a check found problems, 2 bad input."""
     logging.getLogger("monai.data").setLevel(logging.ERROR)
     for noise in ("Setting affine, but", "NvImgCodec"):
         warnings.filterwarnings("ignore", message=noise)
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        code = build_app()(args=arguments, standalone_mode=False)
+        code = build_app()(args=words or ["--help"], standalone_mode=False)
     except MedvolError as error:
-        return _refuse(str(error))
-    except KeyboardInterrupt:
-        return _refuse("interrupted", 130)
+        return _reject(str(error))
+    except _InterruptedError as stop:
+        return _reject(str(stop), 130)
     except typer.Exit as stop:
         return stop.exit_code
     except Exception as error:
         if hasattr(error, "format_message"):  # click's own usage errors carry their text there
-            return _refuse(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
-        if line := error_line(error) or _said_by_the_system(error):
-            return _refuse(line)
+            return _reject(error.format_message())  # pyright: ignore[reportAttributeAccessIssue]
+        if line := error_line(error) or _system_line(error):
+            return _reject(line)
         raise
     return code if isinstance(code, int) else 0
 
@@ -123,22 +184,14 @@ def run() -> None:
     sys.exit(main())
 
 
-def _add(app: typer.Typer, verb: str, module: str) -> None:
-    app.command(verb)(_verb(module))
-
-
-def _verb(module: str) -> Callable[..., None]:
-    return importlib.import_module(f"medvol.cli.{module}").run
-
-
-def _said_by_the_system(error: Exception) -> str | None:
-    """What the operating system has against a file: a name too long, a missing right."""
+def _system_line(error: Exception) -> str | None:
+    """What the operating system reports of a file: a name too long, a missing right."""
     if not isinstance(error, OSError) or error.filename is None:
         return None
     return str(MedvolError(f"{error.filename}: {error.strerror}"))
 
 
-def _refuse(line: str, code: int = 2) -> int:
+def _reject(line: str, code: int = 2) -> int:
     print(f"medvol: {' '.join(line.split())}", file=sys.stderr)
     return code
 

@@ -9,7 +9,11 @@ from typing import Annotated
 
 import typer
 
-#: Options of a plan; they cannot be combined with a network that is trained already.
+from medvol.cli._options import Json
+
+EXAMPLE = "medvol plan Task04_Hippocampus -o my_mri_segmentation --budget 2h"
+
+#: Options of planning, which do not apply to a network that is trained already.
 _OF_A_PLAN = ("budget", "device", "gpu_mem", "network", "folds", "seed", "split")
 
 
@@ -37,27 +41,24 @@ def run(
     split: Annotated[
         Path | None, typer.Option(help="Split file of medvol data split -o, where not in DATASET.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    is_json: Json = False,
 ) -> None:
-    """Measure a data set and this machine, and write a bundle that fills the budget.
-
-    Example: medvol plan DATASET -o liver --budget 2h
-    """
+    """Measure a data set and this machine, and write a bundle that fills the budget."""
     if from_nnunet is not None or dataset is None:
-        _refuse_planning(ctx)
-        _import(from_nnunet, dataset, output, (body_part, modality), as_json)
+        _reject_planning(ctx)
+        _import(from_nnunet, dataset, output, (body_part, modality), is_json)
         return
     from medvol.cli._progress import Bars
     from medvol.planning import Request, parse_duration, plan_dataset, plan_report
 
     budget_s = parse_duration(budget)
     request = Request(budget_s, _device(device), gpu_mem, network, folds, seed)
-    with Bars(quiet=as_json) as bars:
+    with Bars(quiet=is_json) as bars:
         plan = plan_dataset(
             dataset, output, request, modality=modality, body_part=body_part, split=split,
             progress=bars,
         )  # fmt: skip
-    if as_json:
+    if is_json:
         print(json.dumps(plan_report(plan)))
         return
     print(f"{plan.folder}: planned; every choice is explained in {plan.values}")
@@ -68,7 +69,7 @@ def run(
     print(f"next: medvol train {shlex.join(words)}")
 
 
-def _refuse_planning(ctx: typer.Context) -> None:
+def _reject_planning(ctx: typer.Context) -> None:
     from medvol.core.errors import ConfigError
 
     for name in _OF_A_PLAN:
@@ -84,7 +85,7 @@ def _import(
     dataset: Path | None,
     output: Path,
     facts: tuple[str | None, str | None],
-    as_json: bool,
+    is_json: bool,
 ) -> None:
     from medvol.core.errors import ConfigError
     from medvol.planning import import_nnunet
@@ -95,7 +96,7 @@ def _import(
     if body_part is None:
         raise ConfigError("--from-nnunet needs --body-part, to know which mirrors are legal")
     found = import_nnunet(source, output, body_part, modality=modality)
-    if as_json:
+    if is_json:
         print(json.dumps({"folder": str(found.folder), "folds": found.folds, "notes": found.notes}))
         return
     print(f"{found.folder}: imported from nnU-Net, folds {', '.join(found.folds)}")

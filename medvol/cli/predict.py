@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,19 +13,32 @@ from medvol.cli._options import Json, TrustBundle
 from medvol.core.errors import ConfigError
 from medvol.core.pages import ask_for_huge_pages
 
-Formats = Annotated[str, typer.Option("--format", help="nifti,dicomseg,sr,probabilities")]
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from medvol.runners import CaseInput, PredictOptions, Record
 
+EXAMPLE = "medvol predict hippocampus_mri_segmentation scan.nii.gz -o out --max-ram 6GB"
+_RUNNERS = ("local", "workers", "ray")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the cases run: in which processes, and which part of them here."""
+
+    runner: str
+    workers: int
+    address: str
+    shard: str
+
 
 def run(
     bundle: Annotated[str, typer.Argument(help="Shipped name or folder of a bundle.")],
     inputs: Annotated[list[str], typer.Argument(help="Images, folders, DICOM trees.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="Folder for one folder per case.")],
-    formats: Formats = "nifti",
+    output: Annotated[str, typer.Option("--output", "-o", help="Folder for one folder per case.")],
+    formats: Annotated[
+        str, typer.Option("--format", help="nifti,dicomseg,sr,probabilities")
+    ] = "nifti",
     max_ram: Annotated[
         str, typer.Option(help="Ceiling to keep, as 6GB; of all workers together.")
     ] = "",
@@ -43,9 +57,12 @@ def run(
         list[str] | None,
         typer.Option(help="Checkpoint or bundle; repeat it: their mean replaces BUNDLE's weights."),
     ] = None,
-    runner: Annotated[str, typer.Option(help="local, workers, ray, torchrun or slurm.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Processes, actors or jobs.")] = 2,
+    runner: Annotated[str, typer.Option(help="local, workers or ray.")] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes or Ray actors.")] = 2,
     address: Annotated[str, typer.Option(help="Ray cluster; empty starts one here.")] = "",
+    shard: Annotated[
+        str, typer.Option(help="i/n: every n-th case from the i-th; one process for each i.")
+    ] = "",
     threads: Annotated[int, typer.Option(min=0, help="Threads per process; 0: as set.")] = 0,
     series: Annotated[str, typer.Option(help="Series of a DICOM folder with several.")] = "",
     volume: Annotated[int, typer.Option(min=0, help="Time point of a 4D series, from 1.")] = 0,
@@ -53,7 +70,7 @@ def run(
         bool, typer.Option("--resample-tilt", help="Put a tilted gantry's slices on a grid.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what it would cost; predict nothing.")
+        bool, typer.Option("--dry-run", help="Estimate memory and time; predict nothing.")
     ] = False,
     trust_bundle: TrustBundle = False,
     is_json: Json = False,
@@ -63,22 +80,27 @@ def run(
 
     ask_for_huge_pages()
     import_monai()
-    from medvol.runners import PredictOptions, find_cases
+    from medvol.runners import PredictOptions, find_cases, shard_of
 
-    cases = find_cases(inputs, out)
+    place = _Place(runner, workers, address, shard)
+    every = find_cases(inputs, output)
+    cases = shard_of(every, shard)
     options = PredictOptions(
-        bundle=bundle, out=out, formats=tuple(f for f in formats.split(",") if f), device=device,
-        tta=tta, uncertainty=uncertainty, is_trusted=trust_bundle, threads=threads, engine=engine,
-        max_ram=_bytes(max_ram), max_gpu=_bytes(max_gpu_mem),
+        bundle=bundle, out=output, formats=tuple(f for f in formats.split(",") if f), tta=tta,
+        device=device, uncertainty=uncertainty, is_trusted=trust_bundle, threads=threads,
+        max_ram=_bytes(max_ram), max_gpu=_bytes(max_gpu_mem), engine=engine,
         reader=_reader(series, volume, resample_tilt), ensemble=tuple(ensemble or ()),
     )  # fmt: skip
-    if dry_run:
+    if not cases:
+        print(f"--shard {shard}: there are only {len(every)} cases; none is left for this shard",
+              file=sys.stderr)  # fmt: skip
+        _finish([], is_json)
+    elif dry_run:
         _dry_run(cases, options, is_json)
-        return
-    _require_writable(out)
-    chosen = _chosen(runner, options)
-    if records := chosen(cases, options, workers, address, _Progress(len(cases))):  # else: a rank
-        _refuse_if_all_are(records, out)
+    else:
+        _require_writable(output)
+        records = _predict(cases, options, place)
+        _reject_if_all_are(records, output)
         _finish(records, is_json)
 
 
@@ -98,15 +120,9 @@ class _Progress:
         print(f"[{self.count}/{self.total}] {record.case} {state}{tail}{flag}", file=sys.stderr)
 
 
-def _classify(cases: Any, options: Any, _workers: int, _address: str, report: Any) -> Any:
-    from medvol.runners import run_classification
-
-    return run_classification(cases, options, report)
-
-
 def _reader(series: str, volume: int, resample_tilt: bool) -> dict[str, Any]:
-    said = {"series": series, "volume": volume, "resample_tilt": resample_tilt}
-    return {name: value for name, value in said.items() if value}
+    given = {"series": series, "volume": volume, "resample_tilt": resample_tilt}
+    return {name: value for name, value in given.items() if value}
 
 
 def _bytes(text: str) -> int | None:
@@ -115,45 +131,42 @@ def _bytes(text: str) -> int | None:
     return parse_bytes(text) if text else None
 
 
-def _chosen(name: str, options: Any) -> Any:
-    from medvol.runners import is_classification
+def _predict(cases: Sequence[CaseInput], options: PredictOptions, place: _Place) -> list[Record]:
+    """Predict where the user asked for it; Ctrl-C ends with what is kept."""
+    if place.runner not in _RUNNERS:
+        raise ConfigError(f"--runner {place.runner!r} is unknown; choose {', '.join(_RUNNERS)}")
+    report = _Progress(len(cases))
+    try:
+        return _run_at(place, cases, options, report)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; {report.count} of {len(cases)} cases are finished in {options.out}, and "
+            "the same command continues with the others"
+        ) from None
 
-    runner = _runner(name)  # refuses a name that is none
-    if not is_classification(options):
-        return runner
-    if name != "local":
-        raise ConfigError(f"--runner {name} is not for {options.bundle}, a classification")
-    return _classify
 
+def _run_at(
+    place: _Place, cases: Sequence[CaseInput], options: PredictOptions, report: _Progress
+) -> list[Record]:
+    from medvol.runners import (
+        is_classification,
+        run_classification,
+        run_local,
+        run_ray,
+        run_workers,
+    )
 
-def _runner(name: str) -> Any:
-    if name == "local":
-        from medvol.runners import run_local
-
-        return lambda cases, options, _workers, _address, report: run_local(cases, options, report)
-    if name == "workers":
-        from medvol.runners import run_workers
-
-        return lambda cases, options, workers, _address, report: run_workers(
-            cases, options, workers, report
-        )
-    if name == "ray":
-        from medvol.runners import run_ray
-
-        return run_ray
-    if name == "torchrun":
-        from medvol.runners import run_torchrun
-
-        return lambda cases, options, _workers, _address, report: run_torchrun(
-            cases, options, report
-        )
-    if name == "slurm":
-        from medvol.runners import run_slurm
-
-        return lambda cases, options, workers, address, report: run_slurm(
-            cases, options, workers, address or "slurm", report
-        )
-    raise ConfigError(f"runner {name!r} is unknown; choose local, workers, ray, torchrun or slurm")
+    if is_classification(options):
+        if place.runner != "local" or place.shard:
+            asked = f"--runner {place.runner}" if place.runner != "local" else "--shard"
+            raise ConfigError(f"{asked} is not supported for {options.bundle}, a classification: "
+                              "it writes one table of all cases")  # fmt: skip
+        return run_classification(cases, options, report)
+    if place.runner == "workers":
+        return run_workers(cases, options, place.workers, report)
+    if place.runner == "ray":
+        return run_ray(cases, options, place.workers, place.address, report)
+    return run_local(cases, options, report)
 
 
 def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool) -> None:
@@ -162,13 +175,13 @@ def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool)
     from medvol.core.errors import MedvolError
     from medvol.runners import Session, job_plan, run_estimate
 
-    session, rows, plans, is_refused = Session(options), [], [], False
+    session, rows, plans, is_rejected = Session(options), [], [], False
     for case in cases:
         try:
             plan = job_plan(session, case.path, is_timed=True)
         except MedvolError as error:
             rows.append({"case": case.name, "refused": str(error)})
-            is_refused = True
+            is_rejected = True
             line = f"refused: {error}"
         else:
             rows.append({"case": case.name, "plan": asdict(plan) if plan else None})
@@ -181,12 +194,12 @@ def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool)
         print(json.dumps({"cases": rows, "run": asdict(whole)}, indent=2))
     elif len(cases) > 1:
         print(whole.line(len(plans)))
-    if is_refused:
+    if is_rejected:
         raise typer.Exit(1)
 
 
 def _require_writable(out: str) -> None:
-    """Refuse before the work and not after it."""
+    """Reject before the work and not after it."""
     import tempfile
     from pathlib import Path
 
@@ -200,7 +213,7 @@ def _require_writable(out: str) -> None:
         raise OutputError(f"{out}: cannot be written: {error.strerror or error}") from error
 
 
-def _refuse_if_all_are(records: list[Record], out: str) -> None:
+def _reject_if_all_are(records: list[Record], out: str) -> None:
     """Where no input was usable there is no run to record: nothing of it stays, exit code 2."""
     from contextlib import suppress
     from pathlib import Path

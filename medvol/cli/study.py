@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medvol.cli._options import Json
 from medvol.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from medvol.runners import Study
+
+
+EXAMPLE = "medvol study my_study.yaml --data hippocampus=Task04_Hippocampus -o study_output"
 
 
 #: Numbers that the printed table leaves to arms.csv.
@@ -29,7 +33,7 @@ def run(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the steps, do none.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes for scoring.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    is_json: Json = False,
 ) -> None:
     """Train, predict, evaluate and compare every arm; run it again to go on after a kill."""
     from medvol.runners import find_study, plan_study, read_study, run_study
@@ -40,17 +44,17 @@ def run(
         raise ConfigError("medvol study needs an output folder: -o FOLDER")
     if dry_run:
         steps = [step.name for step in plan_study(found, places, output)]
-        print(json.dumps(steps) if as_json else "\n".join(steps))
+        print(json.dumps(steps) if is_json else "\n".join(steps))
         return
     from medvol.cli._progress import Bars
 
-    with Bars(quiet=as_json, unit="part") as bars:
+    with Bars(quiet=is_json, unit="part") as bars:
 
         def progress(name: str, number: int, total: int, done: int, parts: int) -> None:
             bars(f"[{number}/{total}] {name}", done, parts or None)
 
         content = run_study(found, places, output, progress, jobs=jobs)
-    if as_json:
+    if is_json:
         print(json.dumps({"output": str(output), "steps": content["steps"],
                           "report": str(output / "report" / "report.html"),
                           "card": str(output / "card" / "card.md")}))  # fmt: skip

@@ -10,16 +10,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medvol.cli._options import Json, TrustBundle
 from medvol.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from medvol.runners import FoldRun
 
 
+EXAMPLE = "medvol train hippocampus_mri_segmentation --data Task04_Hippocampus -o runs --folds all"
+
+
 def run(
     bundle: Annotated[str, typer.Argument(help="Shipped name or folder of a bundle.")],
     data: Annotated[str, typer.Option("--data", help="Data set to train on.")],
-    out: Annotated[str, typer.Option("--out", "-o", help="One folder per fold.")] = "",
+    output: Annotated[str, typer.Option("--output", "-o", help="One folder per fold.")] = "",
     folds: Annotated[str, typer.Option(help="all, or 0,2; -1 trains on every case.")] = "0",
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue what was cut off, keep what ended.")
@@ -29,42 +33,56 @@ def run(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Option of the bundle: max_epochs=50.")
     ] = None,
-    runner: Annotated[str, typer.Option(help="local, ray or slurm: folds side by side.")] = "local",
-    workers: Annotated[int, typer.Option(min=1, help="Folds at a time on Ray or Slurm.")] = 2,
-    address: Annotated[str, typer.Option(help="Ray cluster; submitit's cluster.")] = "",
-    trust_bundle: Annotated[
-        bool, typer.Option("--trust-bundle", help="Run code in a bundle that is not shipped.")
-    ] = False,
-    is_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    runner: Annotated[str, typer.Option(help="local, or ray: folds side by side.")] = "local",
+    workers: Annotated[int, typer.Option(min=1, help="Folds at a time on Ray.")] = 2,
+    address: Annotated[str, typer.Option(help="Ray cluster; empty starts one here.")] = "",
+    shard: Annotated[
+        str, typer.Option(help="i/n: every n-th fold from the i-th; one process for each i.")
+    ] = "",
+    trust_bundle: TrustBundle = False,
+    is_json: Json = False,
 ) -> None:
     """Train a bundle's folds; what is cut off is continued with --resume, bit for bit on a CPU."""
     from medvol.planning import parse_duration
-    from medvol.runners import TrainOptions, line_of, require_success, run_training, sweep
+    from medvol.runners import (
+        TrainOptions,
+        line_of,
+        next_step,
+        require_success,
+        run_training,
+        sweep,
+    )
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the training ends with us
     name = bundle.rstrip("/").rpartition("/")[2]
     options = TrainOptions(
-        bundle=bundle, data=data, out=out or f"runs/{name}", folds=_folds(folds),
+        bundle=bundle, data=data, out=output or f"runs/{name}", folds=_folds(folds),
         is_resumed=resume, budget_s=parse_duration(budget) if budget else None,
-        processes=processes, is_trusted=trust_bundle, settings=_settings(settings or []),
+        processes=processes, is_trusted=trust_bundle, shard=shard,
+        settings=_settings(settings or []),
     )  # fmt: skip
-    if runner == "local":
-        runs = run_training(options, _say)
+    if runner not in ("local", "ray"):
+        raise ConfigError(f"--runner {runner!r} is unknown; choose local or ray")
+    if runner == "ray":
+        runs = sweep(options, workers, address, _show)
     else:
-        runs = sweep(options, runner, workers, address, _say)
-    mean = _mean(runs)
+        runs = run_training(options, _show)
+    mean, following = _mean(runs), next_step(options, runs)
     if is_json:
-        print(json.dumps({"out": options.out, "folds": [r.row() for r in runs], "mean": mean}))
+        rows = [one.row() for one in runs]
+        found = {"output": options.out, "folds": rows, "mean": mean, "next": following}
+        print(json.dumps(found))
     else:
         for one in runs:
             print(line_of(one))
         if len(runs) > 1 and mean is not None:
-            print(f"mean over {len(runs)} folds: {mean:.4f}; choose with: medvol select {bundle} "
-                  f"{options.out} --data {data} -o NAME")  # fmt: skip
+            print(f"mean over {len(runs)} folds: {mean:.4f}")
+        if following:
+            print(f"next: {following}")
     require_success(runs)
 
 
-def _say(line: str) -> None:
+def _show(line: str) -> None:
     print(line, file=sys.stderr)
 
 

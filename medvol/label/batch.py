@@ -27,15 +27,15 @@ class BatchInference(BatchInferTask):
     def __call__(
         self, request: Mapping[str, Any], datastore: Any, infer: Callable[..., dict[str, Any]]
     ) -> dict[str, Any]:
-        """Label every chosen image; the answer names what was saved or why not, by image."""
+        """Label every chosen image; the result names what was saved or why not, by image."""
         images = sorted(self.get_images(dict(request), datastore))
         images = images[: int(request.get("max_batch_size", 0)) or None]
         device, found = name_to_device(request.get("device", "cuda")), {}
         for done, image in enumerate(images, 1):
             start = time.monotonic()
-            wanted = {**request, "image": image, "device": device, "save_label": True,
+            asked = {**request, "image": image, "device": device, "save_label": True,
                       "label_tag": request.get("label_tag", "original")}  # fmt: skip
-            found[image] = _one(wanted, datastore, infer)
+            found[image] = _one(asked, datastore, infer)
             state = found[image].get("rejected", "done")
             seconds = time.monotonic() - start
             logger.info("batch %d/%d (%s) %.1f s: %s", done, len(images), image, seconds, state)
@@ -43,10 +43,10 @@ class BatchInference(BatchInferTask):
 
 
 def _one(
-    wanted: Mapping[str, Any], datastore: Any, infer: Callable[..., dict[str, Any]]
+    asked: Mapping[str, Any], datastore: Any, infer: Callable[..., dict[str, Any]]
 ) -> dict[str, Any]:
     try:
-        result = infer(wanted, datastore)
+        result = infer(asked, datastore)
     except Exception as error:
         line = error_line(error)
         if line is None:

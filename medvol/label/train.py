@@ -1,4 +1,4 @@
-"""Fine-tuning a bundle on the labels that were submitted, with gate and policy in front."""
+"""Fine-tuning a bundle on the labels that were submitted, once input and policy checks pass."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigWorkflow
 from monailabel.tasks.train.bundle import BundleTrainTask  # pyright: ignore[reportMissingImports]
 from monailabel.utils.others.generic import name_to_device  # pyright: ignore[reportMissingImports]
 
+from medvol.bundle import load, run_task
 from medvol.core.errors import InputError, MissingInputError, PolicyError
 from medvol.core.files import atomic_path
 from medvol.engines import load_checkpoint
@@ -52,7 +52,7 @@ class FineTuning(BundleTrainTask):
         """Check the labels, train, publish.
 
         Raises:
-            InputError: Naming every label that the gate refuses; nothing is trained then.
+            InputError: Naming the labels that cannot be used; nothing is trained then.
             PolicyError: If the bundle's augmentation is not allowed for its anatomy.
             MissingInputError: If no label was submitted.
         """
@@ -60,10 +60,10 @@ class FineTuning(BundleTrainTask):
         labels = {int(value): str(name) for value, name in config["labels"].items()}
         if faults := policy_violations(config, facts["modality"], facts["body_part"], labels):
             raise PolicyError(f"{self.bundle.name}: {'; '.join(faults)}")
-        pairs, refused = staged_pairs(datastore, labels, self.bundle.parent.parent / "training"
+        pairs, rejected = staged_pairs(datastore, labels, self.bundle.parent.parent / "training"
                                       / self.bundle.name)  # fmt: skip
-        if refused:
-            raise InputError(f"{len(refused)} labels are refused: {'; '.join(refused[:5])}")
+        if rejected:
+            raise InputError(f"{len(rejected)} labels cannot be used: {'; '.join(rejected[:5])}")
         if not pairs:
             raise MissingInputError("no label was submitted yet; save one as final first")
         train, held = split_pairs(pairs, float(request.get("val_split", 0.2)))
@@ -103,24 +103,17 @@ class FineTuning(BundleTrainTask):
         start: Path | None,
     ) -> dict[str, Any]:
         epochs = int(request.get("max_epochs", _DEFAULT_EPOCHS))
-        data: dict[str, Any] = {
+        overrides = {
             "train#dataset#data": list(train),
             "validate#dataset#data": list(held),
+            "device": f"$torch.device('{name_to_device(request.get('device', 'cuda'))}')",
+            "output_dir": str(out),
+            "max_epochs": epochs,
+            "val_interval": max(1, epochs // 5) if held else epochs + 1,
+            "weights": str(start) if start else None,
         }
-        workflow = ConfigWorkflow(
-            config_file=str(self.bundle / "configs" / "train.json"),
-            meta_file=str(self.bundle / "configs" / "metadata.json"),
-            logging_file=False,
-            bundle_root=str(self.bundle),
-            device=name_to_device(request.get("device", "cuda")),
-            output_dir=str(out),
-            max_epochs=epochs,
-            val_interval=max(1, epochs // 5) if held else epochs + 1,
-            weights=str(start) if start else None,
-            **data,
-        )
-        workflow.initialize()
-        workflow.run()
+        bundle = load(self.bundle, is_trusted=True)
+        run_task(bundle, "train", overrides, out / "train.log", show=logger.info)
         if (best := out / "model.pt").is_file():
             return load_weights(best)
         # Nothing was held back to choose an epoch by: the average over the last steps.

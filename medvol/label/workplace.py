@@ -135,7 +135,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def _overlay(images: Path, place: Workplace) -> None:
     if place.folder.resolve().is_relative_to(images.resolve()):
-        raise ConfigError(f"{place.folder}: lies inside the images; name another folder with --out")
+        raise ConfigError(f"{place.folder}: lies inside the images; name another folder with -o")
     if not images.is_dir():
         raise MissingInputError(f"{images}: no such folder")
     wanted = dict(_named(images))
@@ -181,7 +181,7 @@ def _require_same_images(
                   if _split_name(path.name)[0] == stem]  # fmt: skip
         if labels and old != source and old.exists() and not old.samefile(source):
             raise ConfigError(f"{place.folder}: holds labels of {old}, and {source} goes by the "
-                              "same name; choose another folder with --out")  # fmt: skip
+                              "same name; choose another folder with -o")  # fmt: skip
 
 
 def _named(images: Path) -> Iterator[tuple[str, Path]]:

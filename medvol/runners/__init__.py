@@ -1,4 +1,4 @@
-"""Where a bundle runs: this process, worker processes, torchrun, Ray, Slurm."""
+"""Where a bundle runs: this process, worker processes, Ray; a shard of the cases."""
 
 import lazy_loader
 

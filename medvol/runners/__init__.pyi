@@ -1,5 +1,6 @@
 from .cases import CaseInput as CaseInput
 from .cases import find_cases as find_cases
+from .cases import shard_of as shard_of
 from .classify import is_classification as is_classification
 from .classify import run_classification as run_classification
 from .cost import job_plan as job_plan
@@ -15,16 +16,15 @@ from .select import Selection as Selection
 from .select import SelectOptions as SelectOptions
 from .select import select as select
 from .session import Session as Session
-from .slurm import run_slurm as run_slurm
 from .study import plan_study as plan_study
 from .study import run_study as run_study
 from .study_file import Study as Study
 from .study_file import find_study as find_study
 from .study_file import read_study as read_study
-from .torchrun import run_torchrun as run_torchrun
 from .train import FoldRun as FoldRun
 from .train import TrainOptions as TrainOptions
 from .train import line_of as line_of
+from .train import next_step as next_step
 from .train import require_success as require_success
 from .train import run_training as run_training
 from .train import sweep as sweep

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from medvol.core.errors import InputError, MissingInputError
+from medvol.core.errors import ConfigError, InputError, MissingInputError
 from medvol.core.files import LONGEST_NAME, output_path, safe_name
 from medvol.datasets import list_images
 from medvol.io import image_digest
 
+T = TypeVar("T")
 _SUFFIXES = (
     ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".dicom", ".ima", ".png", ".jpg",
     ".jpeg", ".tiff", ".tif",
@@ -43,7 +46,7 @@ def find_cases(
 
     Args:
         inputs: Files and folders.
-        out: Folder of results; where it lies inside an input folder, what it holds is no input.
+        out: Folder of results; where it lies inside an input folder, what it holds is not an input.
 
     Raises:
         MissingInputError: If something does not exist or nothing is found.
@@ -68,8 +71,29 @@ def find_cases(
         raise MissingInputError("no image was named")
     cases = [CaseInput(name, path) for path, name in _named(found).items()]
     if out is not None:
-        _refuse_mixture(cases, out)
+        _require_apart(cases, out)
     return cases
+
+
+def shard_of(cases: Sequence[T], shard: str) -> list[T]:
+    """The part of a list that one of several processes takes: every n-th entry, from the i-th.
+
+    Processes that are given the same list and ``1/n`` to ``n/n`` take every entry exactly once.
+
+    Args:
+        cases: The whole list, in the same order for all.
+        shard: ``i/n`` with i from 1 to n; empty takes all.
+
+    Raises:
+        ConfigError: If it is not of that form.
+    """
+    if not shard:
+        return list(cases)
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", shard)
+    index, count = (int(part) for part in found.groups()) if found else (0, 0)
+    if not 1 <= index <= count:
+        raise ConfigError(f"--shard {shard!r}: write i/n with i from 1 to n, as in --shard 1/4")
+    return list(cases[index - 1 :: count])
 
 
 def input_digest(path: str) -> str:
@@ -88,7 +112,7 @@ def input_digest(path: str) -> str:
     return image_digest(place)
 
 
-def _refuse_mixture(cases: Iterable[CaseInput], out: str | os.PathLike[str]) -> None:
+def _require_apart(cases: Iterable[CaseInput], out: str | os.PathLike[str]) -> None:
     for case in cases:
         folder = output_path(out, case.name)
         if _lies_in(Path(case.path), folder):

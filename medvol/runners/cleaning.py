@@ -1,4 +1,4 @@
-"""Steps that clean label maps, taken where validation says that they help."""
+"""Steps that clean label maps, taken where validation shows that they help."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Cleaning = dict[str, Any]
 def choose_cleaning(
     pool: Sequence[CaseMaps], labels: Mapping[int, str]
 ) -> tuple[Cleaning, list[Choice]]:
-    """Cleaning steps that validation is for, label by label, each upon those taken before.
+    """Cleaning steps that raise validation Dice, label by label, each upon those taken before.
 
     Args:
         pool: Cases that their network never saw.

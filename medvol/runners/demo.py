@@ -7,8 +7,6 @@ import html
 import importlib.util
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from medvol.bundle import load
+from medvol.bundle import load, run_task
 from medvol.core.errors import MedvolError, MissingPackageError
 from medvol.core.files import write_text
 from medvol.datasets.phantoms import write_phantom_dataset
@@ -32,7 +30,7 @@ PHANTOM = "phantom_ct_segmentation"
 CENTRES_MM = {"left": (-28.0, -22.0, -13.0), "right": (28.0, -22.0, -13.0)}
 HALF_MM = (19.0, 28.0, 21.0)
 _TEMPLATE = "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,12 @@ class DemoResult:
     report: Path
 
 
-def run_demo(out: str | os.PathLike[str], say: Say, *, trains: bool = True) -> DemoResult:
+def run_demo(out: str | os.PathLike[str], show: Log, *, trains: bool = True) -> DemoResult:
     """Segment the template's hippocampi; train, evaluate and apply the phantom bundle.
 
     Args:
-        out: Folder for masks, pictures and the page.
-        say: Receives progress, a line at a time.
+        out: Folder for masks, figures and the page.
+        show: Receives progress, a line at a time.
         trains: Whether to train the phantom bundle, about a minute on two cores.
 
     Raises:
@@ -63,8 +61,8 @@ def run_demo(out: str | os.PathLike[str], say: Say, *, trains: bool = True) -> D
         MedvolError: If a step fails.
     """
     out = Path(out).resolve()
-    volumes = segment_template(out, say)
-    dice = train_phantom(out, say) if trains else {}
+    volumes = segment_template(out, show)
+    dice = train_phantom(out, show) if trains else {}
     report = out / "report.html"
     write_text(report, _page(volumes, dice))
     return DemoResult(volumes, dice, report)
@@ -79,8 +77,8 @@ def template_path() -> Path:
     return found
 
 
-def segment_template(out: Path, say: Say) -> dict[str, dict[str, float]]:
-    """Both hippocampi of the template: masks on its grid, a picture, volumes in millilitres."""
+def segment_template(out: Path, show: Log) -> dict[str, dict[str, float]]:
+    """Both hippocampi of the template: masks on its grid, a figure, volumes in millilitres."""
     template = read_image(template_path())
     affine = template.affine.numpy()
     array = template[0].numpy()
@@ -89,7 +87,7 @@ def segment_template(out: Path, say: Say) -> dict[str, dict[str, float]]:
         origin = affine.copy()
         origin[:3, 3] = (affine @ [*(s.start for s in place), 1])[:3]
         write_nifti(out / "crops" / f"{side}.nii.gz", array[place], origin)
-    say(f"segmenting both hippocampi of the MNI152 template with {SEGMENTER}")
+    show(f"segmenting both hippocampi of the MNI152 template with {SEGMENTER}")
     options = PredictOptions(bundle=SEGMENTER, out=str(out / "prediction"))
     records = run_local(find_cases([str(out / "crops")]), options, lambda *_: None)
     if bad := [record for record in records if record.status != "done"]:
@@ -105,28 +103,32 @@ def segment_template(out: Path, say: Say) -> dict[str, dict[str, float]]:
         draw_planes(array[place], mask.astype(np.uint8), labels, out / f"{side}.png",
                     title=f"{side} hippocampus")  # fmt: skip
         parts = ", ".join(f"{name} {ml:.2f} ml" for name, ml in volumes[side].items())
-        say(f"  {side}: {sum(volumes[side].values()):.2f} ml ({parts})")
+        show(f"  {side}: {sum(volumes[side].values()):.2f} ml ({parts})")
     write_nifti(out / "hippocampi.nii.gz", whole, affine)
     draw_planes(array, whole, labels, out / "template.png", title="MNI152 template")
     return volumes
 
 
-def train_phantom(out: Path, say: Say) -> dict[str, float]:
+def train_phantom(out: Path, show: Log) -> dict[str, float]:
     """Train the phantom bundle, score it on phantoms it never saw, and apply it to one."""
     folder = out / "phantom"
+
+    def task(name: str, **overrides: Any) -> None:
+        run_task(load(PHANTOM), name, overrides, folder / f"{name}.log")
+
     train, test = folder / "train", folder / "test"
     if not (test / "dataset.json").is_file():
-        say("drawing 12 CT phantoms to train on and 4 to test on")
+        show("drawing 12 CT phantoms to train on and 4 to test on")
         write_phantom_dataset(train, 12, labels=("liver", "spleen"))
         write_phantom_dataset(test, 4, labels=("liver", "spleen"), held_out=True)
-    say(f"training {PHANTOM}, about a minute")
+    show(f"training {PHANTOM}, about a minute")
     checkpoint = folder / "run" / "model.pt"
     if not (folder / "run" / "epochs.png").is_file():
-        _monai("train", dataset_dir=train, output_dir=folder / "run", resume=True)
-    say("evaluating it on phantoms it has not seen")
-    _monai("evaluate", dataset_dir=test, output_dir=folder / "scores", checkpoint=checkpoint)
-    _monai("inference", dataset_dir=test / "imagesTr", output_dir=folder / "masks",
-           checkpoint=checkpoint)  # fmt: skip
+        task("train", dataset_dir=train, output_dir=folder / "run", resume=True)
+    show("evaluating it on phantoms it has not seen")
+    task("evaluate", dataset_dir=test, output_dir=folder / "scores", checkpoint=checkpoint)
+    task("inference", dataset_dir=test / "imagesTr", output_dir=folder / "masks",
+         checkpoint=checkpoint)  # fmt: skip
     found: dict[str, list[float]] = {}
     with (folder / "scores" / "scores.csv").open(newline="") as handle:
         for row in csv.DictReader(handle):
@@ -134,7 +136,7 @@ def train_phantom(out: Path, say: Say) -> dict[str, float]:
                 found.setdefault(row["label"], []).append(float(row["value"]))
     dice = {label: math.fsum(values) / len(values) for label, values in found.items()}
     for label, value in dice.items():
-        say(f"  {label}: mean Dice {value:.3f} over {len(found[label])} held-out phantoms")
+        show(f"  {label}: mean Dice {value:.3f} over {len(found[label])} held-out phantoms")
     image = read_image(next(iter(sorted((test / "imagesTr").glob("*.nii.gz")))))
     mask = read_image(next(iter(sorted((folder / "masks").rglob("*_seg.nii.gz")))))
     spacing = tuple(float(v) for v in image.pixdim[:3])
@@ -151,18 +153,6 @@ def _crop(
     low = np.maximum(np.round(centre - half), 0).astype(int)
     high = np.minimum(np.round(centre + half), shape).astype(int)
     return tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
-
-
-def _monai(task: str, **overrides: Any) -> None:
-    config = load(PHANTOM).config_path(task)
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config)]
-    for name, value in overrides.items():
-        command += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
-    env = {**os.environ, "MEDVOL_PROGRESS": "1"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no message"]
-        raise MedvolError(f"{PHANTOM} {task}: {lines[-1]}")
 
 
 def _page(volumes: Mapping[str, Mapping[str, float]], dice: Mapping[str, float]) -> str:

@@ -13,9 +13,10 @@ from medvol.core.errors import ConfigError, MedvolError, MissingPackageError, er
 from medvol.runners.cases import CaseInput
 from medvol.runners.local import Report
 from medvol.runners.record import PredictOptions, Record
-from medvol.runners.workers import RETRIES
 
 _log = logging.getLogger(__name__)
+#: How often a case is given to a new actor after its actor was lost.
+RETRIES = 1
 #: How often a local Ray is started, or a cluster called, before giving up.
 STARTS = 3
 
@@ -95,19 +96,19 @@ def _run(
     while running:
         (done,), _ = ray.wait(list(running), num_returns=1)
         held = running.pop(done)
-        answer, one = _answer(ray, done), held.actor
-        if isinstance(answer, str):
-            _log.warning("the Ray actor that held %s was lost (%s)", held.case.name, answer)
-            ray.kill(one)  # one that was only out of reach must not answer later
+        record, one = _record(ray, done), held.actor
+        if isinstance(record, str):
+            _log.warning("the Ray actor that held %s was lost (%s)", held.case.name, record)
+            ray.kill(one)  # one that was only out of reach must not write later
             one = actor.remote(options)
             if held.losses < RETRIES:
                 waiting.appendleft((held.case, held.losses + 1))
                 feed(one)
                 continue
-            answer = Record(held.case.name, "failed", f"its Ray actor was lost twice ({answer})")
-            answer.save(options.out)
-        records[held.case.name] = answer
-        report(answer)
+            record = Record(held.case.name, "failed", f"its Ray actor was lost twice ({record})")
+            record.save(options.out)
+        records[held.case.name] = record
+        report(record)
         feed(one)
     return [records[case.name] for case in cases]
 
@@ -121,7 +122,7 @@ class _Held:
     actor: Any
 
 
-def _answer(ray: Any, done: Any) -> Record | str:
+def _record(ray: Any, done: Any) -> Record | str:
     """The record of a case, or how its actor was lost.
 
     Raises:
@@ -130,13 +131,13 @@ def _answer(ray: Any, done: Any) -> Record | str:
     try:
         return ray.get(done)
     except ray.exceptions.RayError as error:
-        if (refusal := _refusal(error)) is not None:
-            raise refusal from error
+        if (rejection := _rejection(error)) is not None:
+            raise rejection from error
         return type(error).__name__
 
 
-def _refusal(error: BaseException) -> MedvolError | None:
-    """What an actor refused while it was being built; Ray hands it over as it is, or as text."""
+def _rejection(error: BaseException) -> MedvolError | None:
+    """The error of an actor that could not be built; Ray hands it over as it is, or as text."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, MedvolError):
         return cause

@@ -33,7 +33,7 @@ from medvol.runners.thresholds import (
     redrawn,
     rule_of,
 )
-from medvol.runners.train import RECORD, Say
+from medvol.runners.train import RECORD, Log
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SelectOptions:
     Attributes:
         holdout: Data set that nothing was trained on.
         single: Export the best fold instead of all.
-        thresholds: Also search the probability from which each structure is drawn; every case's
+        thresholds: Also search the least probability of each structure; every case's
             probabilities are kept on disk for that.
         is_trusted: Run the code of a bundle that is not shipped.
     """
@@ -62,7 +62,7 @@ class Selection:
         folder: The exported bundle.
         members: Weights files that it averages.
         networks: Candidates of networks with their evidence.
-        thresholds: Channel to threshold; channels that are not named keep 0.5.
+        thresholds: Channel to threshold; channels that are not named keep the usual one.
         cleaning: Arguments of ``CleanLabelMapd``; empty for none.
         steps: Candidates of thresholds and cleaning with their gain in Dice, in the order tried.
         crossfitted: Mean Dice of the cases of each fold, with what the others chose.
@@ -86,7 +86,7 @@ def select(
     data: str,
     output: str | os.PathLike[str],
     options: SelectOptions | None = None,
-    say: Say = lambda line: None,
+    show: Log = lambda line: None,
 ) -> Selection:
     """Choose networks, thresholds and cleaning by validation and export them as one bundle.
 
@@ -102,7 +102,7 @@ def select(
         data: The data set that they were trained on.
         output: The new bundle's folder.
         options: How to choose.
-        say: Receives a line a step.
+        show: Receives a line a step.
 
     Raises:
         MissingInputError: If a fold is missing.
@@ -110,25 +110,25 @@ def select(
     """
     options = options or SelectOptions()
     if Path(output).exists():
-        raise ConfigError(f"{output}: exists; choose another folder")
+        raise ConfigError(f"{output}: exists; choose another folder with -o")
     if options.holdout is not None:
         _require_no_lock(options.holdout)
     source = load(bundle, is_trusted=True if options.is_trusted else None)
-    decision = rule_of(source) if options.thresholds else None
-    pools = _pools(source, [Path(run) for run in runs], data, decision is not None, say)
+    rule = rule_of(source) if options.thresholds else None
+    pools = _pools(source, [Path(run) for run in runs], data, rule is not None, show)
     rows = [choice_of(pool.name, [mean_dice(maps, source.labels) for maps in pool.cases],
                       pool.cases) for pool in pools]  # fmt: skip
     best = max(range(len(rows)), key=lambda i: rows[i].dice)
     pool = pools[best]
     members, more, evidence = _members(source, pool, options, Path(runs[0]))
-    thresholds, cleaning, steps = _refined(pool.cases, source.labels, decision)
+    thresholds, cleaning, steps = _refined(pool.cases, source.labels, rule)
     kept = Selection(
         str(output), tuple(str(path) for path in members),
         (*(_marked(row, index == best) for index, row in enumerate(rows)), *more),
-        thresholds, cleaning, tuple(steps), _crossfitted(pool.cases, source.labels, decision),
+        thresholds, cleaning, tuple(steps), _crossfitted(pool.cases, source.labels, rule),
         evidence, source.labels,
     )  # fmt: skip
-    export(source, members, kept, Path(output), decision)
+    export(source, members, kept, Path(output), rule)
     return kept
 
 
@@ -142,7 +142,7 @@ class _Pool:
 
 
 def _pools(
-    source: Bundle, runs: Sequence[Path], data: str, keeps_probs: bool, say: Say
+    source: Bundle, runs: Sequence[Path], data: str, keeps_probs: bool, show: Log
 ) -> list[_Pool]:
     count = int(source.config("train").get("folds", 1))
     for run in runs:
@@ -151,7 +151,7 @@ def _pools(
     pools = []
     for chosen in _groups(len(runs)):
         name = " + ".join(runs[i].name for i in chosen)
-        say(f"predicting every case by the fold that did not see it: {name}")
+        show(f"predicting every case by the fold that did not see it: {name}")
         cache = runs[chosen[0]] / "select" / "-".join(map(str, chosen))
         cases = [
             maps
@@ -172,26 +172,27 @@ def _require_no_lock(holdout: str) -> None:
 
 
 def _require_same_split(source: Bundle, run: Path) -> None:
-    """Refuse folds that were dealt otherwise: their networks saw what they would be scored on."""
+    """Reject folds of another split: their networks saw what they would be scored on."""
     config = source.config("train")
     for record in sorted(run.glob(f"fold_*/{RECORD}")):
-        told = json.loads(record.read_text("utf-8")).get("settings", {})
+        given = json.loads(record.read_text("utf-8")).get("settings", {})
         for name in ("folds", "split_seed", "split"):
-            if told.get(name, str(config.get(name))) != str(config.get(name)):
-                raise ConfigError(f"{record.parent}: was trained with {name}={told[name]}, but the "
-                                  f"bundle deals cases by {name}={config.get(name)}; train it "
-                                  "without that setting")  # fmt: skip
+            if given.get(name, str(config.get(name))) != str(config.get(name)):
+                raise ConfigError(
+                    f"{record.parent}: was trained with {name}={given[name]}, but the bundle "
+                    f"splits cases by {name}={config.get(name)}; train it without that setting"
+                )
 
 
 def _refined(
-    pool: Sequence[CaseMaps], labels: Mapping[int, str], decision: ThresholdRule | None
+    pool: Sequence[CaseMaps], labels: Mapping[int, str], rule: ThresholdRule | None
 ) -> tuple[Thresholds, Cleaning, list[Choice]]:
     """Thresholds first, then cleaning of what they draw."""
     chosen: Thresholds = {}
     steps: list[Choice] = []
-    if decision is not None:
-        chosen, steps = choose_thresholds(pool, labels, decision)
-        pool = redrawn(pool, chosen, decision)
+    if rule is not None:
+        chosen, steps = choose_thresholds(pool, labels, rule)
+        pool = redrawn(pool, chosen, rule)
     cleaning, more = choose_cleaning(pool, labels)
     return chosen, cleaning, [*steps, *more]
 
@@ -201,7 +202,7 @@ def export(
     members: Sequence[Path],
     chosen: Selection,
     output: Path,
-    decision: ThresholdRule | None = None,
+    rule: ThresholdRule | None = None,
 ) -> None:
     """Write the bundle: averaging network, joined weights, thresholds, cleaning, its evidence."""
     from medvol.datasets import trained_on, write_trained_on
@@ -221,8 +222,8 @@ def export(
             continue
         config = json.loads(path.read_text("utf-8"))
         config["network_def"] = ensemble_config(source, len(members))
-        if chosen.thresholds and decision is not None:
-            insert_thresholds(config, decision, chosen.thresholds, channels)
+        if chosen.thresholds and rule is not None:
+            insert_thresholds(config, rule, chosen.thresholds, channels)
         if chosen.cleaning:
             insert_cleaning(config["postprocessing"]["transforms"], chosen.cleaning)
         write_text(path, json.dumps(config, indent=4, ensure_ascii=False) + "\n")
@@ -273,11 +274,11 @@ def _members(
     means = {fold: float(np.nanmean(values)) for fold, values in scores.items()}
     best = pool.folds[max(means, key=lambda fold: means[fold])]
     if options.holdout is None:
-        told = "Each case was scored by the fold that did not see it. "
+        basis = "Each case was scored by the fold that did not see it. "
         if options.single or len(pool.folds) == 1:
-            return [best], [], told + "The fold with the highest validation is exported."
+            return [best], [], basis + "The fold with the highest validation is exported."
         unknown = "Whether the folds' mean beats one of them was not measured: no hold-out set."
-        return pool.folds, [], told + unknown
+        return pool.folds, [], basis + unknown
     rows = []
     for what, members in (("best fold alone", [best]), ("all folds", pool.folds)):
         place = cache / "select" / "holdout" / what.replace(" ", "_")
@@ -286,20 +287,20 @@ def _members(
         rows.append(choice_of(f"hold-out set: {what}", dice, found))
     is_single = options.single or rows[0].dice >= rows[1].dice
     more = [_marked(row, index == (0 if is_single else 1)) for index, row in enumerate(rows)]
-    told = f"Folds against the best one: {rows[0].n} hold-out cases."
-    return ([best] if is_single else pool.folds), more, told
+    basis = f"Folds against the best one: {rows[0].n} hold-out cases."
+    return ([best] if is_single else pool.folds), more, basis
 
 
 def _crossfitted(
-    pool: Sequence[CaseMaps], labels: Mapping[int, str], decision: ThresholdRule | None
+    pool: Sequence[CaseMaps], labels: Mapping[int, str], rule: ThresholdRule | None
 ) -> float:
     found = []
     for fold in sorted({maps.fold for maps in pool}):
         others = [maps for maps in pool if maps.fold != fold]
         own = [maps for maps in pool if maps.fold == fold]
-        thresholds, cleaning, _ = _refined(others, labels, decision) if others else ({}, {}, [])
-        if decision is not None:
-            own = redrawn(own, thresholds, decision)
+        thresholds, cleaning, _ = _refined(others, labels, rule) if others else ({}, {}, [])
+        if rule is not None:
+            own = redrawn(own, thresholds, rule)
         found += [mean_dice(maps, labels, cleaning) for maps in own]
     return float(np.nanmean(found))
 

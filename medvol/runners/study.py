@@ -49,14 +49,14 @@ class Step:
 
     Attributes:
         name: For people and for its note's file.
-        wants: Everything that decides its result, besides what earlier steps decided.
-        run: Does it; is told how to report parts done.
-        folder: Where it writes; cleared when its note is of other wishes.
+        inputs: Everything that decides its result, besides what earlier steps decided.
+        run: Does it; receives what reports parts done.
+        folder: Where it writes; cleared when its note is of other inputs.
         after: Names of the steps that it builds on.
     """
 
     name: str
-    wants: Mapping[str, Any]
+    inputs: Mapping[str, Any]
     run: Callable[[Callable[[int, int], None]], None]
     folder: Path | None = None
     after: tuple[str, ...] = ()
@@ -76,7 +76,7 @@ def run_study(
         study: What to do.
         data: Data set's name to where it lies.
         out: The study's folder.
-        progress: Told of every step.
+        progress: Called at every step.
         jobs: Processes for scoring.
 
     Returns:
@@ -134,10 +134,10 @@ def plan_study(study: Study, data: Mapping[str, Path], out: Path, *, jobs: int =
                 steps.append(_evaluation_step(job, trained, jobs))
                 evaluations.append(steps[-1].name)
     done = tuple(step.name for step in steps if step.name.startswith("evaluate"))
-    wants = {"reference": study.reference, "resamples": study.resamples,
+    inputs = {"reference": study.reference, "resamples": study.resamples,
              "points": study.operating_points}  # fmt: skip
     steps.append(
-        Step("compare", wants, lambda report: write_tables(study, data, out, report), after=done)
+        Step("compare", inputs, lambda report: write_tables(study, data, out, report), after=done)
     )
     return steps
 
@@ -157,21 +157,21 @@ def _write_pages(study: Study, steps: Sequence[Step], out: Path) -> None:
 
 
 def _split_step(study: Study, name: str, root: Path, out: Path) -> Step:
-    wants = {"folds": study.folds, "test_folds": study.test_folds, "seed": study.split_seed,
+    inputs = {"folds": study.folds, "test_folds": study.test_folds, "seed": study.split_seed,
              "files": _stamp(root)}  # fmt: skip
     folder = out / "splits" / name
 
     def run(_report: Callable[[int, int], None]) -> None:
         write_splits(study, root, folder)
 
-    return Step(f"split {name}", wants, run, folder)
+    return Step(f"split {name}", inputs, run, folder)
 
 
 def _fold_steps(job: Job, split: str) -> list[Step]:
     name = f"{job.name} fold {job.folds[0]}"
-    wants = {"arm": asdict(job.arm), "train": job.study.train, "weights": job.study.weights,
+    inputs = {"arm": asdict(job.arm), "train": job.study.train, "weights": job.study.weights,
              "seed": job.seed, "medvol": __version__, "bundle": _made_of(job.arm)}  # fmt: skip
-    train = Step(f"train {name}", wants, lambda r: train_job(job, r), job.run, (split,))
+    train = Step(f"train {name}", inputs, lambda r: train_job(job, r), job.run, (split,))
     predict = Step(
         f"predict {name}", {}, lambda r: predict_job(job, r), job.run / "predicted", (train.name,)
     )
@@ -193,15 +193,15 @@ def _made_of(arm: Arm) -> str:
 
 def _evaluation_step(job: Job, after: tuple[str, ...], jobs: int) -> Step:
     study = job.study
-    wants: dict[str, Any] = {
+    inputs: dict[str, Any] = {
         "metrics": study.metrics, "taus_mm": study.taus_mm, "by": study.by,
         "resamples": study.resamples, "points": study.operating_points, "arm": asdict(job.arm),
         "reference": job.data.reference, "medvol": __version__,
     }  # fmt: skip
     if job.arm.masks:
-        wants["files"] = _stamp(job.root)
+        inputs["files"] = _stamp(job.root)
     return Step(
-        f"evaluate {job.name}", wants, lambda r: evaluate_seed(job, jobs, r), job.evaluation, after
+        f"evaluate {job.name}", inputs, lambda r: evaluate_seed(job, jobs, r), job.evaluation, after
     )
 
 
@@ -210,7 +210,7 @@ def _do(
 ) -> dict[str, Any]:
     """The step's note: the old one where it is still true, else a new one after doing the step."""
     earlier = [notes[name]["digest"] for name in step.after]
-    text = json.dumps([step.wants, earlier], sort_keys=True, default=str)
+    text = json.dumps([step.inputs, earlier], sort_keys=True, default=str)
     digest = sha256(text.encode()).hexdigest()
     path = out / "steps" / f"{step.name.replace(' ', '_')}.json"
     note = _read_note(path)

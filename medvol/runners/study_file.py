@@ -3,11 +3,11 @@
 A study is a YAML file in ``configs/studies`` (or anywhere) that ``medvol study FILE -o OUT --data
 NAME=FOLDER`` runs::
 
-    title: What deals with class imbalance?
+    title: What helps against class imbalance?
     question: Does a reweighted loss beat plain cross-entropy on the same patients?
-    data:                        # one or more; --data says where each lies
+    data:                        # one or more; --data NAME=FOLDER for each
       chest_xray: {about: "labels.csv with file, label, patient_id"}
-    folds: 5                     # patients are dealt into this many parts, grouped and stratified;
+    folds: 5                     # patients are split into this many parts, grouped and stratified;
     test_folds: [0]              # each of these is the test set in turn, the next one validates,
     split_seed: 0                # the others train
     seeds: [0, 1, 2]             # every arm is trained once per seed; results are averaged
@@ -26,9 +26,9 @@ NAME=FOLDER`` runs::
     resamples: 10000
 
 ``values`` change the bundle's values file for that arm (null drops a value that the new parts do
-not use); the bundle is written anew into the study's folder and trained there, so that each arm is
+not use); the bundle is written again into the study's folder and trained there, so that each arm is
 a whole MONAI bundle afterwards. ``shipped: true`` takes a bundle's own weights and trains nothing;
-whether they have seen the data is then the author's to say. An arm may also be masks that exist
+whether they have seen the data is then for the author to state. An arm may also be masks that exist
 already, one file per structure or per case: ``masks: "{case}/radiographer/{label}.nrrd"`` against
 the data's ``reference: "{case}/oncologist/{label}.nrrd"``, both below the data set's folder.
 
@@ -132,7 +132,7 @@ def find_study(name_or_path: str | Path) -> Path:
         if path.is_file():
             return path
     known = ", ".join(path.stem for path in sorted(folder.glob("*.yaml")))
-    raise MissingInputError(f"{name_or_path}: is no study; shipped studies: {known}")
+    raise MissingInputError(f"{name_or_path}: is not a study; shipped studies: {known}")
 
 
 def read_study(path: Path, changes: Sequence[str] = ()) -> Study:
@@ -170,7 +170,9 @@ def study_of(content: Mapping[str, Any], source: str) -> Study:
     }
     known = {one.name for one in fields(Study)}
     if unknown := sorted(set(rest) - known):
-        raise ConfigError(f"{source}: no such field {unknown[0]!r}; known: {', '.join(known)}")
+        raise ConfigError(
+            f"{source}: field {unknown[0]!r} is unknown; choose from: {', '.join(known)}"
+        )
     given = {key: v for key, v in rest.items() if v is not None}  # empty: the usual
     plain = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     _require_kinds(plain, nouns["arms"], source)
@@ -206,7 +208,7 @@ def _noun(kind: type, name: str, row: Any, source: str) -> Any:
     if unknown := sorted(set(row) - known):
         raise ConfigError(f"{source}: {name} has no field {unknown[0]!r}; known: {sorted(known)}")
     if not _NAME.fullmatch(str(name)):
-        raise ConfigError(f"{source}: {name!r} is no name: letters, digits, _ and -")
+        raise ConfigError(f"{source}: {name!r} is not a name; use letters, digits, _ and -")
     return kind(name=str(name), **{key: v for key, v in row.items() if v is not None})
 
 
@@ -233,7 +235,7 @@ def _require_sense(study: Study, source: str) -> None:
     if study.weights not in ("best", "last"):
         raise ConfigError(f"{source}: weights is {study.weights!r}; choose best or last")
     if study.reference and study.reference not in {arm.name for arm in study.arms}:
-        raise ConfigError(f"{source}: reference {study.reference!r} is no arm")
+        raise ConfigError(f"{source}: reference {study.reference!r} is not an arm")
     if study.folds < 3 or not set(study.test_folds) <= set(range(study.folds)):
         raise ConfigError(f"{source}: test_folds {list(study.test_folds)} must lie in "
                           f"0 to {study.folds - 1}, and folds be at least 3")  # fmt: skip

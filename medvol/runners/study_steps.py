@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from medvol.bundle import epochs_of, load, run_task
 from medvol.core.errors import ConfigError, MedvolError
 from medvol.core.files import rows_to_csv, write_bytes, write_json, write_text
-from medvol.runners.monai_run import run_task
 from medvol.runners.study_file import Arm, Study, StudyData
 
 Report = Callable[[int, int], None]
@@ -46,8 +46,6 @@ class Job:
     @property
     def bundle(self) -> Path:
         """The trained (or the shipped) bundle of this fold."""
-        from medvol.bundle import load
-
         return load(self.arm.bundle).path if self.arm.shipped else self.run / self.arm.bundle
 
     @property
@@ -67,7 +65,7 @@ class Job:
 
 
 def write_splits(study: Study, root: Path, folder: Path) -> None:
-    """Deal the patients and write, per test fold, what trains, validates and tests.
+    """Split the patients and write, per test fold, what trains, validates and tests.
 
     In ``fit.json`` fold 0 validates and fold 1 trains; in ``test.json`` fold 0 tests and fold 1 is
     the same training cases, so that what a bundle derives from them stays the same.
@@ -102,11 +100,8 @@ def train_job(job: Job, report: Report) -> None:
     options = {**job.study.train, **job.arm.train}
     options |= {"dataset_dir": job.split("fit").absolute(), "output_dir": folder.absolute(),
                 "seed": job.seed, "fold": 0, "resume": True}  # fmt: skip
-    epochs = options.get("max_epochs") or _option(job.bundle, "max_epochs")
-    run_task(
-        job.bundle / "configs" / "train.json", options, job.run / "train.log",
-        lambda epoch: report(epoch, int(epochs)),
-    )  # fmt: skip
+    bundle = load(job.bundle, is_trusted=True)
+    run_task(bundle, "train", options, job.run / "train.log", show=epochs_of(report))
     trained = folder / ("model.pt" if job.study.weights == "best" else "model_last.pt")
     weights = job.bundle / "models" / "model.pt"
     write_bytes(weights, trained.read_bytes())
@@ -116,15 +111,13 @@ def train_job(job: Job, report: Report) -> None:
 
 def predict_job(job: Job, report: Report) -> None:
     """Predict the test cases of one fold; a classifier's validation cases too."""
-    from medvol.bundle import load
-
     if job.is_classifier:
         for done, (part, source) in enumerate((("validation", "fit"), ("test", "test"))):
             report(done, 2)
             options = {"dataset_dir": str(job.split(source).absolute()), "fold": 0,
                        "output_dir": str((job.run / "predicted" / part).absolute())}  # fmt: skip
-            parser = load(job.bundle, is_trusted=True).parser("evaluate", **options)
-            parser.get_parsed_content("evaluator").run()
+            run_task(load(job.bundle, is_trusted=True), "evaluate", options,
+                     job.run / f"{part}.log")  # fmt: skip
         return
     from medvol.datasets import read_dataset
     from medvol.runners.cases import CaseInput
@@ -269,8 +262,6 @@ class _ArmTable:
 
 def _usable(manifest: Any, study: Study) -> Any:
     """The cases that the study's arms can use: of their classes, or with a label map."""
-    from medvol.bundle import load
-
     wanted: set[str] = set()
     for arm in study.arms:
         if arm.bundle and _family(arm.bundle) == "classification":
@@ -312,13 +303,5 @@ def _write_files(folder: Path, files: Mapping[str, str]) -> None:
         write_text(folder / relative, text)
 
 
-def _option(bundle: Path, name: str) -> Any:
-    from medvol.bundle import load
-
-    return load(bundle, is_trusted=True).config("train")[name]
-
-
 def _family(bundle: str) -> str:
-    from medvol.bundle import load
-
     return load(bundle).metadata["medvol"]["family"]

@@ -6,32 +6,30 @@ import csv
 import json
 import math
 import os
-import re
-import signal
-import subprocess
+import shlex
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from medvol.bundle import load
-from medvol.core.errors import ConfigError, InputError, MedvolError
+from medvol.bundle import Bundle, KilledError, load, run_task
+from medvol.core.errors import ConfigError, MedvolError, MissingInputError
 from medvol.core.files import write_json
-from medvol.runners.monai_run import die_with_parent
+from medvol.runners.cases import shard_of
 
 #: Fold number that trains on every case; its folder is named so.
 ALL_CASES = -1
-#: The file in a fold's folder that says how its run ended.
+#: The file in a fold's folder with how its run ended.
 RECORD = "run.json"
-#: Lines of the training process that a person wants to see.
-_SHOWN = re.compile(r" - (medvol\.\S+) - (INFO|WARNING|ERROR) - (.*)")
-#: Options of a bundle that the verb gives itself.
-_OWN = {"dataset_dir": "--data", "output_dir": "--out", "fold": "--folds", "resume": "--resume"}
+#: Options of a bundle that the verb sets itself.
+_OWN = {"dataset_dir": "--data", "output_dir": "--output", "fold": "--folds", "resume": "--resume"}
+#: Options that decide which cases a fold holds out, and so what ``medvol select`` can join.
+_OF_SPLIT = {"folds", "split_seed"}
 _NO_METRIC = {"epoch", "steps", "loss", "lr", "seconds"}
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,7 @@ class TrainOptions:
         budget_s: Wall-clock seconds for all folds together; None follows the bundle's epochs.
         processes: Processes a fold, by torchrun; 1 is none.
         is_trusted: Run the code of a bundle that is not shipped.
+        shard: ``i/n`` trains every n-th of these folds from the i-th; empty trains all.
         settings: Further options of the bundle, ``id`` to text.
     """
 
@@ -58,6 +57,7 @@ class TrainOptions:
     budget_s: float | None = None
     processes: int = 1
     is_trusted: bool = False
+    shard: str = ""
     settings: dict[str, str] = field(default_factory=dict)
 
 
@@ -92,14 +92,14 @@ class FoldRun:
         return {**asdict(self), "best": self.best if math.isfinite(self.best) else None}
 
 
-def run_training(options: TrainOptions, say: Say = lambda line: None) -> list[FoldRun]:
+def run_training(options: TrainOptions, show: Log = lambda line: None) -> list[FoldRun]:
     """Train folds one after another, each as ``python -m monai.bundle run`` would.
 
-    A fold that fails does not stop the others; their time is then theirs.
+    A fold that fails does not stop the others, which then have its time.
 
     Args:
         options: What and how.
-        say: Receives progress, a line at a time.
+        show: Receives lines on progress.
 
     Raises:
         MedvolError: If the bundle, the data set or the output folder cannot be used.
@@ -109,7 +109,7 @@ def run_training(options: TrainOptions, say: Say = lambda line: None) -> list[Fo
     for index, fold in enumerate(folds):
         share = None if left is None else max(1.0, left) / (len(folds) - index)
         is_begun, began = (fold_dir(options.out, fold) / "last.pt").exists(), time.time()
-        runs.append(run_fold(replace(options, budget_s=share), fold, say))
+        runs.append(run_fold(replace(options, budget_s=share), fold, show))
         if left is not None and share is not None:  # of a fold that was begun before, all is spent
             is_spent = is_begun and runs[-1].status != "failed"
             left -= share if is_spent else time.time() - began
@@ -117,33 +117,35 @@ def run_training(options: TrainOptions, say: Say = lambda line: None) -> list[Fo
 
 
 def check_training(options: TrainOptions) -> list[int]:
-    """Refuse what cannot be trained, before anything is; returns the folds.
+    """Reject what cannot be trained, before anything is; returns the folds to train here.
 
     Raises:
         MissingInputError: If bundle or data set does not exist.
         ConfigError: If the bundle has no training, a fold does not exist, or a folder holds a run
             and is not to be resumed.
     """
-    bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
-    task = "multi_gpu_train" if options.processes > 1 else "train"
+    bundle, task = _bundle(options), task_of(options)
     if task not in bundle.tasks:
         raise ConfigError(f"{bundle.name}: has no {task}.json, so that it cannot be trained")
     if not Path(options.data).exists():
-        raise InputError(f"{options.data}: no such data set")
+        raise MissingInputError(f"{options.data}: does not exist; name a data set's folder or file")
     if taken := [name for name in _OWN if name in options.settings]:
-        raise ConfigError(f"--set {taken[0]}: is told by {_OWN[taken[0]]}")
-    told = options.settings.get("folds") or str(bundle.config(task).get("folds", 1))
-    if not told.isdigit():
-        raise ConfigError(f"--set folds={told}: is no number of folds")
-    count = int(told)
-    folds = list(dict.fromkeys(range(count) if options.folds is None else options.folds))
-    if bad := [fold for fold in folds if not ALL_CASES <= fold < count]:
-        raise ConfigError(f"fold {bad[0]} does not exist: {bundle.name} has folds 0 to {count - 1},"
-                          " and -1 for a run on every case")  # fmt: skip
+        raise ConfigError(f"--set {taken[0]}: use {_OWN[taken[0]]} for it")
+    given = options.settings.get("folds") or str(bundle.config(task).get("folds", 1))
+    if not given.isdigit():
+        raise ConfigError(f"--set folds={given}: is not a number of folds")
+    number = int(given)
+    every = list(dict.fromkeys(range(number) if options.folds is None else options.folds))
+    folds = shard_of(every, options.shard)
+    if bad := [fold for fold in folds if not ALL_CASES <= fold < number]:
+        raise ConfigError(
+            f"fold {bad[0]} does not exist: {bundle.name} has folds 0 to {number - 1}, and -1 for "
+            "a run on every case"
+        )
     for fold in folds:
         if not options.is_resumed and (fold_dir(options.out, fold) / "last.pt").exists():
             raise ConfigError(f"{fold_dir(options.out, fold)}: holds a run; pass --resume to "
-                              "continue it, or another --out")  # fmt: skip
+                              "continue it, or another folder with -o")  # fmt: skip
     return folds
 
 
@@ -152,36 +154,60 @@ def fold_dir(out: str | os.PathLike[str], fold: int) -> Path:
     return Path(out) / ("all_cases" if fold == ALL_CASES else f"fold_{fold}")
 
 
-def run_fold(options: TrainOptions, fold: int, say: Say = lambda line: None) -> FoldRun:
-    """Train one fold in a process of its own (or several) and say how it ended."""
+def run_fold(options: TrainOptions, fold: int, show: Log = lambda line: None) -> FoldRun:
+    """Train one fold in a process of its own (or several); how it ended.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, with a line on what is kept and how to continue.
+    """
     folder = fold_dir(options.out, fold).resolve()
     record = folder / RECORD
     if options.is_resumed and record.is_file():
         found = json.loads(record.read_text("utf-8"))
         if found["status"] in ("done", "kept"):
-            say(f"fold {fold}: had ended before, kept")
+            show(f"fold {fold}: ended before, kept")
             return replace(_summed(FoldRun(fold, str(folder), "kept")), seconds=0.0)
-    folder.mkdir(parents=True, exist_ok=True)
-    began = time.time()
-    code, tail = _watch(command(options, fold), folder / "train.log", began, say)
-    seconds = time.time() - began
-    run = replace(_summed(FoldRun(fold, str(folder))), seconds=seconds)
-    if code:
-        run = replace(run, status="failed", reason=why(code, tail, options.processes))
+    bundle, began, reason = _bundle(options), time.time(), ""
+    try:
+        run_task(
+            bundle, task_of(options), overrides_of(options, fold), folder / "train.log",
+            processes=options.processes, show=show, is_live=sys.stderr.isatty(),
+        )  # fmt: skip
+    except KilledError as error:
+        reason = f"{error}; --resume continues"
+    except MedvolError as error:
+        reason = str(error)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_kept(folder)) from None
+    run = replace(_summed(FoldRun(fold, str(folder))), seconds=time.time() - began)
+    if reason:
+        run = replace(run, status="failed", reason=reason)
     write_json(record, {**run.row(), "settings": options.settings})
     return run
 
 
-def command(options: TrainOptions, fold: int) -> list[str]:
-    """The command line that trains one fold, as a person could type it."""
-    bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
-    task = "multi_gpu_train" if options.processes > 1 else "train"
-    words = [sys.executable]
-    if options.processes > 1:
-        words += ["-m", "torch.distributed.run", f"--nproc_per_node={options.processes}",
-                  "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]  # fmt: skip
-    words += ["-m", "monai.bundle", "run", "--config_file", str(bundle.config_path(task))]
-    given = {
+def _kept(folder: Path) -> str:
+    """What an interrupted fold leaves, for a person."""
+    epochs = _summed(FoldRun(0, str(folder))).epochs
+    if not (folder / "last.pt").is_file():
+        return f"interrupted before the first epoch ended; {folder} holds nothing to continue"
+    return (
+        f"interrupted; {folder} keeps {epochs} epochs, and the same command with --resume continues"
+    )
+
+
+def _bundle(options: TrainOptions) -> Bundle:
+    return load(options.bundle, is_trusted=True if options.is_trusted else None)
+
+
+def task_of(options: TrainOptions) -> str:
+    """The config that is run: one process or several."""
+    return "multi_gpu_train" if options.processes > 1 else "train"
+
+
+def overrides_of(options: TrainOptions, fold: int) -> dict[str, Any]:
+    """The overrides of one fold's config."""
+    given: dict[str, Any] = {
         "dataset_dir": str(Path(options.data).resolve()),
         "output_dir": str(fold_dir(options.out, fold).resolve()),
         "fold": str(fold),
@@ -191,74 +217,7 @@ def command(options: TrainOptions, fold: int) -> list[str]:
         given["resume"] = "true"
     if options.budget_s is not None:
         given["budget_s"] = f"{options.budget_s:.1f}"
-    return words + [word for name, value in given.items() for word in (f"--{name}", value)]
-
-
-def why(code: int, tail: Sequence[str], processes: int = 1) -> str:
-    """One line on why a training process ended, from its exit code and its last lines."""
-    lost = _lost_process("\n".join(tail)) if processes > 1 else None
-    if lost:
-        return f"process {lost[0]} of {processes} was killed by {lost[1]}; --resume continues"
-    said = [line.removeprefix("medvol: ") for line in tail if line.startswith("medvol: ")]
-    if said:
-        return said[0] if processes > 1 else said[-1]
-    if code < 0:
-        hint = ", for want of memory?" if -code == signal.SIGKILL else ""
-        return f"training was killed by {signal.Signals(-code).name}{hint}; --resume continues"
-    return tail[-1] if tail else f"training ended with exit code {code} and no message"
-
-
-def _lost_process(text: str) -> tuple[str, str] | None:
-    """Rank and signal of the process that torchrun names as the first to be lost."""
-    cause = text.partition("Root Cause")[2]
-    rank = re.search(r"rank\s*:\s*(\d+)", cause)
-    code = re.search(r"exitcode\s*:\s*-(\d+)", cause)
-    return (rank[1], signal.Signals(int(code[1])).name) if rank and code else None
-
-
-def _watch(words: list[str], log: Path, began: float, say: Say) -> tuple[int, list[str]]:
-    """Run a command with its output in a log; progress and warnings go to ``say`` too."""
-    is_live = sys.stderr.isatty()
-    env = {**os.environ, "MEDVOL_RUN_BEGAN": str(began)} | (
-        {"MEDVOL_PROGRESS": "1"} if is_live else {}
-    )
-    tail: deque[str] = deque(maxlen=200)
-    with (
-        log.open("ab") as sink,
-        subprocess.Popen(
-            words,
-            env=env,
-            stdout=sink,
-            stderr=subprocess.PIPE,
-            preexec_fn=die_with_parent(signal.SIGTERM),  # noqa: PLW1509 - no other thread runs yet
-        ) as process,
-    ):
-        try:
-            assert process.stderr is not None
-            _pump(process.stderr, sink, tail, say, is_live)
-            return process.wait(), list(tail)
-        finally:
-            if process.poll() is None:  # we are ending, by Ctrl-C or a signal
-                process.terminate()
-
-
-def _pump(source: IO[bytes], sink: IO[bytes], tail: deque[str], say: Say, is_live: bool) -> None:
-    rest = b""
-    while chunk := os.read(source.fileno(), 1 << 16):
-        sink.write(chunk)
-        sink.flush()
-        if is_live and b"\r" in chunk:  # the bar redraws its line
-            sys.stderr.buffer.write(chunk[chunk.index(b"\r") :])
-            sys.stderr.flush()
-        *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
-        for line in lines:
-            text = line.decode("utf-8", "replace").strip()
-            if text:
-                tail.append(text)
-            if (found := _SHOWN.search(text)) and not is_live:
-                say(found[3])
-    if rest.strip():
-        tail.append(rest.decode("utf-8", "replace").strip())
+    return given
 
 
 def _summed(run: FoldRun) -> FoldRun:
@@ -274,30 +233,25 @@ def _summed(run: FoldRun) -> FoldRun:
 
 
 def sweep(
-    options: TrainOptions, runner: str, workers: int = 2, address: str = "", say: Say = print
+    options: TrainOptions, workers: int = 2, address: str = "", show: Log = print
 ) -> list[FoldRun]:
-    """Train folds side by side: ``ray`` tasks or ``slurm`` jobs (submitit), one fold each.
+    """Train folds side by side as Ray tasks, one fold each.
 
     Args:
         options: What and how; everything must be visible from every node.
-        runner: ``ray`` or ``slurm``.
         workers: Folds at a time; they share the budget's time in rounds of so many.
-        address: Ray cluster to join, or submitit's cluster (``local`` tries it out here).
-        say: Receives a line as each fold ends.
+        address: Ray cluster to join; empty starts one here.
+        show: Receives a line as each fold ends.
 
     Raises:
-        MissingPackageError: If Ray or submitit is not installed.
-        ConfigError: If the runner is unknown.
+        MissingPackageError: If Ray is not installed.
     """
     folds = check_training(options)
-    start = {"ray": _ray_folds, "slurm": _slurm_folds}.get(runner)
-    if start is None:
-        raise ConfigError(f"runner {runner!r} is unknown; choose local, ray or slurm")
     if options.budget_s is not None:
         options = replace(options, budget_s=options.budget_s / math.ceil(len(folds) / workers))
     runs = []
-    for run in start(options, folds, workers, address):
-        say(line_of(run))
+    for run in _ray_folds(options, folds, workers, address):
+        show(line_of(run))
         runs.append(run)
     return runs
 
@@ -324,22 +278,6 @@ def _ray_folds(options: TrainOptions, folds: list[int], workers: int, address: s
             ray.shutdown()
 
 
-def _slurm_folds(options: TrainOptions, folds: list[int], workers: int, address: str) -> Any:
-    from medvol.runners.slurm import TIMEOUT_MIN, _import_submitit
-
-    submitit = _import_submitit()
-    folder = str(Path(options.out) / ".jobs")
-    executor = submitit.AutoExecutor(folder=folder, cluster=address or "slurm")
-    executor.update_parameters(timeout_min=TIMEOUT_MIN, slurm_array_parallelism=workers)
-    with executor.batch():
-        jobs = [executor.submit(run_fold, options, fold) for fold in folds]
-    for fold, job in zip(folds, jobs, strict=True):
-        try:
-            yield job.result()
-        except (submitit.core.utils.FailedJobError, submitit.core.utils.UncompletedJobError):
-            yield _lost(options, fold, f"its Slurm job {job.job_id} ended early")
-
-
 def _lost(options: TrainOptions, fold: int, reason: str) -> FoldRun:
     folder = str(fold_dir(options.out, fold).resolve())
     return _summed(FoldRun(fold, folder, "failed", f"{reason}; --resume continues"))
@@ -353,6 +291,36 @@ def line_of(run: FoldRun) -> str:
     best = f"best {run.metric} {run.best:.4f} at epoch {run.best_epoch}" if run.metric else ""
     took = time.strftime("%H:%M:%S", time.gmtime(run.seconds))
     return f"{name}: {run.epochs} epochs, {best or 'not validated'}, {took}; {run.folder}"
+
+
+def next_step(options: TrainOptions, runs: Sequence[FoldRun]) -> str:
+    """What makes a bundle of the trained folds, as a command that can be typed as it is.
+
+    Empty after a failure.
+    """
+    if not runs or any(run.status == "failed" for run in runs):
+        return ""
+    bundle, out = _bundle(options), Path(options.out)
+    trust = ["--trust-bundle"] if options.is_trusted else []
+    new = next(path for n in count(1) if not (path := out / f"bundle_{n}" / bundle.name).exists())
+    best = _weights(max(runs, key=lambda run: run.best if math.isfinite(run.best) else -1))
+    if bundle.metadata.get("medvol", {}).get("family") != "segmentation":
+        fork = shlex.join(["medvol", "bundle", "fork", options.bundle, "-o", str(new)])
+        return f"{fork} && {shlex.join(['cp', str(best), str(new / 'models' / 'model.pt')])}"
+    changed = [name for name in options.settings if name in _OF_SPLIT or "network" in name]
+    number = int(bundle.config(task_of(options)).get("folds", 1))
+    is_whole = all((fold_dir(out, fold) / "model.pt").is_file() for fold in range(number))
+    if is_whole and not changed:
+        words = ["select", options.bundle, options.out, "--data", options.data, "-o", str(new)]
+        return shlex.join(["medvol", *words, *trust])
+    words = ["predict", options.bundle, "IMAGE", "-o", "OUT", "--ensemble", str(best)]
+    return shlex.join(["medvol", *words, *trust])
+
+
+def _weights(run: FoldRun) -> Path:
+    """The weights of the best epoch, or of the last one where there was no validation."""
+    best = Path(run.folder) / "model.pt"
+    return best if best.is_file() else best.with_name("model_last.pt")
 
 
 def require_success(runs: Sequence[FoldRun]) -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import multiprocessing as mp
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
-from medvol.core.errors import MedvolError
 from medvol.runners.cases import CaseInput
 from medvol.runners.local import Report
 from medvol.runners.record import PredictOptions, Record
 
 _log = logging.getLogger(__name__)
-#: How often a case is given to a new worker after its worker died.
-RETRIES = 1
 
 
 def run_workers(
@@ -26,139 +27,127 @@ def run_workers(
     options: PredictOptions,
     workers: int = 2,
     report: Report = lambda record: None,
-    *,
-    start: str = "spawn",
 ) -> list[Record]:
     """Predict every case in worker processes; results equal those of :func:`run_local`.
 
-    A worker that dies, for example killed for its memory, is one line naming the case; the case
-    is tried once more in a new worker and then recorded as failed. Ceilings are those of all
-    workers together.
+    When a worker dies, for example killed for its memory, Python ends its whole pool. The cases
+    that were at work are then run one at a time, each alone on the machine, which finds the case
+    that kills its worker; that one is recorded as failed and the others go on in a new pool.
+    Ceilings are those of all workers together.
 
     Raises:
         MedvolError: If the bundle cannot be loaded at all.
     """
     count = min(workers, max(1, len(cases)))
-    pool = _Pool(_shared(options, count), count, start)
-    try:
-        return pool.run(deque((case, 0) for case in cases), report)
-    finally:
-        pool.close()
+    shared = _divided(options, count)
+    order = {case.name: index for index, case in enumerate(cases)}
+    records: list[Record] = []
+
+    def keep(record: Record) -> None:
+        records.append(record)
+        report(record)
+
+    waiting = deque(cases)
+    while waiting:
+        for case in _run_pool(waiting, shared, count, keep).suspects:
+            alone = _run_pool(deque([case]), shared, 1, keep)
+            if alone.suspects:
+                record = Record(case.name, "failed", f"its worker died twice ({alone.cause})")
+                record.save(options.out)
+                keep(record)
+    return sorted(records, key=lambda record: order[record.case])
 
 
-def _shared(options: PredictOptions, count: int) -> PredictOptions:
+def _divided(options: PredictOptions, count: int) -> PredictOptions:
     parts = {name: getattr(options, name) for name in ("max_ram", "max_gpu")}
     return replace(options, **{name: n and n // count for name, n in parts.items()})
 
 
 @dataclass
-class _Worker:
-    process: Any
-    pipe: Any
-    job: tuple[CaseInput, int] | None = None
+class _PoolEnd:
+    """How a pool ended: the cases that were at work when a worker died, and of what it died."""
+
+    suspects: list[CaseInput] = field(default_factory=list)
+    cause: str = ""
 
 
-@dataclass
-class _Pool:
-    options: PredictOptions
-    size: int
-    start: str
-    workers: list[_Worker] = field(default_factory=list)
+def _run_pool(
+    waiting: deque[CaseInput], options: PredictOptions, count: int, keep: Report
+) -> _PoolEnd:
+    """Predict with one pool until no case waits or a worker dies.
 
-    def run(self, queue: deque[tuple[CaseInput, int]], report: Report) -> list[Record]:
-        """Hand cases out until none is left."""
-        records: list[Record] = []
-        order = {case.name: index for index, (case, _) in enumerate(queue)}
-        self.workers = [self._new() for _ in range(self.size)]
-        for worker in self.workers:
-            self._feed(worker, queue)
-        while any(worker.job for worker in self.workers):
-            busy = {w.pipe: w for w in self.workers if w.job}
-            for pipe in wait(list(busy)):
-                record = self._receive(busy[pipe], queue)  # pyright: ignore[reportArgumentType]
-                if record is not None:
-                    records.append(record)
-                    report(record)
-        return sorted(records, key=lambda record: order[record.case])
-
-    def close(self) -> None:
-        """Ask every worker to end."""
-        for worker in self.workers:
-            with suppress(OSError):  # it died already
-                worker.pipe.send(None)
-            worker.pipe.close()
-        for worker in self.workers:
-            worker.process.join(10)
-            if worker.process.is_alive():
-                worker.process.kill()
-
-    def _new(self) -> _Worker:
-        context = mp.get_context(self.start)
-        ours, theirs = context.Pipe()
-        process: Any = context.Process(  # pyright: ignore[reportAttributeAccessIssue]
-            target=_serve, args=(self.options, theirs), daemon=True
-        )
-        process.start()
-        theirs.close()
-        return _Worker(process, ours)
-
-    def _feed(self, worker: _Worker, queue: deque[tuple[CaseInput, int]]) -> None:
-        worker.job = queue.popleft() if queue else None
-        if worker.job is not None:
-            with suppress(OSError):  # its death is noticed when its answer is waited for
-                worker.pipe.send(worker.job[0])
-
-    def _receive(self, worker: _Worker, queue: deque[tuple[CaseInput, int]]) -> Record | None:
-        try:
-            answer = worker.pipe.recv()
-        except (EOFError, OSError):
-            return self._bury(worker, queue)
-        if isinstance(answer, MedvolError):
-            raise answer
-        self._feed(worker, queue)
-        return answer
-
-    def _bury(self, worker: _Worker, queue: deque[tuple[CaseInput, int]]) -> Record | None:
-        case, tries = worker.job or (CaseInput("", ""), 0)
-        worker.process.join(10)
-        how = _cause(worker.process.exitcode)
-        _log.warning("the worker that held %s died (%s)", case.name, how)
-        self.workers.remove(worker)
-        if tries < RETRIES:
-            queue.appendleft((case, tries + 1))
-        fresh = self._new()
-        self.workers.append(fresh)
-        self._feed(fresh, queue)
-        if tries < RETRIES:
-            return None
-        record = Record(case.name, "failed", f"its worker died twice ({how})")
-        record.save(self.options.out)
-        return record
+    No more cases are handed out than there are workers, so that few are suspects of a death.
+    """
+    running: dict[Future[Record], CaseInput] = {}
+    processes: set[BaseProcess] = set()
+    context = mp.get_context("spawn")
+    pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin)
+    try:
+        while waiting or running:
+            while waiting and len(running) < count:
+                case = waiting.popleft()
+                running[_submitted(pool, options, case)] = case
+                processes |= set(mp.active_children())
+            done = wait(running, return_when=FIRST_COMPLETED).done
+            for future in sorted(done, key=lambda one: one.exception() is not None):
+                record = future.result()
+                del running[future]
+                keep(record)
+    except BrokenProcessPool:
+        pool.shutdown()
+        end = _PoolEnd(list(running.values()), _cause(processes))
+        names = ", ".join(case.name for case in end.suspects)
+        _log.warning("a worker died (%s) while these cases were at work: %s", end.cause, names)
+        return end
+    except BaseException:  # Ctrl-C, or a bundle that cannot be loaded: nothing more is wanted
+        for process in processes:
+            process.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return _PoolEnd()
 
 
-def _cause(code: int | None) -> str:
-    if code is None:
-        return "no exit code"
+def _submitted(pool: ProcessPoolExecutor, options: PredictOptions, case: CaseInput) -> Any:
+    """The future of a case; one that is broken already where a worker died just now."""
+    try:
+        return pool.submit(_predict, options, case)
+    except BrokenProcessPool as error:
+        future: Future[Record] = Future()
+        future.set_exception(error)
+        return future
+
+
+def _cause(processes: set[BaseProcess]) -> str:
+    """Of what the first worker died; the executor ends all others by SIGTERM."""
+    codes = sorted(code for process in processes if (code := process.exitcode))
+    code = next((code for code in codes if code != -signal.SIGTERM), -signal.SIGTERM)
     if code == -9:
         return "killed, which is how the system frees memory"
     return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
-def _serve(options: PredictOptions, pipe: Connection) -> None:
-    """Life of a worker: build the bundle, then answer until it is told to end."""
+#: The session of this worker, built for its first case.
+_sessions: dict[str, Any] = {}
+
+
+def _begin() -> None:
+    """Start of a worker: it leaves Ctrl-C to the parent, and ends where the parent was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = mp.parent_process()
+    assert parent is not None
+
+    def end_with_parent() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _predict(options: PredictOptions, case: CaseInput) -> Record:
     from medvol.runners.predict import predict_case
     from medvol.runners.session import Session
 
-    try:
-        session = Session(options)
-    except MedvolError as error:
-        pipe.send(error)
-        return
-    while True:
-        try:
-            case = pipe.recv()
-        except EOFError:
-            return
-        if case is None:
-            return
-        pipe.send(predict_case(session, case))
+    if "own" not in _sessions:
+        _sessions["own"] = Session(options)
+    return predict_case(_sessions["own"], case)

@@ -25,7 +25,7 @@ def test_preview_writes_a_page_and_scores(scan, tmp_path, capsys):
     code = main(["augment", "preview", BUNDLE, str(scan[0]), "--label", str(scan[1]),
                  "-o", str(out), "--samples", "2", "--json"])  # fmt: skip
     report = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert report["out"] == str(out)
+    assert report["output"] == str(out)
     assert len(report["samples"]) == 2
     assert code == (1 if any(sample["faults"] for sample in report["samples"]) else 0)
     assert "data:image/png" in out.read_text()

@@ -85,7 +85,7 @@ def test_another_folders_image_of_the_same_name_is_shown_as_itself(tmp_path, sha
 def test_labels_of_one_image_are_not_shown_on_another_of_its_name(tmp_path, images):
     place = prepare(tmp_path / "work", [load(SEGMENTER)], images)
     other = shutil.copytree(images, tmp_path / "other")
-    with pytest.raises(ConfigError, match=r"goes by the same name.*--out"):
+    with pytest.raises(ConfigError, match=r"goes by the same name.*-o"):
         prepare(tmp_path / "work", [load(SEGMENTER)], other)
     shutil.rmtree(images)  # moved, not another
     assert prepare(tmp_path / "work", [load(SEGMENTER)], other) == place
@@ -195,7 +195,7 @@ def test_an_environment_of_the_users_own_is_not_built_over(tmp_path):
         (["--images", "x"], "--bundles"),
         (["--bundles", "nothing_segmentation", "--images", "x"], "is no bundle"),
         (["--bundles", SEGMENTER, "--images", "/nowhere"], "no such folder"),
-        (["--bundles", SEGMENTER, "--dicomweb", "ftp://x"], "no http address"),
+        (["--bundles", SEGMENTER, "--dicomweb", "ftp://x"], "not an http address"),
         (["--bundles", SEGMENTER, "--images", "x", "--host", "0.0.0.0"], "--allow-remote"),
         (["--bundles", SEGMENTER, "--images", "x", "--host", "0.0.0.0", "--allow-remote"],
          "MEDVOL_LABEL_PASSWORD"),
@@ -220,6 +220,6 @@ def test_a_port_in_use_is_named(tmp_path, images, capsys):
         taken.listen()
         port = str(taken.getsockname()[1])
         code = main(["label", "--bundles", SEGMENTER, "--images", str(images), "--port", port,
-                     "--out", str(tmp_path / "work")])  # fmt: skip
+                     "-o", str(tmp_path / "work")])  # fmt: skip
     assert code == 2
     assert "--port" in capsys.readouterr().err

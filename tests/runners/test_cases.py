@@ -6,11 +6,13 @@ import os
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from medvol.core.errors import InputError
+from medvol.core.errors import ConfigError, InputError
 from medvol.core.files import output_path
 from medvol.runners import find_cases
-from medvol.runners.cases import input_digest
+from medvol.runners.cases import input_digest, shard_of
 
 
 def test_a_folder_above_is_found_from_below(tmp_path, make_image, monkeypatch):
@@ -28,7 +30,7 @@ def test_what_was_named_inside_the_folder_of_results_is_kept(tmp_path, make_imag
     assert [c.name for c in find_cases(named, tmp_path / "data")] == ["b", "a"]
 
 
-def test_results_behind_a_link_are_no_inputs(tmp_path, make_image):
+def test_results_behind_a_link_are_not_inputs(tmp_path, make_image):
     make_image(tmp_path / "real" / "a.nii.gz", 0, (4, 4, 4))
     make_image(tmp_path / "real" / "out" / "a" / "seg.nii.gz", 0, (4, 4, 4))
     (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
@@ -65,3 +67,17 @@ def test_a_header_stands_for_its_voxels_too(tmp_path, suffix):
         sitk.WriteImage(image, str(tmp_path / f"a{suffix}"))
         digests.add(input_digest(str(tmp_path / f"a{suffix}")))
     assert len(digests) == 2
+
+
+@given(st.lists(st.integers(), max_size=40), st.integers(1, 50))
+def test_the_shards_of_any_number_partition_the_cases(cases, count):
+    shards = [shard_of(cases, f"{index}/{count}") for index in range(1, count + 1)]
+    assert sorted(case for shard in shards for case in shard) == sorted(cases)
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    assert shard_of(cases, "") == cases
+
+
+@pytest.mark.parametrize("wrong", ["0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", "1 / 2"])
+def test_a_shard_that_does_not_exist_is_rejected(wrong):
+    with pytest.raises(ConfigError, match="i/n"):
+        shard_of([1, 2], wrong)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from medvol.core.errors import MissingInputError
-from medvol.runners import find_cases, run_local, run_workers
+from medvol.runners import find_cases, run_local, run_workers, workers
 
 
 def digests(out: str) -> dict[str, str]:
@@ -72,7 +73,7 @@ def test_workers_give_the_results_of_one_process(options, images, tmp_path):
     cases = find_cases([images])
     alone, many = options(out=str(tmp_path / "a")), options(out=str(tmp_path / "b"))
     run_local(cases, alone)
-    records = run_workers(cases, many, 2, start="spawn")
+    records = run_workers(cases, many, 2)
     assert [r.case for r in records] == [c.name for c in cases]
     assert digests(many.out) == digests(alone.out)
 
@@ -88,7 +89,7 @@ def test_a_killed_worker_loses_nothing(options, make_image, tmp_path, caplog):
             killed.append(victim.pid)
             victim.kill()
 
-    records = run_workers(cases, options(), 2, kill_one, start="spawn")
+    records = run_workers(cases, options(), 2, kill_one)
     assert killed
     assert [r.status for r in records] == ["done"] * 6
     assert len(digests(options().out)) == 6
@@ -108,24 +109,51 @@ def test_a_case_that_kills_every_worker_fails_alone(options, make_bundle, make_i
     path.write_text(json.dumps(config))
     for name, shape in (("a", (22, 25, 12)), ("b", (9, 25, 12)), ("c", (22, 25, 12))):
         make_image(tmp_path / "in" / f"{name}.nii.gz", 0, shape)
-    records = run_workers(
-        find_cases([tmp_path / "in"]), options(bundle=str(bundle)), 2, start="spawn"
-    )
+    records = run_workers(find_cases([tmp_path / "in"]), options(bundle=str(bundle)), 2)
     assert [r.status for r in records] == ["done", "failed", "done"]
     assert "died twice" in records[1].reason
 
 
 def test_a_bundle_that_cannot_load_is_refused_once(options, images):
     with pytest.raises(MissingInputError, match="no bundle"):
-        run_workers(find_cases([images]), options(bundle="nowhere"), 2, start="spawn")
+        run_workers(find_cases([images]), options(bundle="nowhere"), 2)
 
 
 def test_workers_keep_a_ceiling_together(options, images, monkeypatch):
-    from medvol.runners import workers
-
     seen = []
-    monkeypatch.setattr(workers._Pool, "run", lambda pool, *_: seen.append(pool.options) or [])
+
+    def pool(waiting, asked, *_):
+        seen.append(asked)
+        waiting.clear()
+        return workers._PoolEnd()
+
+    monkeypatch.setattr(workers, "_run_pool", pool)
     run_workers(find_cases([images]), options(max_ram=8 * 10**9), workers=4)
     run_workers(find_cases([images]), options(), workers=4)
     assert [one.max_ram for one in seen] == [2 * 10**9, None]
     assert seen[0].digest() == seen[1].digest()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kills processes by signal")
+def test_workers_end_with_a_parent_that_is_killed(options, images, tmp_path):
+    code = (
+        "import sys, time; from medvol.runners import PredictOptions, find_cases, run_workers\n"
+        "if __name__ == '__main__':\n"
+        "    run_workers(find_cases([sys.argv[1]]), PredictOptions(sys.argv[2], sys.argv[3],"
+        " device='cpu', is_trusted=True), 2, lambda record: time.sleep(60))\n"
+    )
+    script = tmp_path / "parent.py"
+    script.write_text(code)
+    words = [sys.executable, str(script), str(images), options().bundle, str(tmp_path / "out")]
+    parent = psutil.Popen(words)
+    try:
+        deadline = time.monotonic() + 120
+        while not records_at(str(tmp_path / "out")) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        children = parent.children(recursive=True)
+    finally:
+        parent.kill()
+        parent.wait()
+    assert len(children) >= 2
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []

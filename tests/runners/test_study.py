@@ -170,9 +170,9 @@ def test_existing_masks_of_structures_are_scored_and_compared(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"reference": "nobody"}, "is no arm"),
+        ({"reference": "nobody"}, "is not an arm"),
         ({"folds": 2}, "at least 3"),
-        ({"typo": 1}, "no such field 'typo'"),
+        ({"typo": 1}, "field 'typo' is unknown"),
         ({"arms": {"a": {"bundle": "x", "masks": "y"}}, "reference": ""}, "not both"),
         ({"arms": {"a": {"bundles": "x"}}, "reference": ""}, "no field 'bundles'"),
         ({"weights": "first"}, "best or last"),

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from medvol.bundle import fork
 from medvol.cli.main import main
 from medvol.core.errors import ConfigError
 from medvol.runners import FoldRun, TrainOptions, run_training, sweep
-from medvol.runners.train import check_training, command, fold_dir, run_fold, why
+from medvol.runners.train import check_training, next_step, overrides_of, run_fold
 from tests.blobs import write_blobs
 
 SMALL = ["--set", "network_def#channels=[4,6,8]", "--set", "folds=3", "--set",
@@ -85,7 +85,7 @@ def test_refusal_of_the_training_is_the_last_line_and_exit_2(data, tmp_path, cap
         ({"data": "/nonexistent/scans"}, "/nonexistent/scans"),
         ({"settings": {"folds": "many"}}, "folds=many"),
         ({"settings": {"fold": "2"}}, "--folds"),
-        ({"settings": {"output_dir": "elsewhere"}}, "--out"),
+        ({"settings": {"output_dir": "elsewhere"}}, "--output"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is(tmp_path, given, said):
@@ -103,6 +103,13 @@ def test_folder_with_a_run_wants_to_be_resumed_or_left_alone(tmp_path):
 
 def test_a_fold_named_twice_is_trained_once(tmp_path):
     assert check_training(options(tmp_path, folds=(1, 0, 1))) == [1, 0]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_shards_train_every_fold_once(tmp_path, count):
+    asked = [options(tmp_path, folds=None, shard=f"{i}/{count}") for i in range(1, count + 1)]
+    found = [fold for one in asked for fold in check_training(one)]
+    assert sorted(found) == [0, 1, 2, 3, 4]
 
 
 def test_a_resumed_budget_gives_each_fold_what_a_straight_run_gives(tmp_path, monkeypatch):
@@ -129,81 +136,77 @@ def test_folds_side_by_side_share_the_budget(tmp_path, monkeypatch, workers, sha
         return [FoldRun(fold, "") for fold in folds]
 
     monkeypatch.setattr("medvol.runners.train._ray_folds", start)
-    sweep(options(tmp_path, folds=None, budget_s=300.0), "ray", workers, say=str)
+    sweep(options(tmp_path, folds=None, budget_s=300.0), workers, show=str)
     assert seen == [share_s]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel")
-def test_a_killed_command_takes_its_training_along(tmp_path):
-    code = ("import sys, pathlib; from medvol.runners.train import _watch; "
-            "_watch(['sleep', '90'], pathlib.Path('train.log'), 0.0, print)")  # fmt: skip
-    parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
-    try:
-        children = _awaited(lambda: _descendants(parent.pid))
-    finally:
-        parent.kill()
-        parent.wait()
-    assert children
-    assert _awaited(lambda: not any(_lives(pid) for pid in children))
-
-
-def _lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _awaited(ask):
-    """What comes out true within half a minute."""
-    end = time.time() + 30
-    while not (found := ask()) and time.time() < end:
-        time.sleep(0.05)
-    return found
-
-
-def test_strange_bundle_is_not_run_unless_trusted(tmp_path):
-    folder = fork(BUNDLE, tmp_path / "strange_segmentation")
+def test_untrusted_bundle_is_not_run_unless_trusted(tmp_path):
+    folder = fork(BUNDLE, tmp_path / "own_segmentation")
     with pytest.raises(ValueError, match="--trust-bundle"):
         check_training(options(tmp_path, bundle=str(folder)))
     assert check_training(options(tmp_path, bundle=str(folder), is_trusted=True)) == [0]
 
 
-def test_command_is_what_a_person_could_type(tmp_path):
-    one = command(options(tmp_path, budget_s=60.0, settings={"max_epochs": "3"}), 2)
-    assert one[1:4] == ["-m", "monai.bundle", "run"]
-    pairs = dict(zip(one[4::2], one[5::2], strict=True))
-    assert pairs["--config_file"].endswith("train.json")
-    assert (pairs["--fold"], pairs["--max_epochs"], pairs["--budget_s"]) == ("2", "3", "60.0")
-    assert pairs["--output_dir"] == str(fold_dir(tmp_path, 2))
-    two = command(options(tmp_path, processes=2), 0)
-    assert "--nproc_per_node=2" in two
-    assert any(word.endswith("multi_gpu_train.json") for word in two)
+def test_a_fold_is_given_its_folder_its_settings_and_its_share_of_time(tmp_path):
+    given = overrides_of(options(tmp_path, budget_s=60.0, settings={"max_epochs": "3"}), 2)
+    assert (given["fold"], given["max_epochs"], given["budget_s"]) == ("2", "3", "60.0")
+    assert given["output_dir"] == str(tmp_path / "fold_2")
+    assert "resume" not in given
+    assert overrides_of(options(tmp_path, is_resumed=True), 2)["resume"] == "true"
 
 
-TORCHRUN = """
-medvol: RuntimeError: Connection closed by peer
-torch.distributed.elastic.multiprocessing.errors.ChildFailedError:
-Root Cause (first observed failure):
-[0]:
-  time      : 2026-11-25_10:00:00
-  rank      : 1 (local_rank: 1)
-  exitcode  : -9 (pid: 123)
-"""
+@pytest.fixture
+def small(tmp_path):
+    """A bundle with a network and a schedule that train in seconds."""
+    folder = fork(BUNDLE, tmp_path / "my own" / "small_segmentation")
+    network = {"_target_": "UNet", "spatial_dims": 3, "in_channels": 1, "out_channels": 3,
+               "channels": [4, 8], "strides": [2]}  # fmt: skip
+    for task in ("train", "evaluate", "inference"):
+        path = folder / "configs" / f"{task}.json"
+        config = json.loads(path.read_text())
+        changes = {"folds": 2, "val_interval": 1, "max_epochs": 1, "network_def": network}
+        config |= {name: value for name, value in changes.items() if name in config}
+        path.write_text(json.dumps(config))
+    return folder
 
 
-@pytest.mark.parametrize(
-    ("code", "tail", "processes", "said"),
-    [
-        (1, TORCHRUN.strip().splitlines(), 2, "process 1 of 2 was killed by SIGKILL"),
-        (1, ["noise", "medvol: case 3: the loss is nan"], 1, "case 3: the loss is nan"),
-        (-9, ["epoch 4"], 1, "killed by SIGKILL, for want of memory?; --resume continues"),
-        (3, [], 1, "exit code 3"),
-    ],
-)
-def test_every_end_has_one_line(code, tail, processes, said):
-    assert said in why(code, tail, processes)
-    assert "\n" not in why(code, tail, processes)
+def test_folds_that_are_all_trained_end_with_the_command_that_joins_them(
+    small, data, tmp_path, capsys
+):
+    words = [str(small), "--data", str(data), "-o", str(tmp_path / "runs"), "--trust-bundle"]
+    assert main(["train", *words, "--folds", "0"]) == 0
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    assert "--ensemble" in line
+    assert "fold_0/model.pt" in line
+    assert main(["train", *words, "--folds", "all", "--resume"]) == 0
+    line = capsys.readouterr().out.strip().splitlines()[-1]
+    typed = shlex.split(line.removeprefix("next: "))
+    assert typed[:2] == ["medvol", "select"]
+    assert main(typed[1:]) == 0
+    made = Path(typed[typed.index("-o") + 1])
+    assert (made / "models" / "model.pt").is_file()
+
+
+def test_a_failed_fold_has_no_next_step(tmp_path):
+    assert next_step(options(tmp_path), [FoldRun(0, str(tmp_path), "failed")]) == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="interrupts by signal")
+def test_ctrl_c_says_what_is_kept_and_how_to_continue(data, tmp_path):
+    words = [sys.executable, "-m", "medvol", "train", BUNDLE, "--data", str(data), "-o",
+             str(tmp_path / "out"), *SMALL, "--set", "max_epochs=500"]  # fmt: skip
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as run:
+        assert run.stderr is not None
+        lines = []
+        for line in run.stderr:
+            lines.append(line)
+            if "epoch 2/" in line:
+                run.send_signal(signal.SIGINT)
+        assert run.wait(60) == 130
+    assert "Traceback" not in "".join(lines)
+    assert str(tmp_path / "out" / "fold_0") in lines[-1]
+    assert "--resume continues" in lines[-1]
+    assert (tmp_path / "out" / "fold_0" / "last.pt").is_file()
 
 
 @pytest.mark.slow
@@ -248,11 +251,9 @@ def test_budget_of_the_verb_is_kept_within_five_percent(data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("runner", ["ray", "slurm"])
-def test_folds_train_side_by_side_on_a_cluster(data, tmp_path, runner, capsys):
-    pytest.importorskip({"ray": "ray", "slurm": "submitit"}[runner])
-    address = ["--address", "local"] if runner == "slurm" else []
-    words = ["--folds", "0,1", "--set", "max_epochs=1", "--json", "--runner", runner, *address]
+def test_folds_train_side_by_side_on_ray(data, tmp_path, capsys):
+    pytest.importorskip("ray")
+    words = ["--folds", "0,1", "--set", "max_epochs=1", "--json", "--runner", "ray"]
     assert train(data, tmp_path / "out", *words) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(row["fold"], row["status"]) for row in found["folds"]] == [(0, "done"), (1, "done")]

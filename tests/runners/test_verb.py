@@ -25,6 +25,26 @@ def test_good_cases_exit_0_and_are_kept_the_second_time(predict, images, capsys)
     assert json.loads(capsys.readouterr().out)["counts"]["resumed"] == 4
 
 
+def test_two_shards_in_one_folder_are_one_run(predict, toy_bundle, images, tmp_path, capsys):
+    whole = ["-o", str(tmp_path / "whole"), "--trust-bundle", "--device", "cpu"]
+    assert main(["predict", str(toy_bundle), str(images), *whole]) == 0
+    for shard in ("1/2", "2/2"):
+        capsys.readouterr()
+        assert predict(str(images), "--shard", shard, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["counts"]["done"] == 2
+    masks = sorted((tmp_path / "whole").glob("*/seg.nii.gz"))
+    assert len(masks) == 4
+    for mask in masks:
+        beside = tmp_path / "out" / mask.parent.name / mask.name
+        assert beside.read_bytes() == mask.read_bytes()
+
+
+def test_a_shard_without_cases_is_exit_0_with_a_sentence(predict, images, tmp_path, capsys):
+    assert predict(str(images), "--shard", "6/7") == 0
+    assert "there are only 4 cases" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_bad_case_exits_1_and_is_listed(predict, make_image, tmp_path, capsys):
     make_image(tmp_path / "in" / "a.nii.gz", 0)
     (tmp_path / "in" / "b.nii.gz").write_bytes(b"nothing")
@@ -80,6 +100,7 @@ def test_a_dry_run_over_the_ceiling_exits_1(predict, images, capsys):
         ["--device", "abacus"],
         ["--max-ram", "lots"],
         ["--runner", "abacus"],
+        ["--shard", "3/2"],
         ["--format", "bmp"],
         ["--format", ","],
     ],
@@ -99,6 +120,7 @@ def test_wrong_usage_exits_2_with_one_line(predict, images, arguments, capsys):
         ["--max-ram", "6GB"],
         ["--runner", "workers"],
         ["--runner", "abacus"],
+        ["--shard", "1/2"],
     ],
 )
 def test_what_a_classifier_cannot_do_is_refused_and_not_left_out(tmp_path, capsys, words):
