@@ -34,7 +34,8 @@ def training_cases(
     the labelled volume. A ``fold`` column of the data set is honoured instead of dealing anew.
 
     Args:
-        dataset_dir: Anything that :func:`read_dataset` reads.
+        dataset_dir: Anything that :func:`read_dataset` reads; nothing gives no case, so that a
+            config can be inspected without data.
         labels: The bundle's labels, value to name.
         fold: The fold that validates; -1 trains on all cases, and the validation figures are
             then no estimate of accuracy.
@@ -47,6 +48,8 @@ def training_cases(
         MissingInputError: If the folder holds no labelled case.
         LabelError: If the data set names its labels otherwise than the bundle.
     """
+    if not dataset_dir:
+        return {"train": [], "validate": []}
     manifest = _labelled(dataset_dir, labels)
     if not allow_shared_patients:
         require_disjoint_patients(manifest)
@@ -70,6 +73,8 @@ def evaluation_cases(
     Beside its files a case states ``patient_group``, the same text for all cases of one patient
     (empty where unknown), and ``split``, its part of the data set.
     """
+    if not dataset_dir:
+        return []
     whole = read_dataset(dataset_dir)
     if fold is None:
         names = [case.case for case in _labelled(dataset_dir, labels, is_tested=True).cases]
@@ -81,7 +86,7 @@ def evaluation_cases(
 
 def inference_cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Every readable image below a folder (or one file), label folders left out."""
-    return [{"image": str(path)} for path in list_images(dataset_dir)]
+    return [{"image": str(path)} for path in list_images(dataset_dir)] if dataset_dir else []
 
 
 def _with_facts(whole: Manifest, names: list[str], split: str | None) -> list[dict[str, Any]]:
