@@ -117,8 +117,8 @@ def make_pool(plan: Plan) -> Pool:
     parser, pool = _parser(plan, plan.folds[0]), Pool()
     cases = parser.get_parsed_content("cases")
     entries = sorted(cases["train"] + cases["validate"], key=lambda entry: entry["case"])
-    stem = getattr(parser.get_parsed_content("network_def"), "stem", None)
-    steps = [parser.get_parsed_content(i) for i in ("train#before_sizing", "train#augmentation")]
+    stem = getattr(parser.get_parsed_content("trained_network"), "stem", None)
+    steps = [parser.get_parsed_content(i) for i in ("train#preprocessing", "train#augmentation")]
     plain = CaseDataset(entries, parser.get_parsed_content("preprocessing"), cache_rate=0)
     drawn = CaseDataset(entries, *steps, seed=0, cache_rate=1, num_workers=1)
     for index, entry in enumerate(entries):
@@ -139,7 +139,7 @@ def train_member(plan: Plan, pool: Pool, fold: int, seed: int) -> nn.Module:
     torch.manual_seed(1000 * fold + seed)
     parser = _parser(plan, fold)
     cases = parser.get_parsed_content("cases")["train"]
-    network, loss_of = (parser.get_parsed_content(i) for i in ("network_def", "loss"))
+    network, loss_of = (parser.get_parsed_content(i) for i in ("trained_network", "loss"))
     if plan.start is not None:
         prefix = f"networks.{seed * int(parser['folds']) + fold}."
         state = load_weights(plan.start)

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from medvol.bundle.places import is_shipped
-from medvol.bundle.sense import iterate, require_sense
+from medvol.bundle.validate import iterate, validate_config
 from medvol.core.errors import ConfigError, MissingInputError, UnsafeFileError
 
 _MODES = ("default", "callable")
 _BARE_NAME = re.compile(r"[A-Z]\w*")
-_MONAI_ROOMS = ("transforms", "networks", "networks.nets", "losses", "metrics", "inferers", "data",
-                "handlers", "engines", "optimizers")  # fmt: skip
+_MONAI_PACKAGES = ("transforms", "networks", "networks.nets", "losses", "metrics", "inferers",
+                   "data", "handlers", "engines", "optimizers")  # fmt: skip
 _ALLOWED = re.compile(
     r"medvol\.(engines|inferers|io|metrics|networks|transforms|datasets|uncertainty|explain)\.\w+"
     r"|monai\.(networks|transforms|losses|metrics|inferers|data|handlers|engines|optimizers)[\w.]*"
     r"|ignite\.(handlers|metrics)\.\w+|torch\.(optim|nn)(\.\w+)+"
 )
 #: Where something that an allowed name stands for must have been defined.
-_HOME = re.compile(
+_DEFINED_IN = re.compile(
     r"(medvol\.(engines|inferers|io|metrics|networks|transforms|datasets|uncertainty|explain)"
     r"|monai\.(networks|transforms|losses|metrics|inferers|data|handlers|engines|optimizers)"
     r"|ignite\.(handlers|metrics)|torch\.(optim|nn))(\.|$)"
@@ -33,11 +33,11 @@ _HOME = re.compile(
 
 
 def read_config(path: str | os.PathLike[str], *, is_trusted: bool | None = None) -> dict[str, Any]:
-    """Read one config of a bundle; a config is code, so a stranger's is restricted.
+    """Read one config of a bundle; a config is code, so an untrusted one is restricted.
 
     Args:
         path: A JSON or YAML config file.
-        is_trusted: True reads anything; False refuses ``$`` expressions and targets outside the
+        is_trusted: True reads anything; False rejects ``$`` expressions and targets outside the
             allow-list; None trusts exactly the shipped bundles.
 
     Returns:
@@ -45,7 +45,7 @@ def read_config(path: str | os.PathLike[str], *, is_trusted: bool | None = None)
 
     Raises:
         MissingInputError: If the file does not exist.
-        ConfigError: If it is no mapping in JSON or YAML.
+        ConfigError: If it is not a mapping in JSON or YAML.
         UnsafeFileError: If an untrusted config holds code or a target that is not allowed.
     """
     path = Path(path)
@@ -54,9 +54,9 @@ def read_config(path: str | os.PathLike[str], *, is_trusted: bool | None = None)
     content = _parse(path)
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: is {type(content).__name__}, not a mapping")
-    require_sense(path, content)
+    validate_config(path, content)
     if not (is_shipped(path) if is_trusted is None else is_trusted):
-        _refuse_code(path, content)
+        _reject_code(path, content)
     return content
 
 
@@ -78,7 +78,7 @@ def _parse(path: Path) -> Any:
 
 
 def _parse_yaml(text: str) -> Any:
-    """YAML without a key said twice and without aliases, which can stand for billions of nodes."""
+    """YAML without a repeated key and without aliases, which can stand for billions of nodes."""
     import yaml
 
     root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -106,10 +106,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
-def _refuse_code(path: Path, content: dict[str, Any]) -> None:
+def _reject_code(path: Path, content: dict[str, Any]) -> None:
     targets: dict[str, str] = {}
     for id_, value in iterate(content):
         if isinstance(value, str) and value.lstrip().startswith("$"):
@@ -129,9 +129,9 @@ def _refuse_code(path: Path, content: dict[str, Any]) -> None:
             )
         if isinstance(value, dict) and "_target_" in value:
             if not isinstance(value["_target_"], str):
-                raise UnsafeFileError(f"{path}: {id_} has a target that is no name")
+                raise UnsafeFileError(f"{path}: {id_} has a target that is not a name")
             targets.setdefault(value["_target_"], id_)
-    for is_allowed in (_has_legal_name, _is_at_home):  # the second imports what is named
+    for is_allowed in (_has_legal_name, _is_defined_there):  # the second imports what is named
         for target, id_ in targets.items():
             if not is_allowed(target):
                 raise UnsafeFileError(
@@ -143,8 +143,8 @@ def _has_legal_name(target: str) -> bool:
     return bool(_BARE_NAME.fullmatch(target) or _ALLOWED.fullmatch(target))
 
 
-def _is_at_home(target: str) -> bool:
-    """Whether a name stands for a class or function of the rooms that are allowed.
+def _is_defined_there(target: str) -> bool:
+    """Whether a name stands for a class or function of the packages that are allowed.
 
     Modules hold what they import, too: ``torch.nn.functional.torch.os.system`` is the system's.
     """
@@ -154,10 +154,10 @@ def _is_at_home(target: str) -> bool:
         return False
     if not (inspect.isclass(found) or inspect.isfunction(found)):
         return False
-    return bool(_HOME.match(found.__module__)) and "." not in found.__qualname__
+    return bool(_DEFINED_IN.match(found.__module__)) and "." not in found.__qualname__
 
 
 def _of_monai(name: str) -> Any:
-    """What MONAI finds by a bare name, in the rooms that are allowed."""
-    rooms = (importlib.import_module(f"monai.{room}") for room in _MONAI_ROOMS)
-    return next((vars(room)[name] for room in rooms if name in vars(room)), None)
+    """What MONAI finds by a bare name, in the packages that are allowed."""
+    packages = (importlib.import_module(f"monai.{name}") for name in _MONAI_PACKAGES)
+    return next((vars(found)[name] for found in packages if name in vars(found)), None)

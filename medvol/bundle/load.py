@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvol.bundle.config import read_config
-from medvol.bundle.places import bundles_dir, find_bundle
+from medvol.bundle.places import find_bundle
 from medvol.core.errors import ConfigError, OutputError
+from medvol.core.shipped import bundles_dir
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +42,7 @@ class Bundle:
         """The content of ``metadata.json``.
 
         Raises:
-            ConfigError: If it is no mapping in JSON.
+            ConfigError: If it is not a mapping in JSON.
         """
         return read_config(self.path / "configs" / "metadata.json", is_trusted=True)
 
@@ -51,8 +53,32 @@ class Bundle:
 
     @property
     def labels(self) -> dict[int, str]:
-        """Label value to name, without background."""
-        return {int(value): name for value, name in self.config("inference")["labels"].items()}
+        """Label value to name, without background.
+
+        A bundle that medvol did not write names the channels of its output in ``channel_def``.
+        With a background each is a value; outputs that overlap have none and count from 1.
+
+        Raises:
+            ConfigError: If neither is there.
+        """
+        if (stated := self.metadata.get("medvol", {}).get("labels")) is not None:
+            return {int(value): str(stated[value]) for value in sorted(stated, key=int)}
+        try:
+            pred = self.metadata["network_data_format"]["outputs"]["pred"]
+            names = {int(k): str(name) for k, name in pred["channel_def"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ConfigError(f"{self.path}: metadata.json names no channels of an output pred; "
+                              "state them in channel_def") from error  # fmt: skip
+        is_overlapping = "background" not in names.get(0, "").lower()
+        first = int(pred.get("format") == "segmentation" and is_overlapping)
+        return {first + k: names[k] for k in sorted(names) if "background" not in names[k].lower()}
+
+    @property
+    def member_def(self) -> dict[str, Any]:
+        """The definition of the network that training trains: an ensemble's member, or all."""
+        network = self.config("train")["network_def"]
+        members = network.get("networks")
+        return members if isinstance(members, dict) and "_target_" in members else network
 
     @property
     def weights(self) -> Path:
@@ -75,7 +101,7 @@ class Bundle:
         return self.path / "configs" / f"{task}.json"
 
     def config(self, task: str) -> dict[str, Any]:
-        """One task's config, not evaluated; refused if untrusted and unsafe."""
+        """One task's config, not evaluated; rejected if untrusted and unsafe."""
         return read_config(self.config_path(task), is_trusted=self.is_trusted)
 
     def parser(self, task: str = "inference", **overrides: Any) -> ConfigParser:
@@ -148,9 +174,27 @@ def fork(name_or_path: str | os.PathLike[str], into: str | os.PathLike[str]) -> 
     scratch = target.with_name(f".{target.name}.part")
     try:
         shutil.copytree(source, scratch, ignore=shutil.ignore_patterns("__pycache__", "runs"))
+        for path in (scratch / "configs").glob("*.json"):
+            _rename(path, target.name)
         os.replace(scratch, target)
     except OSError as error:
         raise OutputError(f"{target}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return target
+
+
+def _rename(path: Path, name: str) -> None:
+    """Give one config the name of its fork, which is then not taken for the shipped bundle."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        facts, root = content.get("medvol"), content.get("bundle_root")
+    except (ValueError, AttributeError):
+        return  # a damaged config is copied as it is; `verify` and every run name it
+    if isinstance(facts, dict):
+        facts["name"] = name
+    elif isinstance(root, dict) and "is_shipped" in root:
+        root.update(name=name, is_shipped=False)
+    else:
+        return
+    path.write_text(json.dumps(content, indent=4, ensure_ascii=False) + "\n", "utf-8")

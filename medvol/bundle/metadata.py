@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from medvol import __version__
-from medvol.bundle.places import shipped_root
 from medvol.core.errors import MissingPackageError
 from medvol.core.files import sha256_file
+from medvol.core.labels import find_label
+from medvol.core.shipped import shipped_root
 
 SCHEMA_URL = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
@@ -20,15 +21,24 @@ SCHEMA_URL = (
 _RUNTIME = ("nibabel", "pytorch-ignite", "scikit-learn", "SimpleITK", "pydicom")
 
 
-def metadata_of(name: str, values: Mapping[str, Any], weights: Path) -> dict[str, Any]:
+def metadata_of(
+    name: str,
+    values: Mapping[str, Any],
+    weights: Path,
+    source: str,
+    configs: Iterable[Mapping[str, Any]],
+) -> dict[str, Any]:
     """The whole of ``metadata.json``.
 
     Args:
         name: The bundle's folder name.
         values: Values as :func:`medvol.bundle.write.read_values` returns them.
         weights: The bundle's weights; their digest is recorded where they exist.
+        source: The values file, as a path that means something beside the bundle.
+        configs: Every task's config; the decision is read from the first that has one.
     """
-    meta, regions = dict(values["meta"]), values.get("regions")
+    meta = dict(values["meta"])
+    decision = next(filter(None, map(stated_decision, configs)), None)
     known = {
         "schema": SCHEMA_URL,
         "version": meta.pop("version"),
@@ -52,26 +62,61 @@ def metadata_of(name: str, values: Mapping[str, Any], weights: Path) -> dict[str
         **meta,
         "medvol": {
             "name": name,
-            "family": values["family"],
-            "modality": values["modality"],
-            "body_part": values["body_part"],
-            "spacing_mm": values.get("spacing_mm"),
+            **facts_of(values),
+            **({"decision": decision} if decision else {}),
+            "source": source,
             "weights_sha256": sha256_file(weights) if weights.is_file() else None,
-            **_basis(values),
-            **({"labels": {str(k): v for k, v in values["labels"].items()}} if regions else {}),
         },
         "network_data_format": network_data_format(values),
     }
 
 
-def _basis(values: Mapping[str, Any]) -> dict[str, str]:
-    """What thresholds and clean-up were chosen on, where the bundle has any."""
-    basis = values.get("postprocessing_basis")
-    return {"postprocessing_basis": str(basis)} if basis else {}
+def facts_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a bundle is and does, as data: nobody has to read it out of the config's components.
+
+    Returns:
+        ``family``, ``modality`` and ``body_part``; ``field_of_view``: ``crop`` or ``whole``, what
+        the network was trained on, None if unknown; ``spacing_mm`` of the network's grid, None for
+        the image's own; ``patch_size`` in voxels; ``labels``, value to name. For segmentations
+        also ``sides`` of the labels, ``regions`` and ``ignore_label``; and ``cleaning`` and
+        ``postprocessing_basis`` where the bundle cleans its masks.
+    """
+    labels = {str(value): str(name) for value, name in values["labels"].items()}
+    facts = {
+        "family": values["family"],
+        "modality": values["modality"],
+        "body_part": values["body_part"],
+        "field_of_view": values.get("field_of_view"),
+        "spacing_mm": values.get("spacing_mm"),
+        "patch_size": [int(n) for n in values["roi_size"]][: int(values["spatial_dims"])],
+        "labels": labels,
+    }
+    if values["family"] == "segmentation":
+        facts |= {
+            "sides": {value: find_label(name).laterality for value, name in labels.items()},
+            "regions": values.get("regions") or {},
+            "ignore_label": values.get("ignore_label"),
+        }
+    if values.get("output") == "cleaned":
+        facts["cleaning"] = {key: values[key] for key in ("largest", "fill_holes", "min_mm3")}
+        facts["postprocessing_basis"] = str(values.get("postprocessing_basis", ""))
+    return facts
+
+
+def stated_decision(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The decision of a task's config as data, every field written out; None if it has none.
+
+    See :class:`medvol.inferers.Decision` for what the fields mean.
+    """
+    given = config.get("decision")
+    if not isinstance(given, Mapping):
+        return None
+    default = {"thresholds": None, "factors": None, "overlaps": False}
+    return {**default, **{key: value for key, value in given.items() if key != "_target_"}}
 
 
 def network_data_format(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Inputs and outputs of the network as the schema wants them."""
+    """Inputs and outputs of the network as the schema requires them."""
     labels = {int(key): str(label).lower() for key, label in values["labels"].items()}
     is_segmentation = values["family"] == "segmentation"
     names = [str(name).lower() for name in values.get("regions") or ()]

@@ -1,30 +1,14 @@
-"""Where bundles, parts and values lie: in a checkout, or inside the installed wheel."""
+"""Finding bundles: the shipped ones by name, others by path."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-import medvol
 from medvol.core.errors import MissingInputError
+from medvol.core.shipped import bundles_dir, configs_dir
 
-_PACKAGE = Path(medvol.__file__).resolve().parent
-
-
-def shipped_root() -> Path:
-    """The folder that holds ``bundles`` and ``configs``."""
-    installed = _PACKAGE / "_shipped"
-    return installed if installed.is_dir() else _PACKAGE.parent
-
-
-def bundles_dir() -> Path:
-    """Folder of the shipped bundles."""
-    return shipped_root() / "bundles"
-
-
-def configs_dir() -> Path:
-    """Folder of parts and values files."""
-    return shipped_root() / "configs"
+__all__ = ["configs_dir", "find_bundle", "is_shipped"]
 
 
 def is_shipped(path: str | os.PathLike[str]) -> bool:
@@ -44,4 +28,4 @@ def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
         if (folder / "configs" / "metadata.json").is_file():
             return folder.resolve()
     known = ", ".join(path.name for path in sorted(bundles_dir().glob("*/")))
-    raise MissingInputError(f"{name_or_path}: is no bundle; shipped bundles: {known}")
+    raise MissingInputError(f"{name_or_path}: is not a bundle; shipped bundles: {known}")

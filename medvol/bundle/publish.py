@@ -1,4 +1,4 @@
-"""What the model zoo wants beside the configs: README by its template, licence, large files."""
+"""What the model zoo requires beside the configs: README by its template, licence, large files."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ ZOO_LIMIT_BYTES = 25_000_000
 
 
 #: Screenshots that a shipped card shows, by ``python -m tools.screenshots``, and what is on them.
-PICTURES = {
+SCREENSHOTS = {
     "label_page.png": "The start page of `medvol label`, here with hippocampus_mri_segmentation",
     "report.png": "The first screen of `medvol report`, here of phantoms moved by a few voxels",
 }
 
 
 def publishing_files(
-    card: str, metadata: Mapping[str, Any], weights: Path | None = None, has_pictures: bool = False
+    card: str,
+    metadata: Mapping[str, Any],
+    weights: Path | None = None,
+    has_screenshots: bool = False,
 ) -> dict[str, str]:
     """Path inside the bundle -> text.
 
@@ -46,10 +49,10 @@ def publishing_files(
         metadata: The content of ``metadata.json``; ``weights_url`` in it says where the weights
             are published.
         weights: The file that ``weights_sha256`` in it is of.
-        has_pictures: Show ``PICTURES``, which lie beside the card then.
+        has_screenshots: Show ``SCREENSHOTS``, which lie beside the card then.
     """
     files = {
-        "docs/README.md": zoo_readme(card, metadata, has_pictures),
+        "docs/README.md": zoo_readme(card, metadata, has_screenshots),
         "docs/data_license.txt": _data_licence(metadata),
     }
     if digest := metadata["medvol"]["weights_sha256"]:
@@ -58,7 +61,7 @@ def publishing_files(
     return files
 
 
-def zoo_readme(card: str, metadata: Mapping[str, Any], has_pictures: bool = False) -> str:
+def zoo_readme(card: str, metadata: Mapping[str, Any], has_screenshots: bool = False) -> str:
     """The card in the order and with the headings of the zoo's README template.
 
     Nothing of the card is left out: a section without a place in the template becomes a part of
@@ -80,8 +83,8 @@ def zoo_readme(card: str, metadata: Mapping[str, Any], has_pictures: bool = Fals
     lines = [f"# {title}", "### **Authors**", metadata["authors"], "### **Tags**", _tags(metadata)]
     for section, text in texts.items():
         lines += [f"## **{section}**", text or _missing(section, metadata)]
-    if has_pictures:
-        shown = (f"{text}:\n\n![{text}]({name})" for name, text in PICTURES.items())
+    if has_screenshots:
+        shown = (f"{text}:\n\n![{text}]({name})" for name, text in SCREENSHOTS.items())
         lines += ["## **What a user sees**", *shown]
     if references := metadata.get("references"):
         lines += ["## **References**", "\n".join(f"- {entry}" for entry in references)]

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from medvol.bundle.metadata import metadata_of
-from medvol.bundle.places import bundles_dir, configs_dir, shipped_root
-from medvol.bundle.publish import PICTURES, publishing_files
-from medvol.bundle.sense import iterate
+from medvol.bundle.publish import SCREENSHOTS, publishing_files
+from medvol.bundle.validate import iterate
 from medvol.core.errors import ConfigError, MissingInputError
 from medvol.core.files import write_bytes, write_text
+from medvol.core.shipped import bundles_dir, configs_dir, shipped_root
 
-#: Values that choose or describe, and are no numbers for the parts.
-_DESCRIPTION = {"family", "tasks", "modality", "body_part", "meta", "postprocessing_basis"}
+#: Values that choose or describe, and are not numbers for the parts.
+_DESCRIPTION = {"family", "tasks", "modality", "body_part", "field_of_view", "meta",
+                "postprocessing_basis"}  # fmt: skip
 #: Masks are written as bytes.
 _LARGEST_LABEL = 255
-#: What ``meta`` must tell.
+#: What ``meta`` must state.
 _META = ("version", "changelog", "title", "task", "description", "data_source")
 #: Folder of a planned bundle that holds what it was planned from.
 PLAN = "plan"
@@ -35,20 +36,13 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         MissingInputError: If it does not exist.
-        ConfigError: If it is no mapping, lacks what every bundle needs, or holds a number that
+        ConfigError: If it is not a mapping, lacks what every bundle needs, or holds a number that
             YAML reads as text (``1e-4``).
     """
-    import yaml
-
     path = Path(path)
-    if not path.is_file():
-        raise MissingInputError(f"{path}: no such values file")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be parsed: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds no values")
+    values = _read_yaml(path)
+    if base := values.pop("extends", None):  # another bundle's values, where this one has no own
+        values = _read_yaml(path.with_name(f"{base}.yaml")) | values
     for key in ("family", "tasks", "modality", "body_part", "meta", "labels", "roi_size"):
         if key not in values:
             raise ConfigError(f"{path}: value {key!r} is missing")
@@ -59,6 +53,20 @@ def read_values(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {**_derived(path.stem, values), **values}
 
 
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if not path.is_file():
+        raise MissingInputError(f"{path}: no such values file")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be parsed: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: holds no values")
+    return values
+
+
 def _require_kinds(path: Path, values: Mapping[str, Any]) -> None:
     labels, meta, roi_size = (values[key] for key in ("labels", "meta", "roi_size"))
     if not isinstance(labels, dict) or not all(str(value).isdecimal() for value in labels):
@@ -66,18 +74,18 @@ def _require_kinds(path: Path, values: Mapping[str, Any]) -> None:
                           "{1: liver}")  # fmt: skip
     if large := [value for value in labels if int(value) > _LARGEST_LABEL]:
         raise ConfigError(f"{path}: label {large[0]} is above {_LARGEST_LABEL}, the largest value "
-                          "of a mask; number the labels anew")  # fmt: skip
+                          "of a mask; number the labels from 1")  # fmt: skip
     if not isinstance(roi_size, list) or not all(type(n) is int and n > 0 for n in roi_size):
         raise ConfigError(f"{path}: roi_size is {roi_size!r}, not a list of whole numbers above 0")
     for key in ("labels", "regions", "meta"):
-        _refuse_code(path, key, values.get(key))
+        _reject_code(path, key, values.get(key))
     lacking = [key for key in _META if not isinstance(meta, dict) or key not in meta]
     if lacking:
         raise ConfigError(f"{path}: meta holds no {lacking[0]!r}")
 
 
-def _refuse_code(path: Path, key: str, content: Any) -> None:
-    """Names come from data sets of strangers, and MONAI runs a text that begins with a ``$``."""
+def _reject_code(path: Path, key: str, content: Any) -> None:
+    """Names come from untrusted data sets, and MONAI runs a text that begins with a ``$``."""
     for _, value in iterate(content):
         for text in [*value, value] if isinstance(value, dict) else [value]:
             if isinstance(text, str) and text.lstrip()[:1] in ("$", "@", "%"):
@@ -112,22 +120,26 @@ def render(
     name = source.stem
     folder = folder or folder_of(source)
     values = _changed(name, read_values(source), changes or {})
+    values["is_shipped"] = folder == bundles_dir() / name
     used: set[str] = set()
-    files = {}
+    files, flats = {}, []
     for task, part in _tasks(values).items():
         flat = _flatten(source, configs / "parts" / values["family"], part, values, used)
+        flats.append(flat)
         files[f"configs/{task}.json"] = json.dumps(flat, indent=4, ensure_ascii=False) + "\n"
     derived = set(_derived(name, values))
     if unused := sorted(set(values) - used - derived - _DESCRIPTION):
         raise ConfigError(f"{source}: no part uses the value {unused[0]!r}; is it misspelt?")
     weights = folder / "models" / "model.pt"
-    metadata = metadata_of(name, values, weights)
+    metadata = metadata_of(name, values, weights, _origin(source, folder), flats)
     files["configs/metadata.json"] = json.dumps(metadata, indent=4, ensure_ascii=False) + "\n"
     files["configs/logging.conf"] = (configs / "parts" / "logging.conf").read_text("utf-8")
     card = source.with_suffix(".md")
     if not card.is_file():
         raise MissingInputError(f"{card}: the bundle has no model card")
-    files |= publishing_files(card.read_text("utf-8"), metadata, weights, bool(_pictures(source)))
+    files |= publishing_files(
+        card.read_text("utf-8"), metadata, weights, bool(_screenshots(source))
+    )
     files["LICENSE"] = _licence().read_text("utf-8")
     return files
 
@@ -137,7 +149,7 @@ def write(
     into: str | os.PathLike[str] | None = None,
     configs: Path | None = None,
 ) -> Path:
-    """Write a bundle's texts and pictures, each atomically; returns the bundle's folder.
+    """Write a bundle's texts and screenshots, each atomically; returns the bundle's folder.
 
     Weights below ``models`` are left alone. A values file given by its path becomes the bundle
     that it was planned into (it lies in that bundle's ``plan``), or else a folder beside it.
@@ -146,8 +158,8 @@ def write(
     folder = Path(into) if into is not None else folder_of(source)
     for relative, text in render(name, configs, folder).items():
         write_text(folder / relative, text)
-    for relative, picture in _pictures(source).items():
-        write_bytes(folder / relative, picture.read_bytes())
+    for relative, path in _screenshots(source).items():
+        write_bytes(folder / relative, path.read_bytes())
     return folder
 
 
@@ -164,8 +176,8 @@ def stale(name: str, into: str | os.PathLike[str] | None = None) -> list[str]:
     source = _source(name, configs_dir())
     folder = Path(into) if into is not None else folder_of(source)
     wanted = {relative: text.encode() for relative, text in render(name, folder=folder).items()}
-    pictures = _pictures(source)
-    wanted |= {relative: picture.read_bytes() for relative, picture in pictures.items()}
+    screenshots = _screenshots(source)
+    wanted |= {relative: path.read_bytes() for relative, path in screenshots.items()}
     return [
         relative
         for relative, content in wanted.items()
@@ -178,14 +190,22 @@ def all_names() -> list[str]:
     return sorted(path.stem for path in (configs_dir() / "bundles").glob("*.yaml"))
 
 
-def _pictures(source: Path) -> dict[str, Path]:
+def _origin(source: Path, folder: Path) -> str:
+    """A values file as its bundle names it: inside the bundle, inside medvol, or by its name."""
+    for root in (folder, shipped_root()):
+        if source.is_relative_to(root):
+            return source.relative_to(root).as_posix()
+    return source.name
+
+
+def _screenshots(source: Path) -> dict[str, Path]:
     """Path inside a shipped bundle -> screenshot in the checkout; none for a user's own."""
     docs = configs_dir().parent / "docs"
     if source.parent != configs_dir() / "bundles" or not all(
-        (docs / n).is_file() for n in PICTURES
+        (docs / n).is_file() for n in SCREENSHOTS
     ):
         return {}
-    return {f"docs/{name}": docs / name for name in PICTURES}
+    return {f"docs/{name}": docs / name for name in SCREENSHOTS}
 
 
 def _source(name: str | os.PathLike[str], configs: Path) -> Path:
@@ -194,7 +214,7 @@ def _source(name: str | os.PathLike[str], configs: Path) -> Path:
 
 
 def _changed(name: str, values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Values with changes, and with what follows from them derived anew."""
+    """Values with changes, and with what follows from them."""
     if not changes:
         return values
     derived = _derived(name, values)
@@ -227,6 +247,7 @@ def _derived(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
     known = sorted(labels)
     return {
         "name": name,
+        "is_shipped": False,
         "label_values": known,
         "class_values": [0, *known],
         "legal_values": known if ignored is None else [*known, ignored],
@@ -257,9 +278,10 @@ def _flatten(
         used |= {kind} & set(values)
         part = parts / kind / f"{values.get(kind, _DEFAULT)}.yaml"
         if not part.is_file():
-            raise ConfigError(f"{source}: {kind}: {values.get(kind)!r} is no part of {parts.name}")
+            raise ConfigError(
+                f"{source}: {kind}: {values.get(kind)!r} is not a part of {parts.name}"
+            )
         chosen |= ConfigParser.load_config_file(str(part))
-    chosen.setdefault("train_network", chosen.get("network"))  # an ensemble's members train singly
     files = [parts / "common.yaml", *_bases(parts / f"{task}.yaml")]
     config = ConfigParser.load_config_files([str(path) for path in files])
     config.pop("extends", None)

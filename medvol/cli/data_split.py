@@ -64,8 +64,10 @@ def run(
             )
         folds, seed = folds or locked.folds, locked.seed
         test = locked.test_fraction if test is None else test
-    split = lock_patients(manifest, locked, folds=5 if folds is None else folds, seed=seed or 0,
-                          test_fraction=test or 0.0, stratify=[known[f] for f in fields])  # fmt: skip
+    split = lock_patients(
+        manifest, locked, folds=5 if folds is None else folds, seed=seed or 0,
+        test_fraction=test or 0.0, stratify=[known[f] for f in fields],
+    )  # fmt: skip
     try:
         write_split(split, target)
     except OutputError as error:

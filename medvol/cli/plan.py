@@ -76,7 +76,8 @@ def _reject_planning(ctx: typer.Context) -> None:
         source = ctx.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise ConfigError(
-                f"--{name.replace('_', '-')} cannot be combined with --from-nnunet; give a data set to plan for"
+                f"--{name.replace('_', '-')} cannot be combined with --from-nnunet; "
+                "give a data set to plan for"
             )
 
 

@@ -76,10 +76,7 @@ def run(
     is_json: Json = False,
 ) -> None:
     """Label every image with a bundle; resumable, and one bad image stops no other."""
-    from medvol.bundle.lean import import_monai
-
     ask_for_huge_pages()
-    import_monai()
     from medvol.runners import PredictOptions, find_cases, shard_of
 
     place = _Place(runner, workers, address, shard)

@@ -35,7 +35,8 @@ def training_cases(
     Locked test cases are in neither list.
 
     Args:
-        dataset_dir: Anything that :func:`read_dataset` reads.
+        dataset_dir: Anything that :func:`read_dataset` reads; nothing gives no case, so that a
+            config can be inspected without data.
         labels: The bundle's labels, value to name.
         fold: The fold that validates; -1 trains on all cases, and the validation figures are
             then no estimate of accuracy.
@@ -50,6 +51,8 @@ def training_cases(
         MissingInputError: If the folder holds no labelled case.
         LabelError: If the data set names its labels otherwise than the bundle.
     """
+    if not dataset_dir:
+        return {"train": [], "validate": []}
     manifest = _labelled(locked_cases(dataset_dir, split), labels)
     if not allow_shared_patients:
         require_disjoint_patients(manifest)
@@ -86,6 +89,8 @@ def evaluation_cases(
         split: A split file outside the data set's folder.
         checkpoint: Weights that are scored; a warning tells if they were trained on a case.
     """
+    if not dataset_dir:
+        return []
     dataset = locked_cases(dataset_dir, split)
     manifest = _labelled(dataset, labels, for_test=fold is None)
     names = [case.case for case in manifest.cases]
@@ -98,7 +103,7 @@ def evaluation_cases(
 
 def inference_cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Every readable image below a folder (or one file), label folders left out."""
-    return [{"image": str(path)} for path in list_images(dataset_dir)]
+    return [{"image": str(path)} for path in list_images(dataset_dir)] if dataset_dir else []
 
 
 def _with_facts(whole: Manifest, names: list[str], split: str | None) -> list[dict[str, Any]]:

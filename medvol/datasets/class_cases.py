@@ -60,7 +60,8 @@ def class_training_cases(
     not have are left out. A cut-off that defines the class is fixed on the fold's training cases.
 
     Args:
-        dataset_dir: Anything that :func:`read_dataset` reads.
+        dataset_dir: Anything that :func:`read_dataset` reads; nothing gives no case, so that a
+            config can be inspected without data.
         labels: The bundle's classes, number to name.
         fold: The fold that validates; -1 trains on all cases, and the validation figures are
             then no estimate of accuracy.
@@ -80,6 +81,8 @@ def class_training_cases(
         MissingInputError: If a class has no case.
         InputError: If a patient is in two places of the data set's own split.
     """
+    if not dataset_dir:
+        return {"train": [], "validate": [], "classes": [], "counts": [1 for _ in labels]}
     manifest = _usable(dataset_dir, labels, target, split)
     _require_disjoint(manifest, allow_shared_patients)
     volumes = {} if target is None else _volumes_ml(manifest)
@@ -124,6 +127,8 @@ def class_evaluation_cases(
         ConfigError: If all cases are asked for and no cut-off is fixed: it would come from the
             test cases themselves.
     """
+    if not dataset_dir:
+        return []
     manifest = _usable(dataset_dir, labels, target, split, for_test=fold is None)
     volumes = {} if target is None else _volumes_ml(manifest)
     names = [case.case for case in manifest.cases]
@@ -144,7 +149,7 @@ def class_inference_cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str,
     """Every readable image below a folder (or one file), with its own path as ``source``."""
     return [
         {"image": str(path), "source": str(path), "case": stem(path)}
-        for path in list_images(dataset_dir)
+        for path in (list_images(dataset_dir) if dataset_dir else ())
     ]
 
 

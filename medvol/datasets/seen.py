@@ -111,8 +111,10 @@ def warn_trained_on(
     """Warn where weights that are to be scored were trained on some of the cases."""
     seen = None if not weights else trained_on(weights)
     if seen is not None and (names := seen.trained(cases)):
-        logger.warning("%d of %d cases were trained on by %s (%s ...): their scores are not "
-                       "an estimate for new cases", len(names), len(cases), weights, names[0])  # fmt: skip
+        logger.warning(
+            "%d of %d cases were trained on by %s (%s ...): their scores are not an estimate for "
+            "new cases", len(names), len(cases), weights, names[0],
+        )  # fmt: skip
 
 
 def name_of(entry: Mapping[str, Any]) -> str:

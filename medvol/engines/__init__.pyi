@@ -14,10 +14,11 @@ from .distributed import process_mean as process_mean
 from .distributed import process_rank as process_rank
 from .distributed import start_process_group as start_process_group
 from .distributed import summed as summed
-from .gate import GateInputd as GateInputd
-from .gate import GateSized as GateSized
-from .gate import StopOnNonFinite as StopOnNonFinite
-from .gate import open_run as open_run
+from .input_checks import StopOnNonFinite as StopOnNonFinite
+from .input_checks import ValidateInputd as ValidateInputd
+from .input_checks import ValidateSized as ValidateSized
+from .input_checks import begin_run as begin_run
+from .input_checks import require_cases as require_cases
 from .loader import CaseLoader as CaseLoader
 from .losses import FocalLoss as FocalLoss
 from .losses import WeightedCrossEntropy as WeightedCrossEntropy

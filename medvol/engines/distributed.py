@@ -8,25 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from medvol.core.errors import ConfigError
-
 
 def start_process_group() -> torch.device:
     """Join the group that ``torchrun`` described, once, and return this process's device.
 
-    NCCL where every process has a GPU of its own, gloo otherwise.
-
-    Raises:
-        ConfigError: If the process was not started by ``torchrun``.
+    NCCL where every process has a GPU of its own, gloo otherwise; without ``torchrun`` there is
+    one process and no group.
     """
-    if "LOCAL_RANK" not in os.environ:
-        raise ConfigError(
-            "multi_gpu_train runs under torchrun: torchrun --nproc_per_node=2 -m monai.bundle run "
-            "--config_file .../multi_gpu_train.json"
-        )
-    local = int(os.environ["LOCAL_RANK"])
+    local = int(os.environ.get("LOCAL_RANK", "0"))
     has_gpus = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if not torch.distributed.is_initialized():
+    if "LOCAL_RANK" in os.environ and not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if has_gpus else "gloo")
     if not has_gpus:
         return torch.device("cpu")
@@ -35,7 +26,9 @@ def start_process_group() -> torch.device:
 
 
 def distributed(network: nn.Module, device: torch.device) -> nn.Module:
-    """The network with its gradients averaged over the processes."""
+    """The network with its gradients averaged over the processes, if there is a group of them."""
+    if not _is_group():
+        return network
     ids = [device.index] if device.type == "cuda" else None
     return nn.parallel.DistributedDataParallel(network, device_ids=ids)
 

@@ -34,7 +34,7 @@ class _ClassSampler(EpochSampler):
             raise ConfigError(f"{len(classes)} classes were given for {len(dataset)} cases")
         self.classes = torch.as_tensor([int(c) for c in classes])
         self.counts = Counter(self.classes.tolist())
-        if len(self.counts) < 2:
+        if len(self.counts) == 1:
             raise ConfigError("all training cases are of one class; there is nothing to balance")
 
     def epoch_length(self) -> int:
@@ -167,7 +167,7 @@ class OversamplingSampler(_ClassSampler):
 
     def epoch_length(self) -> int:
         """Classes times the largest class."""
-        return len(self.counts) * max(self.counts.values())
+        return len(self.counts) * max(self.counts.values(), default=0)
 
     def order(self, generator: torch.Generator) -> torch.Tensor:
         """All classes filled up to the largest one, shuffled."""

@@ -1,68 +1,55 @@
-"""The `monai.bundle` workflow that is running us, and what its command line overrode."""
+"""A run by ``python -m monai.bundle run``: its bundle's folder, its overrides, its last line.
+
+MONAI passes a config neither its own path nor the overrides that were given; the search path of
+Python and the command line of the process hold them.
+"""
 
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
+import json
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle import ConfigParser, run, update_kwargs
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, ID_SEP_KEY
 
 from medvol.core.errors import ConfigError, error_line
+from medvol.core.shipped import bundles_dir
+
+#: What ``monai.bundle.run`` takes beside overrides, and what its tracking adds to a config.
+_ARGUMENTS = {*inspect.signature(run).parameters, "workflow_name", "workflow_type", "output_dir",
+              *DEFAULT_EXP_MGMT_SETTINGS["mlflow"]["configs"]}  # fmt: skip
 
 
-def running_workflow() -> ConfigWorkflow | None:
-    """The MONAI workflow whose config is being evaluated, found on the call stack.
+def find_bundle_root(name: str, is_shipped: bool = False) -> str:
+    """Absolute folder of the bundle that a config belongs to; medvol itself overrides the id.
 
-    MONAI hands a config neither its own path nor the overrides that were given, and both are
-    needed to run from any folder and to refuse a misspelt option.
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        owner = frame.f_locals.get("self")
-        if isinstance(owner, ConfigWorkflow):
-            return owner
-        frame = frame.f_back
-    return None
+    In this order: the folder that MONAI's ``ConfigWorkflow.run`` puts on Python's search path, in
+    second place, before it runs anything (documented, as of monai 1.6); the working directory, as
+    MONAI's ``"bundle_root": "."`` means it; the shipped bundle. The first two count if they hold
+    the bundle of this name.
 
-
-def find_bundle_root() -> str:
-    """Absolute path of the bundle whose config is being evaluated.
+    Args:
+        name: The bundle's name in its metadata.
+        is_shipped: Whether the config is a shipped bundle's own; a fork's is not.
 
     Raises:
-        ConfigError: Outside a running workflow, unless the working directory is a bundle.
+        ConfigError: If none of the three is there.
     """
-    workflow = running_workflow()
-    if workflow is not None:
-        folder = Path(workflow.config_root_path).resolve()
-        return str(folder.parent if folder.name == "configs" else folder)
-    if Path("configs/metadata.json").is_file():
-        return str(Path.cwd())
-    raise ConfigError("bundle_root is unknown here; override bundle_root with the bundle's folder")
+    for folder in (*sys.path[1:2], "."):
+        if _name_in(Path(folder)) == name:
+            return str(Path(folder).resolve())
+    if is_shipped and (shipped := bundles_dir() / name).is_dir():
+        return str(shipped)
+    raise ConfigError(f"{name}: the bundle's folder is unknown here; override bundle_root with it")
 
 
-def use_handler(handler: Any) -> Any:
-    """The handler that another part of the config defines.
-
-    MONAI Label looks into every entry of ``train#handlers`` as a mapping, so none may be a bare
-    reference like ``@ema``.
-    """
-    return handler
-
-
-def brings_cases(workflow: ConfigWorkflow) -> bool:
-    """Whether an override lists the run's cases itself, as MONAI Label does."""
-    for id_ in ("train#dataset#data", "dataset#data"):
-        if id_ in workflow.parser and isinstance(workflow.parser.get(id_), list):
-            return True
-    return False
-
-
-def refuse_unknown_overrides(workflow: ConfigWorkflow) -> None:
+def reject_unknown_overrides() -> None:
     """Raise if the command line set an id that the bundle's own config files do not have.
 
     A new argument of a component is accepted when its target takes an argument of that name.
@@ -70,14 +57,17 @@ def refuse_unknown_overrides(workflow: ConfigWorkflow) -> None:
     Raises:
         ConfigError: Naming the first unknown id and the closest known one.
     """
-    folder = Path(workflow.config_root_path)
+    line = _command_line()
+    if not (files := _config_files(line)):
+        return
+    folder = files[0].parent
     original: dict[str, Any] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in [*files, *sorted(folder.glob("*.json"))]:
         if path.name != "metadata.json":
             _merge(original, ConfigParser.load_config_file(str(path)))
-    allowed = {"_meta_", *DEFAULT_EXP_MGMT_SETTINGS["mlflow"]["configs"], "output_dir"}
-    given = {key: value for key, value in workflow.parser.get().items() if key not in allowed}
-    for id_ in _added(given, original):
+    parser = ConfigParser(ConfigParser.load_config_files([str(path) for path in files]))
+    parser.update({key: value for key, value in line.items() if key not in _ARGUMENTS})
+    for id_ in _added(parser.get(), original):
         parts = id_.split(ID_SEP_KEY)
         near = difflib.get_close_matches(parts[-1], _siblings(original, parts[:-1]), n=1)
         hint = f"; did you mean {ID_SEP_KEY.join([*parts[:-1], near[0]])!r}?" if near else ""
@@ -87,7 +77,7 @@ def refuse_unknown_overrides(workflow: ConfigWorkflow) -> None:
 def install_excepthook() -> None:
     """End a run with its cause as the last line, where MONAI's last line names a config node.
 
-    A refusal is that line alone; any other error keeps its traceback above it.
+    A rejected input is that line alone; any other error keeps its traceback above it.
     """
     previous = sys.excepthook
 
@@ -104,6 +94,52 @@ def install_excepthook() -> None:
     if getattr(previous, "__name__", "") != "medvol_excepthook":
         hook.__name__ = "medvol_excepthook"
         sys.excepthook = hook
+
+
+def use_handler(handler: Any) -> Any:
+    """The handler that another part of the config defines.
+
+    MONAI Label looks into every entry of ``train#handlers`` as a mapping, so none may be a bare
+    reference like ``@ema``.
+    """
+    return handler
+
+
+def _command_line() -> dict[str, Any]:
+    """What ``python -m monai.bundle run`` was given, its args_file too; {} in other processes."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if getattr(spec, "name", "") != "monai.bundle.__main__" or sys.argv[1:2] not in (
+        ["run"],
+        ["run_workflow"],
+    ):
+        return {}
+    import fire
+
+    given: dict[str, Any] = {}
+
+    @functools.wraps(run)
+    def read(*args: Any, **named: Any) -> None:
+        found = inspect.signature(run).bind(*args, **named).arguments
+        given.update({**found.pop("override", {}), **found})
+
+    fire.Fire(read, command=sys.argv[2:])
+    return update_kwargs(given.pop("args_file", None), **given)
+
+
+def _config_files(given: dict[str, Any]) -> list[Path]:
+    files = given.get("config_file") or ()
+    if isinstance(files, str):
+        files = [files] if Path(files).is_file() else files.split(",")
+    return [Path(file) for file in files]
+
+
+def _name_in(folder: Path) -> str | None:
+    """The name that a folder's metadata states; None if the folder is not a bundle."""
+    try:
+        metadata = json.loads((folder / "configs" / "metadata.json").read_text("utf-8"))
+        return metadata["medvol"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _root_cause(error: BaseException) -> BaseException:

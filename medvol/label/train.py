@@ -1,4 +1,4 @@
-"""Fine-tuning a bundle on the labels that were submitted, once input and policy checks pass."""
+"""Fine-tuning a bundle on submitted labels, after input checks and the anatomy policy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medvol.core.errors import InputError, MissingInputError, PolicyError
 from medvol.core.files import atomic_path
 from medvol.engines import load_checkpoint
 from medvol.label.datastore import staged_pairs
-from medvol.networks import join_states, load_weights
+from medvol.networks import join_states, load_weights, members_in
 from medvol.transforms import policy_violations
 
 logger = logging.getLogger(__name__)
@@ -71,28 +71,17 @@ class FineTuning(BundleTrainTask):
         run = self.bundle / "runs" / time.strftime("%Y%m%d_%H%M%S")
         states = [
             self._train(request, train, held, run / str(index), start)
-            for index, start in enumerate(self._starts(request, run))
+            for index, start in enumerate(self._starts(request))
         ]
         return self._publish(states, run, len(train), len(held))
 
-    def _starts(self, request: Mapping[str, Any], run: Path) -> list[Path | None]:
+    def _starts(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Weights to start from: the network's own, each member's of an ensemble, or none."""
         weights = self.bundle / "models" / "model.pt"
         if not request.get("pretrained", True) or not weights.is_file():
-            return [None]
-        members = split_members(load_weights(weights))
-        if members is None or self._is_ensemble_trained():
-            return [weights]
-        paths = []
-        for index, state in enumerate(members):
-            path = run / f"start_{index}.pt"
-            _save(state, path)
-            paths.append(path)
-        return paths
-
-    def _is_ensemble_trained(self) -> bool:
-        target = str(self._config("train")["network_def"].get("_target_", ""))
-        return target.rpartition(".")[2] == "Ensemble"
+            return [{}]
+        count = members_in(load_weights(weights)) or 1
+        return [{"weights": str(weights), "member": member} for member in range(count)]
 
     def _train(
         self,
@@ -100,7 +89,7 @@ class FineTuning(BundleTrainTask):
         train: Sequence[Mapping[str, str]],
         held: Sequence[Mapping[str, str]],
         out: Path,
-        start: Path | None,
+        start: Mapping[str, Any],
     ) -> dict[str, Any]:
         epochs = int(request.get("max_epochs", _DEFAULT_EPOCHS))
         overrides = {
@@ -110,7 +99,7 @@ class FineTuning(BundleTrainTask):
             "output_dir": str(out),
             "max_epochs": epochs,
             "val_interval": max(1, epochs // 5) if held else epochs + 1,
-            "weights": str(start) if start else None,
+            **start,
         }
         bundle = load(self.bundle, is_trusted=True)
         run_task(bundle, "train", overrides, out / "train.log", show=logger.info)
@@ -155,17 +144,6 @@ def split_pairs(
 def _place(case: str) -> float:
     """A number from 0 to 1 that depends on the case's name alone."""
     return int(hashlib.sha256(case.encode()).hexdigest()[:8], 16) / 0x100000000
-
-
-def split_members(state: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """The members' state dicts of an ensemble's weights; None for a single network's."""
-    if not all(name.startswith("networks.") for name in state):
-        return None
-    members: dict[int, dict[str, Any]] = {}
-    for name, value in state.items():
-        _, index, rest = name.split(".", 2)
-        members.setdefault(int(index), {})[rest] = value
-    return [members[index] for index in sorted(members)]
 
 
 def _save(state: Mapping[str, Any], path: Path) -> None:

@@ -1,7 +1,9 @@
 from .checkpointing import with_gradient_checkpointing as with_gradient_checkpointing
 from .ensemble import Ensemble as Ensemble
+from .ensemble import first_member as first_member
 from .ensemble import join_states as join_states
 from .ensemble import member_layers as member_layers
+from .ensemble import member_state as member_state
 from .ensemble import members_in as members_in
 from .gradients import GradientClassifier as GradientClassifier
 from .gradients import OrientedGradients as OrientedGradients

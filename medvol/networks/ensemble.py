@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -121,6 +122,25 @@ def members_in(state: Mapping[str, Tensor]) -> int:
     return 1 + max(int(match[1]) for match in found if match)
 
 
+def member_state(
+    state: Mapping[str, Tensor], member: int, source: str | os.PathLike[str]
+) -> dict[str, Tensor]:
+    """One member's own state dict out of an ensemble's.
+
+    Raises:
+        WeightsError: Naming ``source`` if there is no such member.
+    """
+    if not 0 <= member < (count := members_in(state)):
+        raise WeightsError(f"{source}: holds {count} members, 0 to {count - 1}, not {member}")
+    prefix = f"networks.{member}."
+    return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+
+
+def first_member(network: nn.Module) -> nn.Module:
+    """What a bundle trains of its network: an ensemble's first member, else the network itself."""
+    return network.networks[0] if isinstance(network, Ensemble) else network
+
+
 def member_layers(network: nn.Module, layer: str) -> tuple[str, ...]:
     """A layer's name in each member of an ensemble; the name itself in any other network."""
     if not isinstance(network, Ensemble) or _MEMBER.match(layer):
@@ -141,7 +161,7 @@ def logits(probability: Tensor, activation: Activation) -> Tensor:
 
 
 def check_activation(activation: str) -> Activation:
-    """Refuse what is neither ``softmax`` nor ``sigmoid``."""
+    """Reject what is neither ``softmax`` nor ``sigmoid``."""
     if activation not in get_args(Activation):
         raise ConfigError(f"activation {activation!r} is unknown; choose softmax or sigmoid")
     return activation  # pyright: ignore[reportReturnType]

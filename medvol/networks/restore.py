@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from medvol.core import ConfigError
+from medvol.core.errors import WeightsError
 from medvol.networks.checkpointing import with_gradient_checkpointing
-from medvol.networks.ensemble import Ensemble, members_in
+from medvol.networks.ensemble import Ensemble, member_state, members_in
 from medvol.networks.weights import apply_weights, load_weights
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,7 @@ def with_weights(
     device: str | torch.device = "cpu",
     gradient_checkpointing: bool = False,
     member: int | None = None,
+    is_required: bool = True,
 ) -> nn.Module:
     """The network on the device, filled from a state dict unless ``path`` is None.
 
@@ -34,30 +37,40 @@ def with_weights(
         path: A bare state dict; None keeps the fresh weights.
         device: Where the network shall live.
         gradient_checkpointing: Train with less memory and about a third more time.
-        member: Take only this member, from 0, of a file that holds several: for fine-tuning.
+        member: Of a file with several members' weights, the one to take; None takes all.
+        is_required: False lets a config be inspected where the file is absent: the network is
+            built, and raises the WeightsError when it is called.
 
     Raises:
         ConfigError: If the file has no such member.
         WeightsError: If the file is absent, damaged, not finite, or does not fit the network.
         UnsafeFileError: If reading the file would run code.
     """
-    if path is not None:
-        state = load_weights(path)
-        if member is not None and (count := members_in(state)):
-            state = _member(state, member, count, path)
-        if members_in(state) and not isinstance(network, Ensemble):
-            network = Ensemble(network)
-        apply_weights(network, network.fit(state) if isinstance(network, Ensemble) else state)
+    if path is not None and (is_required or Path(path).is_file()):
+        network = _filled(network, path, member)
+    elif path is not None:
+        network.register_forward_pre_hook(_NoWeights(path))
     if gradient_checkpointing:
         with_gradient_checkpointing(network)
     return network.to(device)
 
 
-def _member(
-    state: dict[str, torch.Tensor], member: int, count: int, path: str | os.PathLike[str]
-) -> dict[str, torch.Tensor]:
-    if not 0 <= int(member) < count:
-        raise ConfigError(f"{path}: has members 0 to {count - 1}, not {member}")
-    logger.info("%s holds %d members; starting from member %d", path, count, member)
-    prefix = f"networks.{int(member)}."
-    return {name.removeprefix(prefix): v for name, v in state.items() if name.startswith(prefix)}
+def _filled(network: nn.Module, path: str | os.PathLike[str], member: int | None) -> nn.Module:
+    state = load_weights(path)
+    if members_in(state) and member is not None:
+        logger.info("%s: starting from member %d of %d", path, member, members_in(state))
+        state = member_state(state, member, path)
+    if members_in(state) and not isinstance(network, Ensemble):
+        network = Ensemble(network)
+    apply_weights(network, network.fit(state) if isinstance(network, Ensemble) else state)
+    return network
+
+
+class _NoWeights:
+    """A hook in front of a network that must not predict: it has no weights yet."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+
+    def __call__(self, *_: Any) -> None:
+        raise WeightsError(f"{self.path}: no such weights file")

@@ -1,4 +1,4 @@
-"""Weights from a file into a network: safe, finite, complete, and fitting, or refused."""
+"""Weights from a file into a network: safe, finite, complete, and fitting, or rejected."""
 
 from __future__ import annotations
 
@@ -97,11 +97,11 @@ def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def check_state(state: Mapping[str, Any], source: str | os.PathLike[str]) -> None:
-    """Refuse a state dict that is empty or holds anything but dense finite tensors.
+    """Reject a state dict that is empty or holds anything but dense finite tensors.
 
     Args:
         state: Name to tensor.
-        source: The file or network to name in the refusal.
+        source: The file or network to name in the error.
 
     Raises:
         UnsafeFileError: If a tensor claims more values than its storage holds.
@@ -123,7 +123,7 @@ def check_state(state: Mapping[str, Any], source: str | os.PathLike[str]) -> Non
 def apply_weights(
     network: nn.Module, state: Mapping[str, Tensor], *, allow_missing: Iterable[str] = ()
 ) -> KeyReport:
-    """Copy a state dict into a network, or refuse and leave the network as it was.
+    """Copy a state dict into a network, or raise and leave the network as it was.
 
     Args:
         network: The network to fill, in place.
@@ -187,7 +187,7 @@ def _read_torch(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # about pickle protocols
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise _refuse_pickle(path, str(error)) from error
+        raise _pickle_error(path, str(error)) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError,
             IndexError, AssertionError) as error:  # fmt: skip
         line = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
@@ -195,7 +195,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse compressed members (a bomb) and members whose checksum does not match."""
+    """Reject compressed members (a bomb) and members whose checksum does not match."""
     if not zipfile.is_zipfile(path):
         return
     try:
@@ -215,7 +215,7 @@ def _check_archive(path: Path) -> None:
         raise WeightsError(f"{path}: member {damaged} is damaged (its checksum differs)")
 
 
-def _refuse_pickle(path: Path, text: str) -> Exception:
+def _pickle_error(path: Path, text: str) -> Exception:
     with path.open("rb") as handle:
         start = handle.read(64)
     if start.startswith(b"version https://git-lfs"):

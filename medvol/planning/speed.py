@@ -12,6 +12,7 @@ from monai.bundle import ConfigParser
 
 from medvol.core.errors import ConfigError
 from medvol.inferers.footprint import window_footprint
+from medvol.networks.ensemble import first_member
 from medvol.planning.fingerprint import Fingerprint
 from medvol.planning.footprint import training_footprint
 from medvol.planning.forecast import Costs
@@ -104,7 +105,8 @@ def assumed_costs(bundle: Path, fingerprint: Fingerprint) -> Costs:
 
 def _network(bundle: Path) -> tuple[dict[str, Any], torch.nn.Module]:
     config = ConfigParser.load_config_file(str(bundle / "configs" / "train.json"))
-    return config, ConfigParser({"network": config["network_def"]}).get_parsed_content("network")
+    network = ConfigParser({"network": config["network_def"]}).get_parsed_content("network")
+    return config, first_member(network)
 
 
 def _batch_shape(config: dict[str, Any], fingerprint: Fingerprint) -> tuple[tuple[int, ...], int]:

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from medvol.bundle import load
-from medvol.core.errors import ConfigError, MedvolError
-from medvol.engines.workflow import error_line
+from medvol.core.errors import ConfigError, MedvolError, error_line
 from medvol.runners.cases import CaseInput, input_digest
 from medvol.runners.local import Report
 from medvol.runners.record import PredictOptions, Record

@@ -124,7 +124,7 @@ def fold_weights(runs: Path, count: int) -> list[Path]:
 
 def ensemble_config(bundle: Bundle, count: int) -> dict[str, Any]:
     """The network definition of ``count`` members of what a bundle trains, averaged."""
-    member = bundle.config("train")["network_def"]
+    member = bundle.member_def
     if count == 1:
         return member
     return {

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from medvol.bundle import Bundle, fork, load
+from medvol.bundle.metadata import stated_decision
 from medvol.core.errors import ConfigError
 from medvol.core.files import sha256_file, write_json, write_text
 from medvol.runners.cleaning import Cleaning, choose_cleaning, insert_cleaning, mean_dice
@@ -216,21 +217,20 @@ def export(
     state = states[0] if len(states) == 1 else join_states(states)
     save_checkpoint(output / "models" / "model.pt", state)
     channels = len(source.metadata["network_data_format"]["outputs"]["pred"]["channel_def"])
-    for task in ("inference", "evaluate"):
-        path = output / "configs" / f"{task}.json"
-        if not path.is_file():
-            continue
-        config = json.loads(path.read_text("utf-8"))
-        config["network_def"] = ensemble_config(source, len(members))
-        if chosen.thresholds and rule is not None:
-            insert_thresholds(config, rule, chosen.thresholds, channels)
-        if chosen.cleaning:
-            insert_cleaning(config["postprocessing"]["transforms"], chosen.cleaning)
-        write_text(path, json.dumps(config, indent=4, ensure_ascii=False) + "\n")
     path = output / "configs" / "metadata.json"
     facts = json.loads(path.read_text("utf-8"))
-    facts.setdefault("medvol", {})["weights_sha256"] = sha256_file(output / "models" / "model.pt")
-    facts["medvol"]["name"] = output.name
+    stated = facts.setdefault("medvol", {})
+    for task in source.tasks:
+        config_path = output / "configs" / f"{task}.json"
+        config = json.loads(config_path.read_text("utf-8"))
+        config["network_def"] = ensemble_config(source, len(members))
+        if chosen.thresholds and rule is not None and "decision" in config:
+            insert_thresholds(config, rule, chosen.thresholds, channels)
+            stated["decision"] = stated_decision(config)
+        if chosen.cleaning and task in ("inference", "evaluate"):
+            insert_cleaning(config["postprocessing"]["transforms"], chosen.cleaning)
+        write_text(config_path, json.dumps(config, indent=4, ensure_ascii=False) + "\n")
+    stated["weights_sha256"] = sha256_file(output / "models" / "model.pt")
     write_text(path, json.dumps(facts, indent=4, ensure_ascii=False) + "\n")
     write_json(output / "docs" / "selection.json", _plain(asdict(chosen)))
     card = output / "docs" / "README.md"

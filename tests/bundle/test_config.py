@@ -45,7 +45,7 @@ def test_stranger_config_without_code_is_read(tmp_path):
         "rate": {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 2},
         "loss": {"_target_": "monai.losses.DiceCELoss"},
         "average": {"_target_": "ignite.handlers.EMAHandler"},
-        "gate": {"_target_": "medvol.engines.open_run"},
+        "begin": {"_target_": "medvol.engines.begin_run"},
     }
     assert read_config(config(tmp_path, content)) == content
 

@@ -6,8 +6,8 @@ import pytest
 import yaml
 
 from medvol.bundle import list_bundles
-from medvol.bundle.places import configs_dir
 from medvol.bundle.publish import ZOO_LIMIT_BYTES, publishing_files, zoo_readme
+from medvol.core.shipped import configs_dir
 
 METADATA = {
     "name": "Title", "authors": "A. Author", "description": "Described.", "data_source": "Source",

@@ -32,7 +32,7 @@ def make(tmp_path):
     def make(step):
         folder = fork("hippocampus_mri_segmentation", tmp_path / "small_segmentation")
         config = {
-            "bundle_root": {"_target_": "medvol.engines.find_bundle_root"},
+            "bundle_root": ".",
             "values": None,
             "text": "",
             "place": "",

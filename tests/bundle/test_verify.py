@@ -64,7 +64,7 @@ def test_there_are_bundles_to_verify():
         ("evaluate", lambda c: c.update(labels={"1": "anterior", "5": "posterior"}), "the values"),
         (
             "train",
-            lambda c: c["network_def"].update(out_channels=5),
+            lambda c: c["network_def"]["networks"].update(out_channels=5),
             "train.json: the network gives 5 channels",
         ),
         (
@@ -160,4 +160,4 @@ def test_cli_lists_and_verifies(capsys):
     assert main(["bundle", "verify", "phantom_ct_segmentation"]) == 0
     assert "sound" in capsys.readouterr().out
     assert main(["bundle", "verify", "nothing"]) == 2
-    assert "nothing: is no bundle" in capsys.readouterr().err
+    assert "nothing: is not a bundle" in capsys.readouterr().err

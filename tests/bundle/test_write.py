@@ -4,9 +4,9 @@ import shutil
 import pytest
 import yaml
 
-from medvol.bundle.places import configs_dir
 from medvol.bundle.write import all_names, render, stale, write
 from medvol.core import ConfigError
+from medvol.core.shipped import configs_dir
 
 NAME = "spleen_ct_segmentation"
 
@@ -62,7 +62,7 @@ def test_nothing_is_left_to_expand(configs):
         ({"labels": None}, "'labels' is missing"),
         ({"learning_rates": 0.1}, "no part uses the value 'learning_rates'"),
         ({"learning_rate": "1e-4"}, "write the number out"),
-        ({"network": "transformer"}, "network: 'transformer' is no part"),
+        ({"network": "transformer"}, "network: 'transformer' is not a part"),
         ({"tasks": ["train", "dance"]}, "task 'dance' has no part"),
         ({"labels": ["spleen"]}, "write each value and its name"),
         ({"labels": {"spleen": 1}}, "write each value and its name"),

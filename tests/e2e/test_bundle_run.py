@@ -41,7 +41,7 @@ def small(tmp_path_factory):
     return fork(BUNDLE, tmp_path_factory.mktemp("fork") / "small_segmentation")
 
 
-SMALL = {"network_def#channels": [4, 6, 8], "val_interval": 1, "folds": 3, "fold": 0}
+SMALL = {"network_def#networks#channels": [4, 6, 8], "val_interval": 1, "folds": 3, "fold": 0}
 
 
 def weights_after(bundle, data, out, **options):

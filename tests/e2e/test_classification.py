@@ -10,11 +10,11 @@ import pytest
 import torch
 from monai.bundle import ConfigWorkflow
 
-from medvol.bundle.places import configs_dir
 from medvol.bundle.write import read_values, write
 from medvol.core import PolicyError, WeightsError
+from medvol.core.errors import error_line
+from medvol.core.shipped import configs_dir
 from medvol.datasets.phantoms import write_phantom_classes
-from medvol.engines.workflow import error_line
 from medvol.io import read_image
 from medvol.metrics import auc_roc
 from medvol.networks import load_weights

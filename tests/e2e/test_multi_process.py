@@ -16,7 +16,7 @@ from medvol.engines import load_checkpoint
 from tests.blobs import write_blobs
 
 BUNDLE = load("hippocampus_mri_segmentation")
-SMALL = ["--network_def#channels", "[4,6,8]", "--folds", "3",
+SMALL = ["--network_def#networks#channels", "[4,6,8]", "--folds", "3",
          "--fold", "0", "--max_epochs", "4", "--val_interval", "2"]  # fmt: skip
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
             "--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]  # fmt: skip

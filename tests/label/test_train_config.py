@@ -72,7 +72,8 @@ def test_without_cases_or_a_data_set_the_run_is_rejected():
     workflow = ConfigWorkflow(
         config_file=str(load("phantom_ct_segmentation").config_path("train")), logging_file=False
     )
+    workflow.initialize()
     with pytest.raises(Exception, match=r".") as caught:
-        workflow.initialize()
+        workflow.run()
     assert "--dataset_dir" in (error_line(caught.value) or "")
     assert isinstance(caught.value, MissingInputError) or caught.value.__cause__ is not None

@@ -193,7 +193,7 @@ def test_an_environment_of_the_users_own_is_not_built_over(tmp_path):
         (["--bundles", SEGMENTER], "--images DIR or --dicomweb URL"),
         (["--bundles", SEGMENTER, "--images", "x", "--dicomweb", "http://y"], "either"),
         (["--images", "x"], "--bundles"),
-        (["--bundles", "nothing_segmentation", "--images", "x"], "is no bundle"),
+        (["--bundles", "nothing_segmentation", "--images", "x"], "is not a bundle"),
         (["--bundles", SEGMENTER, "--images", "/nowhere"], "no such folder"),
         (["--bundles", SEGMENTER, "--dicomweb", "ftp://x"], "not an http address"),
         (["--bundles", SEGMENTER, "--images", "x", "--host", "0.0.0.0"], "--allow-remote"),

@@ -28,7 +28,7 @@ def write_bundle(folder: Path, *, spacing_mm=(1.5, 1.5, 2.0), after=(), **infere
         "norm": "instance",
     }
     config = {
-        "bundle_root": {"_target_": "medvol.engines.find_bundle_root"},
+        "bundle_root": ".",
         "dataset_dir": "",
         "output_dir": "out",
         "device": "cpu",
@@ -75,7 +75,7 @@ def write_bundle(folder: Path, *, spacing_mm=(1.5, 1.5, 2.0), after=(), **infere
                     "reader": "medvol.io.MedvolReader",
                     "ensure_channel_first": True,
                 },
-                {"_target_": "medvol.engines.GateInputd", "keys": "image"},
+                {"_target_": "medvol.engines.ValidateInputd", "keys": "image"},
                 {"_target_": "Orientationd", "keys": ["image"], "axcodes": "RAS", "labels": None},
                 {
                     "_target_": "medvol.transforms.Spacingd",
@@ -104,7 +104,8 @@ def write_bundle(folder: Path, *, spacing_mm=(1.5, 1.5, 2.0), after=(), **infere
             ],
         },
     }
-    metadata = {"version": "0.1.0", "medvol": {"body_part": "phantom", "family": "segmentation"}}
+    facts = {"body_part": "phantom", "family": "segmentation", "labels": LABELS}
+    metadata = {"version": "0.1.0", "medvol": facts}
     (folder / "configs").mkdir(parents=True)
     (folder / "models").mkdir()
     (folder / "configs" / "inference.json").write_text(json.dumps(config))

@@ -20,7 +20,7 @@ from medvol.runners import FoldRun, TrainOptions, run_training, sweep
 from medvol.runners.train import check_training, next_step, overrides_of, run_fold
 from tests.blobs import write_blobs
 
-SMALL = ["--set", "network_def#channels=[4,6,8]", "--set", "folds=3", "--set",
+SMALL = ["--set", "network_def#networks#channels=[4,6,8]", "--set", "folds=3", "--set",
          "val_interval=1"]  # fmt: skip
 BUNDLE = "hippocampus_mri_segmentation"
 ROOT = Path(__file__).parents[2]
@@ -81,7 +81,7 @@ def test_refusal_of_the_training_is_the_last_line_and_exit_2(data, tmp_path, cap
     ("given", "said"),
     [
         ({"folds": (7,)}, "fold 7 does not exist"),
-        ({"bundle": "no_such_segmentation"}, "is no bundle"),
+        ({"bundle": "no_such_segmentation"}, "is not a bundle"),
         ({"data": "/nonexistent/scans"}, "/nonexistent/scans"),
         ({"settings": {"folds": "many"}}, "folds=many"),
         ({"settings": {"fold": "2"}}, "--folds"),

@@ -38,8 +38,8 @@ def bench_bundle(
     import yaml
     from monai.bundle import ConfigParser
 
-    from medvol.bundle.places import configs_dir
     from medvol.bundle.write import write
+    from medvol.core.shipped import configs_dir
 
     name, configs = "bench_ct_segmentation", folder / "configs"
     values: dict[str, Any] = yaml.safe_load(

@@ -79,7 +79,7 @@ def train(arm: str, fold: int, options: argparse.Namespace) -> None:
 def schedule(epochs: int, folder: Path) -> dict[str, Any]:
     """What both arms share and the bundle does otherwise: a small network, briefly."""
     return {
-        "network_def#channels": [16, 32, 64],
+        "network_def#networks#channels": [16, 32, 64],
         "max_epochs": epochs, "val_interval": epochs, "patience": epochs, "ema#decay": 0.99,
         "inferer#tta": None, "validate#key_metric#val_mean_dice#output_dir": str(folder),
     }  # fmt: skip

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from medvol.bundle.lean import import_monai
 from medvol.core.pages import ask_for_huge_pages
 
 SPACING_MM = (1.5, 1.5, 1.5)
@@ -25,7 +24,6 @@ def main() -> None:
     name, image = sys.argv[1], sys.argv[2]
     if name != "MONAI":  # as the verb does
         ask_for_huge_pages()
-        import_monai()
     from tools.bench.inference import network
 
     torch.set_num_threads(1)

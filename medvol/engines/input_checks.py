@@ -1,9 +1,10 @@
-"""The gate that bundles name: a run stops before its first step, or within it, and says why."""
+"""Input checks that bundles name: a run stops at its beginning, or in a step, with a reason."""
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,48 +16,60 @@ from monai.transforms import MapTransform
 from monai.utils import set_determinism
 
 from medvol.core.errors import (
+    ConfigError,
     GridMismatchError,
     InputError,
     LabelError,
     MissingInputError,
     NonFiniteError,
+    WeightsError,
 )
 from medvol.core.geometry import SAME_GRID_MM
-from medvol.engines.workflow import (
-    brings_cases,
-    install_excepthook,
-    refuse_unknown_overrides,
-    running_workflow,
-)
-
-logger = logging.getLogger(__name__)
+from medvol.engines.workflow import install_excepthook, reject_unknown_overrides
 
 
-def open_run(seed: int | None = None, dataset_dir: str | None = None) -> None:
-    """First step of every bundle run: refuse misspelt options, seed, and shorten refusals.
+def begin_run(
+    seed: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    is_distributed: bool = False,
+) -> None:
+    """First step of every bundle run: options, weights and processes are checked, then the seed.
 
     Args:
         seed: Seeds Python, NumPy and torch, and makes cuDNN deterministic.
-        dataset_dir: What the run was given; an empty value means that the user forgot it, unless
-            an override lists the cases themselves.
+        weights: The file that the run needs, if any.
+        is_distributed: Whether ``torchrun`` must have started the process.
 
     Raises:
-        ConfigError: If the command line names an option that the bundle does not have.
-        MissingInputError: If no data set was given.
+        ConfigError: If the command line names an option that the bundle does not have, or
+            ``torchrun`` is needed and absent.
+        WeightsError: If the weights do not exist.
     """
     install_excepthook()
-    is_given = dataset_dir is None or bool(str(dataset_dir).strip())
-    if (workflow := running_workflow()) is not None:
-        refuse_unknown_overrides(workflow)
-        is_given = is_given or brings_cases(workflow)
-    if not is_given:
-        raise MissingInputError("no data: pass --dataset_dir FOLDER")
+    reject_unknown_overrides()
+    if is_distributed and "LOCAL_RANK" not in os.environ:
+        raise ConfigError(
+            "multi_gpu_train runs under torchrun: torchrun --nproc_per_node=2 -m monai.bundle run "
+            "--config_file .../multi_gpu_train.json"
+        )
+    if weights is not None and not Path(weights).is_file():
+        raise WeightsError(f"{weights}: no such weights file")
     if seed is not None:
         set_determinism(seed)
 
 
-class GateInputd(MapTransform):
-    """Refuse a case that would train or predict nonsense; sits right after ``LoadImaged``.
+def require_cases(cases: Sequence[Any]) -> None:
+    """Second step of every bundle run: there must be cases, from a data set or an override.
+
+    Raises:
+        MissingInputError: If there is none.
+    """
+    if not len(cases):
+        raise MissingInputError("no data: pass --dataset_dir FOLDER")
+
+
+class ValidateInputd(MapTransform):
+    """Reject a case that would train or predict nonsense; sits right after ``LoadImaged``.
 
     Images must hold voxels, all finite; a label must lie on its image's grid
     and hold only integers of the class list.
@@ -69,7 +82,7 @@ class GateInputd(MapTransform):
 
     Raises:
         NonFiniteError: If an image holds NaN or infinity.
-        LabelError: If a label value is no integer or not in the class list.
+        LabelError: If a label value is not an integer or not in the class list.
         GridMismatchError: If image and label differ in shape, or in affine by over 1e-3 mm.
     """
 
@@ -98,14 +111,14 @@ class GateInputd(MapTransform):
     def _require_legal(self, label: torch.Tensor, name: str) -> None:
         values = torch.unique(torch.as_tensor(label)).cpu().numpy()
         if not np.isfinite(values).all() or not np.array_equal(values, np.round(values)):
-            raise LabelError(f"{name}: the label map holds values that are no integers")
+            raise LabelError(f"{name}: the label map holds values that are not integers")
         if unknown := sorted({int(v) for v in values} - self.legal):
             legal = ", ".join(map(str, sorted(self.legal)))
             raise LabelError(f"{name}: label {unknown[0]} is not in the class list ({legal})")
 
 
-class GateSized(MapTransform):
-    """Refuse a volume so small that most of what the network sees would be padding.
+class ValidateSized(MapTransform):
+    """Reject a volume so small that most of what the network sees would be padding.
 
     Args:
         keys: Image keys, already at the bundle's spacing.

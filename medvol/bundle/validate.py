@@ -39,8 +39,8 @@ def iterate(content: Any, id_: str = "", depth: int = 0) -> Iterator[tuple[str, 
         yield from iterate(value, f"{id_}::{key}" if id_ else str(key), depth + 1)
 
 
-def require_sense(path: Path, content: dict[str, Any]) -> None:
-    """Refuse numbers of the wrong kind and references that run in a circle.
+def validate_config(path: Path, content: dict[str, Any]) -> None:
+    """Reject numbers of the wrong kind and references that run in a circle.
 
     Raises:
         ConfigError: Naming the file and the id.
@@ -52,7 +52,7 @@ def require_sense(path: Path, content: dict[str, Any]) -> None:
     for id_, value in nodes.items():
         if fault := _fault(id_.rsplit("::", 1)[-1], value):
             raise ConfigError(f"{path}: {id_} is {value!r}, {fault}")
-    _refuse_circles(path, content)
+    _reject_circles(path, content)
 
 
 def _fault(name: str, value: Any) -> str | None:
@@ -82,7 +82,7 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _refuse_circles(path: Path, content: dict[str, Any]) -> None:
+def _reject_circles(path: Path, content: dict[str, Any]) -> None:
     """A circle among whole values that are nothing but references: ``a: "@b"``, ``b: "@a"``."""
     nodes = {id_: value for id_, value in iterate(content) if isinstance(value, str)}
     for start in nodes:
