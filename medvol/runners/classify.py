@@ -11,8 +11,7 @@ import torch
 from medvol.bundle import load
 from medvol.core.errors import ConfigError, MedvolError, error_line
 from medvol.runners.cases import CaseInput, input_digest
-from medvol.runners.local import Report
-from medvol.runners.record import PredictOptions, Record
+from medvol.runners.record import PredictOptions, Record, Report
 from medvol.runners.session import reader_overrides
 
 _FOR_MASKS = {"formats": "--format", "tta": "--tta", "uncertainty": "--uncertainty",

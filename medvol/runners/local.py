@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from medvol.inferers import Prediction
 from medvol.runners.cases import CaseInput
 from medvol.runners.predict import PreparedCase, infer, load, predict_case, write
-from medvol.runners.record import PredictOptions, Record
+from medvol.runners.record import PredictOptions, Record, Report
 from medvol.runners.session import Session
-
-Report = Callable[[Record], None]
 
 
 def run_local(

@@ -11,8 +11,7 @@ from typing import Any
 
 from medvol.core.errors import ConfigError, MedvolError, MissingPackageError, error_line
 from medvol.runners.cases import CaseInput
-from medvol.runners.local import Report
-from medvol.runners.record import PredictOptions, Record
+from medvol.runners.record import PredictOptions, Record, Report
 
 _log = logging.getLogger(__name__)
 #: How often a case is given to a new actor after its actor was lost.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,10 @@ class Record:
         content = {"schema": 1, **asdict(self)}
         content.pop("is_resumed")
         write_json(case_folder(out, self.case) / RECORD, content)
+
+
+#: Called with each case's record as it is done.
+Report = Callable[[Record], None]
 
 
 def case_folder(out: str, case: str) -> Path:

@@ -16,8 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from medvol.runners.cases import CaseInput
-from medvol.runners.local import Report
-from medvol.runners.record import PredictOptions, Record
+from medvol.runners.record import PredictOptions, Record, Report
 
 _log = logging.getLogger(__name__)
 
