@@ -12,10 +12,15 @@ from .published import medicalnet_resnet as medicalnet_resnet
 from .published import torchvision_efficientnet as torchvision_efficientnet
 from .published import torchvision_resnet as torchvision_resnet
 from .restore import with_weights as with_weights
+from .sides import SidedNetwork as SidedNetwork
 from .sizes import PoolingPlan as PoolingPlan
+from .sides import SidedNetwork as SidedNetwork
 from .sizes import legal_size as legal_size
+from .sides import SidedNetwork as SidedNetwork
 from .sizes import pooling_plan as pooling_plan
+from .sides import SidedNetwork as SidedNetwork
 from .sizes import require_legal_size as require_legal_size
+from .sides import SidedNetwork as SidedNetwork
 from .sizes import size_factors as size_factors
 from .subpixel import SubpixelUNet as SubpixelUNet
 from .transfer import inflate_kernel as inflate_kernel
