@@ -231,6 +231,7 @@ def _derived(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         "class_values": [0, *known],
         "legal_values": known if ignored is None else [*known, ignored],
         "regions": {},
+        "resampled": "probabilities",
         "structures": list(regions.values()) or [[value] for value in known],
         "ignore_label": None,
         "out_channels": len(regions or known) + int(is_exclusive),
@@ -287,8 +288,23 @@ def _expand(config: dict[str, Any]) -> dict[str, Any]:
         parser.resolve_macro_and_relative_ids()
         config = parser.get()
         if '"%' not in json.dumps({k: v for k, v in config.items() if k not in ("values", "part")}):
-            return config
+            return _spliced(config)
     raise ConfigError("a part's macros refer to each other in a circle")
+
+
+def _spliced(config: Any) -> Any:
+    """The config with lists of transforms that a part brought into a list made one list."""
+    if isinstance(config, dict):
+        return {key: _spliced(value) for key, value in config.items()}
+    if not isinstance(config, list):
+        return config
+    items = [_spliced(item) for item in config]
+    nested = [
+        item for item in items if isinstance(item, list) and item and isinstance(item[0], dict)
+    ]
+    if not nested:
+        return items
+    return [step for item in items for step in (item if item in nested else [item])]
 
 
 def _first(path: str) -> str:

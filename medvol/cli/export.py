@@ -27,7 +27,7 @@ def run(
     is_json: Json = False,
 ) -> None:
     """Export, then compare Dice and HD95 before and after; exit 1 where they moved."""
-    from medvol.runners.engines import as_rows, compare_engines, export_bundle, open_for_export
+    from medvol.runners.export import as_rows, compare_engines, export_bundle, open_for_export
 
     engines = [name for name in to.split(",") if name]
     if not engines:

@@ -160,7 +160,7 @@ def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool)
     from dataclasses import asdict
 
     from medvol.core.errors import MedvolError
-    from medvol.runners import Session, job_plan, run_forecast
+    from medvol.runners import Session, job_plan, run_estimate
 
     session, rows, plans, is_refused = Session(options), [], [], False
     for case in cases:
@@ -176,7 +176,7 @@ def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool)
             line = plan.line() if plan else "its header does not tell its size"
         if not is_json:
             print(f"{case.name}: {line}")
-    whole = run_forecast(session, plans)
+    whole = run_estimate(session, plans)
     if is_json:
         print(json.dumps({"cases": rows, "run": asdict(whole)}, indent=2))
     elif len(cases) > 1:

@@ -1,4 +1,4 @@
-"""What of an image need not be predicted, because its values say that nothing is there."""
+"""What of an image need not be predicted, because its values show that nothing is there."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ _NEVER = 20.0
 
 
 def is_empty(window: torch.Tensor, background: float) -> bool:
-    """Whether no voxel of (C, ...) or (B, C, ...) lies above ``background``."""
+    """Whether no voxel of (C, ...) lies above ``background``."""
     return not bool((window > background).any())
 
 
 def body_box(image: torch.Tensor, background: float, least: Sequence[int]) -> Box:
-    """The smallest box of (B, C, spatial...) that holds every voxel above ``background``.
+    """The smallest box of (C, spatial...) that holds every voxel above ``background``.
 
     Args:
-        image: Image batch; one box serves all its items.
+        image: The image.
         background: What is not above it is empty, for example air after the CT window.
         least: The box is widened to this size, as far as the image reaches, so that a window at
             its edge sees true surroundings and not padding.
     """
-    filled = [_rows(image, dim, background) for dim in range(2, image.ndim)]
+    filled = [_rows(image, dim, background) for dim in range(1, image.ndim)]
     return tuple(_span(rows, n) for rows, n in zip(filled, least, strict=True))
 
 
 def outside_values(
     channels: int, like: torch.Tensor, *, activation: Activation, is_probability: bool
 ) -> torch.Tensor:
-    """What a network that knows of nothing but background would say, one value per channel.
+    """The output of a network that knows nothing but background, one value per channel.
 
     Args:
         channels: Number of output channels.

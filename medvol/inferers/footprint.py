@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -62,16 +59,16 @@ def window_footprint(
 
     Raises:
         ConfigError: If the network cannot be followed, for example because it is compiled or
-            looks at values.
+            depends on values.
     """
     try:
         shadow = copy.deepcopy(network).to("meta").eval()
         window = torch.empty((batch, in_channels, *roi), device="meta")
-        with torch.no_grad(), _no_compiler(), _LiveBytes(window) as live:
+        with torch.no_grad(), _LiveBytes(window) as live:
             out = shadow(window)
     except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"the memory of this network for windows {tuple(roi)} cannot be foretold: {error}"
+            f"the memory of this network for windows {tuple(roi)} cannot be estimated: {error}"
         ) from error
     tensors = [*network.parameters(), *network.buffers()]
     first = out if isinstance(out, torch.Tensor) else next(iter(_tensors(out)))
@@ -84,26 +81,6 @@ def window_footprint(
     )
 
 
-@contextmanager
-def _no_compiler() -> Iterator[None]:
-    """Keep PyTorch's compiler out, which takes 0.8 s to load.
-
-    The kernels for ``meta`` load it only to say that it shall not trace them
-    (``torch._compile._disable_dynamo``); a stand-in hears that where it is not loaded yet.
-    """
-    name = "torch._dynamo"
-    if name in sys.modules:
-        yield
-        return
-    stand_in: Any = ModuleType(name)
-    stand_in.disable = lambda function, *_, **__: function
-    sys.modules[name] = stand_in
-    try:
-        yield
-    finally:
-        del sys.modules[name]
-
-
 class _LiveBytes(TorchDispatchMode):
     """Adds up the storages that operators create and drop."""
 
@@ -113,10 +90,6 @@ class _LiveBytes(TorchDispatchMode):
         self.peak = self.peak_workspace = self.flops = 0
         for tensor in alive:
             self._count(tensor)
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # nothing is compiled here, and telling so would load the compiler: 0.8 s
 
     def __torch_dispatch__(
         self,

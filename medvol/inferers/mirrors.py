@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any, cast
@@ -14,9 +14,6 @@ from monai.data.meta_tensor import MetaTensor
 from medvol.core.anatomy import PATIENT_AXES, PatientAxis, anatomy_rule, flip_refusal
 from medvol.core.errors import ConfigError, InputError, PolicyError
 from medvol.core.geometry import Geometry
-from medvol.networks.ensemble import Activation, probabilities
-
-Predictor = Callable[..., Any]
 
 _Axes = tuple[PatientAxis | int, ...]
 _AXIS_OF_CODE = dict(zip("LRAPIS", (a for a in PATIENT_AXES for _ in "xx"), strict=True))
@@ -108,42 +105,6 @@ class Mirrors:
             else:
                 found.add(2 + array_axis)
         return tuple(sorted(found))
-
-
-def averaged(
-    predictor: Predictor,
-    flips: Sequence[tuple[int, ...]],
-    activation: Activation,
-    at_once: int = 1,
-) -> Predictor:
-    """A predictor of probabilities, averaged over the mirror images named by ``flips``.
-
-    Args:
-        predictor: Of windows (B, C, ...).
-        flips: Dims to mirror along, from ``Mirrors.combinations``.
-        activation: Turns outputs into probabilities.
-        at_once: Mirror images share one pass as long as it holds no more windows than this: an
-            image that fits into one window then runs as a batch of itself and its mirrors.
-    """
-    if not flips:
-        raise ConfigError("no mirror to average over, not even the image itself")
-
-    def predict(window: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        # what else is handed over, such as coordinates, belongs to the windows as they came
-        count = 1 if args or kwargs else max(1, at_once // len(window))
-        total: torch.Tensor | None = None
-        for first in range(0, len(flips), count):
-            some = flips[first : first + count]
-            views = [torch.flip(window, dims) if dims else window for dims in some]
-            out = predictor(views[0] if len(some) == 1 else torch.cat(views), *args, **kwargs)
-            parts = probabilities(out, activation).split(len(window))
-            for dims, part in zip(some, parts, strict=True):
-                back = torch.flip(part, dims) if dims else part
-                total = back if total is None else total.add_(back)
-        mean = torch.as_tensor(total)
-        return mean.div_(len(flips)) if len(flips) > 1 else mean
-
-    return predict
 
 
 def _patient_axes(

@@ -1,28 +1,38 @@
-"""Sliding-window inference: MONAI's answer, sooner."""
+"""Sliding-window inference: MONAI's result, sooner."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import SlidingWindowInferer as MonaiSlidingWindowInferer
-from monai.inferers.utils import _flatten_struct, _pack_struct
-from numpy.typing import NDArray
+from monai.utils.type_conversion import convert_to_dst_type
 
-from medvol.core.errors import ConfigError, GridMismatchError, InputError
-from medvol.core.geometry import Geometry
+from medvol.core.errors import ConfigError
 from medvol.inferers.convolution import onednn_convolutions
-from medvol.inferers.emptiness import body_box, outside_values
-from medvol.inferers.mirrors import Mirrors, averaged
-from medvol.inferers.slabs import Decision, GridMap, LayerRun, SlabWriter, slab_axis, stitch_slabs
-from medvol.inferers.stitching import Network, Stitcher, WindowSource, padded
-from medvol.inferers.windows import Box, WindowGrid, importance_map
-from medvol.networks.ensemble import Activation, check_activation, logits
+from medvol.inferers.emptiness import body_box, fill_unseen, outside_values
+from medvol.inferers.ensemble import (
+    Blended,
+    UncertainPrediction,
+    entropy,
+    is_mean,
+    member_mean,
+    members_of,
+)
+from medvol.inferers.mirrors import Mirrors
+from medvol.inferers.stitching import (
+    Network,
+    OtherSizeError,
+    WindowSource,
+    blend,
+    outputs_of,
+    packed,
+    padded,
+)
+from medvol.inferers.windows import Box, WindowGrid, importance_map, is_sliced
+from medvol.networks.ensemble import Activation, check_activation, logits, probabilities
 
 _MONAI_KEYS = ("device", "buffer_steps", "buffer_dim", "condition")
 
@@ -31,10 +41,13 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
     """Drop-in for MONAI's inferer of that name: same arguments, same result to 1e-5.
 
     It is faster on a CPU, where windows take oneDNN's convolutions even one at a time and
-    stitching is one multiply-add per window, and it can average over mirror images.
+    stitching is one multiply-add per window, and it can average over mirror images. Windows blend
+    a single network's outputs, as MONAI does; where mirrors or an ensemble's members are averaged
+    they blend mean probabilities.
 
     Args:
-        roi_size: Window size; components that are not positive mean the image's own size.
+        roi_size: Window size; components that are not positive mean the image's own size. Two
+            components over a 3D image run a 2D network slice by slice across the last axis.
         sw_batch_size: Windows per forward pass.
         overlap: Share of a window that its neighbour covers as well, at least 0, under 1.
         mode: ``constant`` or ``gaussian`` weights.
@@ -55,20 +68,17 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         labels: Structure names, or a mapping of label value to name; a name with a side forbids
             the left-right mirror.
         activation: ``softmax`` or ``sigmoid``: turns network output into the probabilities that
-            ``tta`` averages.
-        returns: What comes out where ``tta`` is on: ``logits`` whose activation gives the averaged
-            probabilities, so that the bundle's own activation stays right, or ``probabilities``.
+            are averaged.
+        averages: ``probabilities``, or ``logits`` as nnU-Net does.
+        returns: What a call returns where probabilities are averaged: ``logits`` whose activation
+            gives them, so that the bundle's own activation stays right, or ``probabilities``.
         background: Declares that voxels which are not above this value hold nothing: the image is
             cropped to the rest and windows without any are skipped, which is no longer MONAI's
-            answer near the crop. None predicts everything.
+            result near the crop. None predicts everything.
         overlap_slack: How much less windows may overlap along an axis where that saves a row of
-            them, such as 0.03; they are spaced evenly there, which is MONAI's answer no longer.
+            them, such as 0.03; they are spaced evenly there, which is no longer MONAI's result.
+        evenly_spaced: Space windows evenly along every axis, as nnU-Net does.
         amp: Half precision on CUDA, bfloat16 where the device has it; the CPU ignores it.
-        scratch_dir: Blend in a file of this folder, mapped into memory, instead of in memory.
-
-    Attributes:
-        sees_probabilities: Set it where networks return probabilities and not what ``activation``
-            is still to be applied to.
 
     Raises:
         ConfigError: If an argument is out of range.
@@ -97,16 +107,18 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         body_part: str | None = None,
         labels: Iterable[str] | Mapping[Any, str] = (),
         activation: str = "softmax",
+        averages: str = "probabilities",
         returns: Literal["logits", "probabilities"] = "logits",
         background: float | None = None,
         overlap_slack: float = 0.0,
+        evenly_spaced: bool = False,
         amp: bool = False,
-        scratch_dir: str | None = None,
     ) -> None:
         if sw_batch_size < 1:
             raise ConfigError(f"sw_batch_size must be at least 1, got {sw_batch_size}")
-        if returns not in ("logits", "probabilities"):
-            raise ConfigError(f"returns must be logits or probabilities, got {returns!r}")
+        for name, given in (("returns", returns), ("averages", averages)):
+            if given not in get_args(Blended):
+                raise ConfigError(f"{name} must be logits or probabilities, got {given!r}")
         super().__init__(
             roi_size, sw_batch_size, overlap, mode, sigma_scale, padding_mode, cval, sw_device,
             device, progress, False, cpu_thresh, buffer_steps, buffer_dim, with_coord,
@@ -114,10 +126,9 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         self.cache_roi_weight_map = cache_roi_weight_map
         self.mirrors = Mirrors.parse(tta, body_part, labels)
         self.activation: Activation = check_activation(activation)
-        self.returns = returns
-        self.background, self.overlap_slack = background, float(overlap_slack)
-        self.amp, self.scratch_dir = amp, scratch_dir
-        self.sees_probabilities = False
+        self.averages, self.returns = averages, returns
+        self.background, self.overlap_slack, self.amp = background, float(overlap_slack), amp
+        self.evenly_spaced = evenly_spaced
 
     def __call__(self, inputs: torch.Tensor, network: Network, *args: Any, **kwargs: Any) -> Any:
         """Predict ``inputs`` (B, C, spatial...) window by window and blend.
@@ -126,142 +137,147 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
             inputs: Image batch; a MetaTensor keeps its affine.
             network: Called with (windows, C, roi...); returns a tensor, or a sequence or mapping
                 of tensors.
-            args: Handed to the network.
-            kwargs: Handed to the network; ``device``, ``buffer_steps``, ``buffer_dim`` and
-                ``condition`` are read as MONAI does.
+            args: Passed to the network.
+            kwargs: Passed to the network; ``device``, ``buffer_steps``, ``buffer_dim`` and
+                ``condition`` mean the same as in MONAI.
         """
-        if self.mirrors:
-            network = self._averaged(network, inputs)
-        with onednn_convolutions():
-            out = self._blend(inputs, network, args, dict(kwargs))
-        if self.mirrors and self.returns == "logits":
-            return _each(out, lambda p: logits(p, self.activation))
-        return out
-
-    def _blend(
-        self, inputs: torch.Tensor, network: Network, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
         steps = kwargs.get("buffer_steps", self.buffer_steps)
         if self.with_coord or steps or kwargs.get("condition") is not None:
             return super().__call__(inputs, network, *args, **kwargs)
         device = kwargs.get("device", self.device)
         if device is None and self.cpu_thresh and inputs.shape[2:].numel() > self.cpu_thresh:
             device = "cpu"
-        call_kwargs = {k: v for k, v in kwargs.items() if k not in _MONAI_KEYS}
-        source, box = self._windows(inputs)
-        stitch_on = torch.device(device or inputs.device)
-        stitcher = Stitcher(
-            source.grid,
-            self._weight(source, stitch_on),
-            len(inputs),
-            skips=self.background is not None,
-            scratch_dir=self.scratch_dir,
-        )
+        rest = {k: v for k, v in kwargs.items() if k not in _MONAI_KEYS}
+        predictor = self.window_predictor(network, inputs)
 
-        def predictor(windows: torch.Tensor) -> Any:
-            return network(windows, *args, **call_kwargs)
+        def predict(windows: torch.Tensor) -> Any:
+            return predictor(windows, *args, **rest)
 
-        places = source.places() or [(0, source.grid.boxes()[0])]
-        for some, out in source.predict(places, predictor, to=stitch_on, shown=self.progress):
-            if not stitcher.add(some, out):
-                return super().__call__(inputs, network, *args, **kwargs)
-            del out  # so that it is not held while the next is predicted
-        outside = partial(
-            outside_values, activation=self.activation,
-            is_probability=self.mirrors is not None or self.sees_probabilities,
-        )  # fmt: skip
-        stitcher.finish(outside)
-        return stitcher.result(inputs, box, outside)
+        try:
+            keys, parts = self._whole(inputs, predict, torch.device(device or inputs.device),
+                                      self.blended(network))  # fmt: skip
+        except OtherSizeError:
+            return super().__call__(inputs, network, *args, **kwargs)
+        if self.blended(network) == "probabilities" and self.returns == "logits":
+            parts = [logits(part, self.activation) for part in parts]
+        target = inputs
+        if isinstance(inputs, MetaTensor):
+            target = MetaTensor([]).copy_meta_from(inputs, copy_attr=False)
+        return convert_to_dst_type(packed(keys, parts), target, device=parts[0].device)[0]
 
-    def label_map(
-        self,
-        inputs: torch.Tensor,
-        network: Network,
-        source: Geometry,
-        decision: Decision | None = None,
-        out: NDArray[np.uint8] | None = None,
-        *,
-        anti_alias: bool = False,
-    ) -> NDArray[np.uint8]:
-        """Labels of one 3D image on its source grid, without ever holding all probabilities.
+    def uncertain(self, inputs: torch.Tensor, network: Network) -> UncertainPrediction:
+        """Probabilities of ``inputs`` (B, C, spatial...) on their own grid, with uncertainty."""
+        predict = self.window_predictor(network, inputs, with_entropy=True)
+        device = torch.device(self.device or inputs.device)
+        _, (mean, aleatoric) = self._whole(inputs, predict, device, self.blended(network))
+        if self.blended(network) == "logits":
+            mean = probabilities(mean, self.activation)
+        epistemic = (entropy(mean, self.activation) - aleatoric).clamp_min(0)
+        return UncertainPrediction(mean, aleatoric, epistemic)
 
-        The same as blending, activation, linear resampling of the probabilities to ``source`` and
-        decision, one after the other; memory is one window's depth of the network's grid.
+    def blended(self, network: Network) -> Blended:
+        """What windows blend of a network."""
+        if self.averages == "logits":
+            return "logits"
+        return "probabilities" if self.mirrors or is_mean(network) else "logits"
+
+    def window_predictor(
+        self, network: Network, inputs: torch.Tensor, *, with_entropy: bool = False
+    ) -> Network:
+        """The predictor of windows that :meth:`blended` values come from.
 
         Args:
-            inputs: MetaTensor (1, C, X, Y, Z) on the network's grid.
-            network: Returns one tensor of the window's size.
-            source: Grid of the labels; its axes must be parallel to the network's.
-            decision: How probabilities become labels; default: the largest wins.
-            out: Array to fill, for example memory-mapped; zeroed here.
-            anti_alias: See :class:`GridMap`.
-
-        Raises:
-            GridMismatchError: If the grids lie obliquely to each other.
+            network: A network, an :class:`medvol.networks.Ensemble`, or any predictor.
+            inputs: Image batch whose affine tells where the mirrors lie.
+            with_entropy: See :func:`member_mean`.
         """
-        decision = decision or Decision(self.activation)
-        if self.mirrors:
-            network = self._averaged(network, inputs)
-            decision = replace(decision, activation=None)
-        windows, box = self._windows(inputs)
-        labels = np.zeros(source.shape, np.uint8) if out is None else out
-        labels[:] = 0
-        stitch_on = torch.device(self.device or inputs.device)
-        axis, skips = slab_axis(windows.grid), self.background is not None
-        grid_map = _map_to(source, inputs, box, anti_alias)
-        writer = SlabWriter(grid_map, axis, decision, labels, self.activation)
-        run = LayerRun(windows, network, stitch_on)
-        with torch.no_grad(), onednn_convolutions():
-            weight = self._weight(windows, stitch_on)
-            stitch_slabs(windows.grid, weight, axis, run, writer.add, skips=skips)
-        return labels
+        flips = self.mirrors.combinations(inputs) if self.mirrors else [()]
+        predictor: Network = network
+        if self.blended(network) == "probabilities" or with_entropy or len(flips) > 1:
+            predictor = member_mean(
+                members_of(network), flips, self.activation, self.blended(network),
+                at_once=self.sw_batch_size, with_entropy=with_entropy,
+            )  # fmt: skip
+        return _by_slice(predictor) if is_sliced(self.roi_size, inputs.ndim - 2) else predictor
 
     def grid_over(self, size: Sequence[int]) -> WindowGrid:
         """The windows over an image of spatial ``size``."""
-        return WindowGrid.over(size, self.roi_size, self.overlap, self.overlap_slack)
+        return WindowGrid.over(
+            size, self.roi_size, self.overlap, self.overlap_slack, evenly_spaced=self.evenly_spaced
+        )
 
-    def _averaged(self, network: Network, inputs: torch.Tensor) -> Network:
-        flips = self.mirrors.combinations(inputs) if self.mirrors else [()]
-        return averaged(network, flips, self.activation, self.sw_batch_size)
-
-    def _windows(self, inputs: torch.Tensor) -> tuple[WindowSource, Box | None]:
-        plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
-        grid, box = self.grid_over(plain.shape[2:]), None
+    def windows(self, image: torch.Tensor) -> tuple[WindowSource, Box]:
+        """The windows of one image (C, spatial...), and the box of it that they cover."""
+        box: Box = tuple(slice(0, n) for n in image.shape[1:])
+        grid = self.grid_over(image.shape[1:])
         if self.background is not None:
-            box = body_box(plain, self.background, grid.roi)
-            plain = plain[(slice(None), slice(None), *box)]
-            grid = self.grid_over(plain.shape[2:])
+            box = body_box(image, self.background, grid.roi)
+            image = image[(slice(None), *box)]
+            grid = self.grid_over(image.shape[1:])
         mode = str(getattr(self.padding_mode, "value", self.padding_mode))
-        image = padded(plain, grid, mode, self.cval)
-        device = torch.device(self.sw_device or plain.device)
-        source = WindowSource(image, grid, self.sw_batch_size, device, self.background, self.amp)
-        return source, box
+        image = padded(image, grid, mode, self.cval)
+        device = torch.device(self.sw_device or image.device)
+        return WindowSource(image, grid, self.sw_batch_size, device, self.background, self.amp), box
 
-    def _weight(self, source: WindowSource, device: torch.device) -> torch.Tensor:
+    def weight(self, source: WindowSource, device: torch.device) -> torch.Tensor:
+        """How much each voxel of a window counts."""
         scale = self.sigma_scale
         sigma = tuple(scale) if isinstance(scale, Sequence) else float(scale)
         mode = str(getattr(self.mode, "value", self.mode))
         return importance_map(source.grid.roi, mode, sigma, device, source.image.dtype)
 
+    def _whole(
+        self, inputs: torch.Tensor, predict: Network, device: torch.device, blended: Blended
+    ) -> tuple[Any, list[torch.Tensor]]:
+        """Keys and blended tensors (B, C, spatial...) of the network's outputs."""
+        keys: list[Any] = []
 
-def _map_to(source: Geometry, inputs: torch.Tensor, box: Box | None, anti_alias: bool) -> GridMap:
-    if not isinstance(inputs, MetaTensor) or inputs.ndim != 5 or len(inputs) != 1:
-        raise InputError(
-            "label_map needs one 3D image with an affine: a MetaTensor of shape (1, C, X, Y, Z)"
-        )
-    affine = np.asarray(inputs.affine, dtype=np.float64).reshape(4, 4).copy()
-    places = box or tuple(slice(0, n) for n in inputs.shape[2:])
-    affine[:3, 3] += affine[:3, :3] @ [place.start for place in places]
-    x, y, z = (place.stop - place.start for place in places)
-    network = Geometry((x, y, z), affine)
-    if (found := GridMap.between(network, source, anti_alias=anti_alias)) is None:
-        raise GridMismatchError(
-            "the source grid lies obliquely to the network's grid; blend all probabilities and "
-            "resample them instead (Invertd)"
-        )
-    return found
+        def noted(windows: torch.Tensor) -> Any:
+            out = predict(windows)
+            keys[:] = [outputs_of(out)[0]]
+            return out
+
+        items = []
+        with onednn_convolutions():
+            plain = inputs.as_tensor() if isinstance(inputs, MetaTensor) else inputs
+            for image in plain:
+                items.append(self._item(image, noted, device, blended))
+        return keys[0], [torch.stack(parts) for parts in zip(*items, strict=True)]
+
+    def _item(
+        self, image: torch.Tensor, predict: Network, device: torch.device, blended: Blended
+    ) -> list[torch.Tensor]:
+        source, box = self.windows(image)
+        axis, found = source.grid.shallow_axis, []
+
+        def receive(sums: list[torch.Tensor], share: torch.Tensor, _: int) -> None:
+            for index, total in enumerate(sums):
+                values = total.new_zeros(len(total))  # entropies are nothing where nothing is
+                if index == 0 or len(total) > 1:
+                    values = outside_values(
+                        len(total), total, activation=self.activation,
+                        is_probability=blended == "probabilities",
+                    )  # fmt: skip
+                weights = share.clone() if index < len(sums) - 1 else share
+                fill_unseen(total, weights, values)
+                part = total.div_(weights).movedim(1, axis + 1)
+                if self.background is not None:
+                    whole = part.new_empty((len(part), *image.shape[1:]))
+                    whole[:] = values.reshape(-1, *[1] * (part.ndim - 1))
+                    whole[(slice(None), *box)] = part
+                    part = whole
+                found.append(part.contiguous())
+
+        blend(source, predict, self.weight(source, device), receive, whole=True,
+              shown=self.progress)  # fmt: skip
+        return found
 
 
-def _each(out: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    keys, parts = _flatten_struct(out)
-    return _pack_struct([change(part) for part in parts], keys)
+def _by_slice(predictor: Network) -> Network:
+    """A 2D network as a predictor of windows that are one voxel deep."""
+
+    def predict(windows: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        keys, parts = outputs_of(predictor(windows[..., 0], *args, **kwargs))
+        return packed(keys, [part[..., None] for part in parts])
+
+    return predict

@@ -1,36 +1,35 @@
-"""Cutting an image into window batches, and blending what a network says of them."""
+"""Cutting an image into batches of windows, and blending what a network predicts for them."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.data.meta_tensor import MetaTensor
-from monai.inferers.utils import _flatten_struct, _pack_struct
-from monai.utils.type_conversion import convert_to_dst_type
 
 from medvol.inferers.channels_last import channels_first
-from medvol.inferers.emptiness import fill_unseen, is_empty
+from medvol.inferers.emptiness import is_empty
 from medvol.inferers.windows import Box, WindowGrid
 
-Place = tuple[int, Box]
 Network = Callable[..., Any]
-#: Output per channel where nothing is, from the number of channels and a tensor of their type.
-Outside = Callable[[int, torch.Tensor], torch.Tensor]
+#: Called with weighted sums (C, n, ...) of each output, weights (n, ...) and the first plane's
+#: index. All are without padding, the axis of the layers first, and may be overwritten.
+Receive = Callable[[list[torch.Tensor], torch.Tensor, int], None]
+
+
+class OtherSizeError(Exception):
+    """The network's output is not of the window's size."""
 
 
 @dataclass(frozen=True)
 class WindowSource:
-    """Batches of windows from one image batch.
+    """Batches of windows from one image.
 
     Attributes:
-        image: (B, C, spatial...), already padded to the grid.
+        image: (C, spatial...), already padded to the grid.
         grid: Where the windows lie.
         batch: Windows per forward pass.
         device: Where the network runs.
@@ -45,51 +44,50 @@ class WindowSource:
     background: float | None = None
     amp: bool = False
 
-    def places(self) -> list[Place]:
-        """Every (item, window) that is to be predicted."""
-        boxes = self.grid.boxes()
-        return self.filled([(b, box) for b in range(len(self.image)) for box in boxes])
+    def layers(self, axis: int) -> list[list[Box]]:
+        """The windows to predict, layer by layer along ``axis``.
 
-    def filled(self, places: Sequence[Place]) -> list[Place]:
-        """Those of ``places`` that hold something."""
-        if self.background is None:
-            return list(places)
-        return [p for p in places if not is_empty(self._view(p), self.background)]
+        Empty windows are left out, but for the very first one: its output tells the channels.
+        """
+        boxes = self.grid.boxes(axis)
+        kept = boxes if self.background is None else [b for b in boxes if not self._is_empty(b)]
+        layers = [[b for b in kept if b[axis].start == start] for start in self.grid.starts[axis]]
+        layers[0] = layers[0] or boxes[:1]
+        return layers
 
     def predict(
-        self, places: Sequence[Place], network: Network, *, to: torch.device, shown: bool = False
-    ) -> Iterator[tuple[Sequence[Place], Any]]:
-        """Yield batches of places with the network's output, one batch behind on CUDA.
+        self, boxes: Sequence[Box], network: Network, *, to: torch.device, shown: bool = False
+    ) -> Iterator[list[torch.Tensor]]:
+        """Yield the outputs (C, roi...) of each window, on device ``to``.
 
-        There the copy of one output and the gathering of the next windows run while the device
-        computes.
+        On CUDA the copy of one batch and the gathering of the next run while the device computes.
         """
-        steps: Iterable[int] = range(0, len(places), self.batch)
-        waiting: tuple[Sequence[Place], Any, torch.cuda.Event | None] | None = None
+        steps: Iterable[int] = range(0, len(boxes), self.batch)
+        waiting: tuple[list[torch.Tensor], torch.cuda.Event] | None = None
         for start in _shown(steps) if shown else steps:
-            some = places[start : start + self.batch]
             with self._precision():
-                out = network(self._gather(some))
+                parts = outputs_of(network(self._gather(boxes[start : start + self.batch])))[1]
+            if any(tuple(part.shape[2:]) != self.grid.roi for part in parts):
+                raise OtherSizeError
             if self.device.type != "cuda" or to.type == "cuda":
-                yield some, out
-                del out  # the next batch needs the room
+                planes = [channels_first(part) for part in parts]
+                del parts  # here and below: no window is held while the next is predicted
+                yield from _by_window(planes, to)
                 continue
-            started = _copy_out(out)
+            started = _copy_out(parts)
             if waiting is not None:
-                yield _arrived(waiting)
-            waiting = (some, *started)
+                yield from _arrived(waiting, to)
+            waiting = started
         if waiting is not None:
-            yield _arrived(waiting)
+            yield from _arrived(waiting, to)
 
-    def _view(self, place: Place) -> torch.Tensor:
-        item, box = place
-        return self.image[(slice(item, item + 1), slice(None), *box)]
+    def _is_empty(self, box: Box) -> bool:
+        return is_empty(self.image[(slice(None), *box)], float(self.background or 0))
 
-    def _gather(self, places: Sequence[Place]) -> torch.Tensor:
-        views = [self._view(place) for place in places]
-        windows = views[0] if len(views) == 1 else torch.cat(views)
+    def _gather(self, boxes: Sequence[Box]) -> torch.Tensor:
+        windows = torch.stack([self.image[(slice(None), *box)] for box in boxes])
         if self.device.type == "cuda" and windows.device.type == "cpu":
-            return windows.contiguous().pin_memory().to(self.device, non_blocking=True)
+            return windows.pin_memory().to(self.device, non_blocking=True)
         return windows.to(self.device)
 
     def _precision(self) -> Any:
@@ -99,99 +97,139 @@ class WindowSource:
         return torch.autocast("cuda", dtype=half)
 
 
-class Stitcher:
-    """Weighted sums of window predictions over a whole image, one per network output.
+def blend(
+    source: WindowSource,
+    network: Network,
+    weight: torch.Tensor,
+    receive: Receive,
+    *,
+    whole: bool = False,
+    shown: bool = False,
+) -> None:
+    """Blend windows layer by layer and hand over planes as they are finished.
+
+    Every sum takes the same terms in the same order whether planes are handed over one window's
+    depth at a time or all at the end, so that both give the same bits.
 
     Args:
-        grid: The windows.
-        weight: Weight of each voxel of a window; its type and device are those of the sums.
-        batch: Items of the image batch.
-        skips: Whether windows may be missing.
-        scratch_dir: Folder for sums that are mapped from disk instead of held in memory; the
-            file has no name there and vanishes with the process.
+        source: The image and its windows.
+        network: Called with (windows, C, roi...).
+        weight: Weight of each voxel of a window; the sums have its type and device.
+        receive: Takes the finished planes.
+        whole: Hand over all planes at once, at the end; else memory is one window's depth.
+        shown: Show a progress bar.
     """
+    grid = source.grid
+    axis, skips = grid.shallow_axis, source.background is not None
+    across = [n for a, n in enumerate(grid.padded) if a != axis]
+    depth, starts = grid.padded[axis] if whole else grid.roi[axis], grid.starts[axis]
+    layers = source.layers(axis)
+    share = weight.new_zeros((depth, *across))
+    plain_share = None if skips else _layer_share(grid, weight, axis)
+    weight = weight.movedim(axis, 0)
+    sums: list[torch.Tensor] = []
+    boxes = [box for layer in layers for box in layer]
+    outputs = source.predict(boxes, network, to=weight.device, shown=shown)
+    for index, start in enumerate(starts):
+        first = start if whole else 0
+        place = slice(first, first + grid.roi[axis])
+        for box in layers[index]:
+            parts = next(outputs)
+            sums = sums or [_zeros(part, share, weight) for part in parts]
+            inner = (place, *(s for a, s in enumerate(box) if a != axis))
+            for total, part in zip(sums, parts, strict=True):
+                total[(slice(None), *inner)].addcmul_(part.movedim(axis + 1, 1).to(total), weight)
+            if skips:
+                share[inner].add_(weight)
+            del parts
+        if plain_share is not None:
+            share[place].add_(plain_share)
+        if whole:
+            continue
+        done = (starts[index + 1] if index + 1 < len(starts) else start + depth) - start
+        _hand_over(grid, axis, start, done, sums, share, receive)
+        for buffer in (*(total.movedim(1, 0) for total in sums), share):
+            _shift(buffer, done)
+    if whole:
+        _hand_over(grid, axis, 0, depth, sums, share, receive)
 
-    def __init__(
-        self,
-        grid: WindowGrid,
-        weight: torch.Tensor,
-        batch: int,
-        *,
-        skips: bool = False,
-        scratch_dir: str | None = None,
-    ) -> None:
-        self.grid, self.weight, self.batch, self.scratch_dir = grid, weight, batch, scratch_dir
-        self.sums: list[torch.Tensor] = []
-        self.keys: list[Any] | None = None
-        self.share = [weight.new_zeros(grid.padded) for _ in range(batch)] if skips else None
 
-    def add(self, places: Sequence[Place], predicted: Any) -> bool:
-        """Add one batch of predictions; False if they are not of the window's size."""
-        self.keys, parts = _flatten_struct(predicted)
-        if any(tuple(part.shape[2:]) != self.grid.roi for part in parts):
-            return False
-        if not self.sums:
-            self.sums = [self._zeros(part.shape[1]) for part in parts]
-        for total, part in zip(self.sums, parts, strict=True):
-            planes = channels_first(part).to(self.weight)
-            for (item, box), value in zip(places, planes, strict=True):
-                total[(item, slice(None), *box)].addcmul_(value, self.weight)
-        for item, box in places if self.share is not None else ():
-            self.share[item][box].add_(self.weight)  # pyright: ignore[reportOptionalSubscript]
-        return True
+def outputs_of(predicted: Any) -> tuple[Any, list[torch.Tensor]]:
+    """A network's output as its keys (None for one tensor, () for a sequence) and its tensors."""
+    if isinstance(predicted, torch.Tensor):
+        return None, [predicted]
+    if isinstance(predicted, Mapping):
+        return list(predicted), list(predicted.values())
+    return (), list(predicted)
 
-    def finish(self, outside: Outside) -> None:
-        """Divide the sums by their weights; what no window covered becomes ``outside``."""
-        shares = self.share or [self.grid.weight_sum(self.weight)] * self.batch
-        for total in self.sums:
-            values = outside(total.shape[1], total)
-            for item, share in enumerate(shares):
-                if self.share is not None:
-                    fill_unseen(total[item], share, values)
-                total[item].div_(share)
 
-    def result(self, like: torch.Tensor, box: Box | None, outside: Outside) -> Any:
-        """The blended outputs on the grid of ``like``, typed as ``like``.
-
-        Args:
-            like: The image batch as it came.
-            box: Where in it the predicted image lies, if it was cropped.
-            outside: See ``finish``.
-        """
-        inner = (slice(None), slice(None), *self.grid.inner)
-        parts = [total[inner] for total in self.sums]
-        if box is not None:
-            parts = [self._uncrop(part, like, box, outside) for part in parts]
-        target = like
-        if isinstance(like, MetaTensor):
-            target = MetaTensor([]).copy_meta_from(like, copy_attr=False)
-        out = _pack_struct(parts, self.keys)
-        return convert_to_dst_type(out, target, device=self.weight.device)[0]
-
-    def _uncrop(
-        self, part: torch.Tensor, like: torch.Tensor, box: Box, outside: Outside
-    ) -> torch.Tensor:
-        whole = part.new_empty((*part.shape[:2], *like.shape[2:]))
-        whole[:] = outside(part.shape[1], part).reshape(1, -1, *[1] * (part.ndim - 2))
-        whole[(slice(None), slice(None), *box)] = part
-        return whole
-
-    def _zeros(self, channels: int) -> torch.Tensor:
-        shape = (self.batch, channels, *self.grid.padded)
-        if self.scratch_dir is None:
-            return self.weight.new_zeros(shape)
-        with tempfile.TemporaryFile(dir=self.scratch_dir) as file:
-            kind = torch.empty(0, dtype=self.weight.dtype).numpy().dtype
-            mapped = np.memmap(file, dtype=kind, mode="w+", shape=shape)
-        return torch.from_numpy(mapped)
+def packed(keys: Any, parts: Sequence[Any]) -> Any:
+    """The tensors in the form that :func:`outputs_of` took apart."""
+    if keys is None:
+        return parts[0]
+    return dict(zip(keys, parts, strict=True)) if keys else tuple(parts)
 
 
 def padded(image: torch.Tensor, grid: WindowGrid, mode: str, value: float) -> torch.Tensor:
-    """The image enlarged to at least one window."""
+    """The image (C, spatial...) enlarged to at least one window."""
     if not grid.is_padded:
         return image
     fill = value if mode == "constant" else None
-    return F.pad(image, grid.pad_argument(), mode=mode, value=fill)
+    return F.pad(image[None], grid.pad_argument(), mode=mode, value=fill)[0]
+
+
+def _hand_over(
+    grid: WindowGrid,
+    axis: int,
+    start: int,
+    done: int,
+    sums: list[torch.Tensor],
+    share: torch.Tensor,
+    receive: Receive,
+) -> None:
+    """Hand over the image's part of ``done`` planes of the buffers, whose first is ``start``."""
+    inner = grid.inner
+    low, high = max(start, inner[axis].start), min(start + done, inner[axis].stop)
+    if low >= high:
+        return
+    box = (slice(low - start, high - start), *(s for a, s in enumerate(inner) if a != axis))
+    parts = [total[(slice(None), *box)] for total in sums]
+    receive(parts, share[box], low - inner[axis].start)
+
+
+def _zeros(part: torch.Tensor, share: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return weight.new_zeros((len(part), *share.shape))
+
+
+def _layer_share(grid: WindowGrid, weight: torch.Tensor, axis: int) -> torch.Tensor:
+    """The summed weights of one layer of windows, (depth, ...), one axis after the other."""
+    total = weight
+    for across, length in enumerate(grid.padded):
+        if across == axis:
+            continue
+        shape = list(total.shape)
+        shape[across] = length
+        wider = total.new_zeros(shape)
+        for start in grid.starts[across]:
+            wider.narrow(across, start, grid.roi[across]).add_(total)
+        total = wider
+    return total.movedim(axis, 0).contiguous()
+
+
+def _shift(buffer: torch.Tensor, by: int) -> None:
+    """Move planes towards the front by ``by`` and zero the rest, without a second buffer."""
+    depth = len(buffer)
+    for low in range(0, depth - by, by):
+        count = min(by, depth - by - low)
+        buffer.narrow(0, low, count).copy_(buffer.narrow(0, low + by, count))
+    buffer.narrow(0, max(0, depth - by), min(by, depth)).zero_()
+
+
+def _by_window(planes: list[torch.Tensor], to: torch.device) -> Iterator[list[torch.Tensor]]:
+    values = [list(part.to(to)) for part in planes]
+    del planes
+    for _ in range(len(values[0])):
+        yield [part.pop(0) for part in values]
 
 
 def _shown(steps: Iterable[int]) -> Iterable[int]:
@@ -200,18 +238,19 @@ def _shown(steps: Iterable[int]) -> Iterable[int]:
     return tqdm(steps)
 
 
-def _copy_out(out: Any) -> tuple[Any, torch.cuda.Event]:
-    keys, parts = _flatten_struct(out)
+def _copy_out(parts: list[torch.Tensor]) -> tuple[list[torch.Tensor], torch.cuda.Event]:
     copies = []
     for part in parts:
         copy = torch.empty(part.shape, dtype=part.dtype, pin_memory=True)
         copies.append(copy.copy_(part, non_blocking=True))
     event = torch.cuda.Event()
     event.record()
-    return _pack_struct(copies, keys), event
+    return copies, event
 
 
-def _arrived(waiting: tuple[Sequence[Place], Any, Any]) -> tuple[Sequence[Place], Any]:
-    places, out, event = waiting
+def _arrived(
+    waiting: tuple[list[torch.Tensor], torch.cuda.Event], to: torch.device
+) -> Iterator[list[torch.Tensor]]:
+    copies, event = waiting
     event.synchronize()
-    return places, out
+    yield from _by_window(copies, to)

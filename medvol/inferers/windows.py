@@ -43,21 +43,28 @@ class WindowGrid:
         roi_size: Sequence[int] | int,
         overlap: Sequence[float] | float,
         slack: float = 0.0,
+        *,
+        evenly_spaced: bool = False,
     ) -> WindowGrid:
         """Lay windows over an image of spatial ``size``.
 
         Args:
             size: Of the image.
-            roi_size: Window; components that are not positive mean the image's own size.
+            roi_size: Window; components that are not positive mean the image's own size. Two
+                components over three axes are slices across the last axis, one voxel deep.
             overlap: Share of a window that its neighbour covers as well.
             slack: How much smaller that share may be along an axis where this saves a row of
                 windows; they are then spaced evenly. 0 gives MONAI's positions.
+            evenly_spaced: Space windows evenly along every axis, as nnU-Net does.
 
         Raises:
             InputError: If ``roi_size`` names another number of axes than the image has.
             ConfigError: If an overlap lies outside 0 <= overlap < 1, or less ``slack`` below 0.
         """
         size = tuple(int(n) for n in size)
+        if is_sliced(roi_size, len(size)):
+            plane = ensure_tuple_rep(overlap, 2)
+            roi_size, overlap = (*roi_size, 1), (*plane, 0.0)  # pyright: ignore[reportGeneralTypeIssues]
         if not isinstance(roi_size, int) and len(roi_size) != len(size):
             raise InputError(
                 f"the window {tuple(roi_size)} has {len(roi_size)} axes but the image "
@@ -67,7 +74,7 @@ class WindowGrid:
         shares = ensure_tuple_rep(overlap, len(size))
         if any(not 0 <= share < 1 for share in shares):
             raise ConfigError(f"overlap must be >= 0 and < 1, got {shares}")
-        if not 0 <= slack <= min(shares):
+        if not 0 <= slack <= min(shares[:2] if roi[-1] == 1 else shares):
             raise ConfigError(f"overlap_slack must be >= 0 and at most the overlap, got {slack}")
         padded = tuple(max(n, r) for n, r in zip(size, roi, strict=True))
         gaps = [p - n for p, n in zip(padded, size, strict=True)]
@@ -77,9 +84,13 @@ class WindowGrid:
             tuple(int(box[0].start) for box in dense_patch_slices((n,), (r,), (step,)))
             for n, r, step in zip(padded, roi, steps, strict=True)
         )
-        if slack:
-            spaced = zip(padded, roi, shares, starts, strict=True)
-            starts = tuple(_spread(n, r, share - slack, s) for n, r, share, s in spaced)
+        if slack or evenly_spaced:
+            axes = zip(padded, roi, shares, strict=True)
+            even = [_spread(length, edge, share - slack) for length, edge, share in axes]
+            starts = tuple(
+                new if evenly_spaced or len(new) < len(usual) else usual
+                for new, usual in zip(even, starts, strict=True)
+            )
         return cls(size, roi, padded, pad, starts)
 
     @property
@@ -98,39 +109,34 @@ class WindowGrid:
             count *= len(positions)
         return count
 
-    def boxes(self) -> list[Box]:
-        """Every window, the last axis fastest."""
+    def boxes(self, axis: int = 0) -> list[Box]:
+        """Every window in layers along ``axis``; inside a layer the last axis is fastest."""
+        corners = sorted(product(*self.starts), key=lambda corner: corner[axis])
         return [
             tuple(slice(s, s + r) for s, r in zip(corner, self.roi, strict=True))
-            for corner in product(*self.starts)
+            for corner in corners
         ]
 
     def pad_argument(self) -> list[int]:
-        """The padding as ``torch.nn.functional.pad`` wants it: last axis first."""
+        """The padding in the order of ``torch.nn.functional.pad``: last axis first."""
         return [edge for pair in reversed(self.pad) for edge in pair]
 
-    def weight_sum(self, weight: torch.Tensor) -> torch.Tensor:
-        """The sum of every window's ``weight`` over the padded image, without batch or channel.
-
-        Windows lie on a grid, so that the sum is taken along one axis after the other, which
-        touches each voxel once per window along the last axis instead of once per window.
-        """
-        total = weight
-        for axis, (length, positions) in enumerate(zip(self.padded, self.starts, strict=True)):
-            shape = list(total.shape)
-            shape[axis] = length
-            wider = total.new_zeros(shape)
-            for start in positions:
-                wider.narrow(axis, start, self.roi[axis]).add_(total)
-            total = wider
-        return total
+    @property
+    def shallow_axis(self) -> int:
+        """The axis across which a buffer one window deep is smallest; the first of equals."""
+        volume = math.prod(self.padded)
+        depth = [volume / n * r for n, r in zip(self.padded, self.roi, strict=True)]
+        return depth.index(min(depth))
 
 
-def _spread(length: int, roi: int, share: float, usual: tuple[int, ...]) -> tuple[int, ...]:
-    """Even positions that overlap by at least ``share``, where they are fewer than the usual."""
+def is_sliced(roi_size: Sequence[int] | int, axes: int) -> bool:
+    """Whether a window has two axes and the image three: slices for a 2D network."""
+    return not isinstance(roi_size, int) and len(roi_size) == 2 and axes == 3
+
+
+def _spread(length: int, roi: int, share: float) -> tuple[int, ...]:
+    """Even positions of windows that overlap by at least ``share``."""
     gaps = math.ceil((length - roi) / max(1, int(roi * (1 - share))))
-    if gaps + 1 >= len(usual):
-        return usual
     return tuple(round(index * (length - roi) / max(1, gaps)) for index in range(gaps + 1))
 
 

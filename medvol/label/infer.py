@@ -65,7 +65,16 @@ class InferTask(BundleInferTask):
         for transform in self.pre_transforms(data):
             data = transform(data)
         network = self._get_network(device, None)
-        return data["image"][None].to(device), network, self.inferer(data)
+        return data["image"][None].to(device), network, self.pipeline.inferer
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The bundle's :class:`medvol.inferers.PredictionPipeline`."""
+        return self.bundle_config.get_parsed_content("pipeline", instantiate=True)
+
+    def inferer(self, data: Any = None) -> Any:
+        """The bundle's pipeline, so that a mask is the one that every other way gives."""
+        return self.pipeline if self.family == "segmentation" else super().inferer(data)
 
     def run_inferer(
         self, data: dict[str, Any], convert_to_batch: bool = True, device: str = "cuda"

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medvol.inferers import Mirrors, predict_uncertain
-from medvol.networks import Ensemble
+from medvol.inferers import Mirrors, SlidingWindowInferer
 
 _FOREGROUND = 0.5
 
@@ -33,13 +31,8 @@ class ImageUncertainty:
     foreground_voxels: int
 
 
-def members_of(network: nn.Module) -> list[nn.Module]:
-    """The networks of an ensemble, or the network itself."""
-    return list(network.networks) if isinstance(network, Ensemble) else [network]
-
-
 def image_uncertainty(
-    inferer: Callable[..., Any],
+    inferer: SlidingWindowInferer,
     image: Tensor,
     network: nn.Module,
     *,
@@ -62,18 +55,12 @@ def image_uncertainty(
     Source:
         Gal, Islam & Ghahramani 2017, ICML, "Deep Bayesian active learning with image data".
     """
-    blend: Any = copy.copy(inferer)
-    mirrors = getattr(blend, "mirrors", None)
-    if mirrors is None and body_part:
-        mirrors = Mirrors.parse(True, body_part, labels)
-    if hasattr(blend, "mirrors"):
-        blend.mirrors, blend.sees_probabilities = None, True
-    flips = mirrors.combinations(image) if mirrors else [()]
-    activation = getattr(blend, "activation", "softmax")
+    mirrored = copy.copy(inferer)
+    if mirrored.mirrors is None and body_part:
+        mirrored.mirrors = Mirrors.parse(True, body_part, labels)
+    activation = mirrored.activation
     with torch.no_grad():
-        found = predict_uncertain(
-            blend, image, members_of(network), activation=activation, flips=flips
-        )
+        found = mirrored.uncertain(image, network)
     probabilities = _plain(found.probabilities)
     inside = _foreground(probabilities, activation)
     if not bool(inside.any()):

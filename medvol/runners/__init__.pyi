@@ -3,7 +3,7 @@ from .cases import find_cases as find_cases
 from .classify import is_classification as is_classification
 from .classify import run_classification as run_classification
 from .cost import job_plan as job_plan
-from .cost import run_forecast as run_forecast
+from .cost import run_estimate as run_estimate
 from .demo import run_demo as run_demo
 from .local import run_local as run_local
 from .predict import predict_case as predict_case

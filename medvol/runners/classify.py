@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from medvol.bundle import load
-from medvol.bundle.lean import require_components
 from medvol.core.errors import ConfigError, MedvolError
 from medvol.engines.workflow import refusal_in
 from medvol.runners.cases import CaseInput, input_digest
@@ -42,7 +41,6 @@ def run_classification(
         torch.set_num_threads(options.threads)
     bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
     config = bundle.config("inference")
-    require_components(config, config)
     changes: dict[str, Any] = {"output_dir": options.out, "dataset_dir": _root(cases)}
     changes |= reader_overrides(config, options.reader)
     if options.device:

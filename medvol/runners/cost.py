@@ -8,32 +8,21 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
-from monai.data.utils import compute_shape_offset, zoom_affine
 
 from medvol.core.errors import ConfigError, InputError
 from medvol.core.geometry import Geometry
 from medvol.datasets.listing import is_dicom_file
-from medvol.inferers import (
-    Job,
-    Plan,
-    SlidingWindowInferer,
-    onednn_convolutions,
-    plan_job,
-    window_footprint,
-)
-from medvol.inferers.windows import WindowGrid
-
-if TYPE_CHECKING:
-    from medvol.runners.cases import CaseInput
-    from medvol.runners.session import Session
+from medvol.inferers import MemoryPlan, PredictionPipeline, onednn_convolutions
+from medvol.runners.session import Session
+from medvol.transforms import output_grid
 
 
 @dataclass(frozen=True)
-class Forecast:
+class RunEstimate:
     """What a run will cost.
 
     Attributes:
@@ -45,7 +34,7 @@ class Forecast:
     seconds: float
 
     def line(self, cases: int) -> str:
-        """The forecast in one line for people."""
+        """The estimate in one line for people."""
         return (
             f"all {cases} cases: {self.ram_bytes / 2**30:.2f} GiB RAM, about {self.seconds:.0f} s "
             "in the network"
@@ -70,72 +59,55 @@ def read_geometry(path: str) -> Geometry | None:
     return _dicom_geometry(Path(path)) if Path(path).is_dir() else None
 
 
-def plan_case(session: Session, case: CaseInput, source: Geometry | None = None) -> dict[str, Any]:
-    """The plan for one case as plain values, which says nothing of seconds.
-
-    Args:
-        session: The bundle.
-        case: The image.
-        source: Its grid once it is loaded; empty is the plan where without that the header does
-            not tell the size.
+def plan_case(session: Session, source: Geometry | None) -> dict[str, Any]:
+    """The plan for an image on a grid as plain values, for the record; empty if it is unknown.
 
     Raises:
         TooLargeError: If the ceilings cannot be kept.
-        ConfigError: If it cannot be told whether they can.
+        ConfigError: If the network's memory cannot be estimated but there is a ceiling.
     """
-    plan = grid_plan(session, source) if source else job_plan(session, case.path)
-    return (
-        {name: value for name, value in asdict(plan).items() if name != "seconds"} if plan else {}
-    )
+    plan = grid_plan(session, source) if source else None
+    rows = asdict(plan) if plan else {}
+    rows.pop("seconds", None)
+    return rows
 
 
-def job_plan(session: Session, path: str, *, is_timed: bool = False) -> Plan | None:
-    """The plan for one image.
+def job_plan(session: Session, path: str, *, is_timed: bool = False) -> MemoryPlan | None:
+    """The plan for one image, from its header; None where that does not tell.
 
     Args:
         session: The bundle.
         path: The image.
-        is_timed: Run one window to foretell the time as well.
+        is_timed: Run one window to estimate the time as well.
 
     Raises:
         TooLargeError: If the ceilings cannot be kept.
-        ConfigError: If it cannot be told whether they can.
+        ConfigError: If the network's memory cannot be estimated but there is a ceiling.
     """
     source = read_geometry(path)
     return None if source is None else grid_plan(session, source, is_timed=is_timed)
 
 
-def grid_plan(session: Session, source: Geometry, *, is_timed: bool = False) -> Plan | None:
-    """The plan for an image on a grid; None where the network's memory cannot be foretold.
-
-    Raises:
-        TooLargeError: If the ceilings cannot be kept.
-        ConfigError: If there are any, but it cannot be told whether they can.
-    """
-    inferer, options = session.inferer, session.options
-    size = network_size(source, session.spacing_mm)
-    grid = inferer.grid_over(size) if isinstance(inferer, SlidingWindowInferer) else None
-    footprint = session.footprint(grid.roi) if grid else None
-    if grid is None or footprint is None:
-        if options.max_ram or options.max_gpu:
-            raise ConfigError("--max-ram and --max-gpu-mem cannot be kept with this bundle: what "
-                              "its network takes cannot be foretold")  # fmt: skip
+def grid_plan(session: Session, source: Geometry, *, is_timed: bool = False) -> MemoryPlan | None:
+    """The plan for an image on a grid; None where the network's memory cannot be estimated."""
+    pipeline = session.pipeline
+    if not isinstance(pipeline, PredictionPipeline):
         return None
-    passes = session.passes(inferer)
-    job = Job(
-        source.shape, size, inferer.roi_size, inferer.overlap, footprint,
-        batch=inferer.sw_batch_size, in_channels=session.in_channels, passes=passes,
-        base_bytes=session.base_bytes,
-        window_s=window_seconds(session, grid) if is_timed else 0.0,
-        slack=inferer.overlap_slack, on_gpu=session.device.type == "cuda",
-    )  # fmt: skip
-    wants_all = options.wants_probabilities or session.finish.decision is None
-    return plan_job(
-        job, wants_probabilities=wants_all, max_ram=options.max_ram, max_gpu=options.max_gpu
-    )
+    size = output_grid(session.preprocessing, source).shape
+    options = session.options
+    try:
+        return pipeline.plan(
+            source, size, session.predictor, session.in_channels,
+            probabilities="probabilities" in options.formats, is_asked=True,
+            window_s=window_seconds(session, size) if is_timed else 0.0,
+        )  # fmt: skip
+    except ConfigError:
+        if options.max_ram or options.max_gpu:
+            raise
+        return None
 
 
-def run_forecast(session: Session, plans: Sequence[Plan]) -> Forecast:
+def run_estimate(session: Session, plans: Sequence[MemoryPlan]) -> RunEstimate:
     """Cost of a whole run in this process, from its cases' plans in their order.
 
     Without a ceiling the next case is loaded and the last one written while one is in the
@@ -143,57 +115,35 @@ def run_forecast(session: Session, plans: Sequence[Plan]) -> Forecast:
     """
     seconds = sum(plan.seconds for plan in plans)
     if session.options.max_ram is not None:
-        return Forecast(max((plan.ram_bytes for plan in plans), default=0), seconds)
-    peak = 0
+        return RunEstimate(max((plan.ram_bytes for plan in plans), default=0), seconds)
+    base, peak = session.own_pipeline.base_bytes, 0
     for index, plan in enumerate(plans):
         after, before = plans[index + 1 : index + 2], plans[max(0, index - 1) : index]
         beside = [max(p.phases["load"], p.phases["prepare"]) for p in after]
         beside += [p.phases["write"] for p in before]
-        peak = max(peak, plan.ram_bytes, session.base_bytes + plan.phases["infer"] + sum(beside))
-    return Forecast(peak, seconds)
+        peak = max(peak, plan.ram_bytes, base + plan.phases["infer"] + sum(beside))
+    return RunEstimate(peak, seconds)
 
 
-def network_size(source: Geometry, spacing_mm: tuple[float, ...] | None) -> tuple[int, ...]:
-    """Shape of an image after Orientationd to RAS and Spacingd, as MONAI computes it."""
-    order = [0, 1, 2]
-    for axis, code in enumerate(source.axis_codes):
-        order[["LR", "PA", "IS"].index(next(p for p in ("LR", "PA", "IS") if code in p))] = axis
-    turned = Geometry(
-        (source.shape[order[0]], source.shape[order[1]], source.shape[order[2]]),
-        source.affine[:, [*order, 3]],
-    )
-    if spacing_mm is None:
-        return turned.shape
-    now = turned.spacing_mm
-    wanted = [w if w > 0 else n for w, n in zip(spacing_mm, now, strict=True)]
-    target = zoom_affine(turned.affine, wanted, diagonal=False)
-    shape, _ = compute_shape_offset(turned.shape, turned.affine, target)
-    return tuple(int(n) for n in shape)
-
-
-def window_seconds(session: Session, grid: WindowGrid) -> float:
+def window_seconds(session: Session, size: Sequence[int]) -> float:
     """Seconds for one window and one pass, measured with what the run will use."""
-    window = torch.zeros((1, session.in_channels, *grid.roi), device=session.device)
+    inferer = session.own_pipeline.inferer
+    volume = torch.zeros((session.in_channels, *size))
+    source, _ = inferer.windows(volume)
+    source = type(source)(source.image, source.grid, 1, session.device)
+    boxes = source.grid.boxes()[:1]
+    plain = type(inferer)(inferer.roi_size, 1, activation=inferer.activation)
+    predict = plain.window_predictor(session.predictor, volume[None])
     best = float("inf")
     with torch.no_grad(), onednn_convolutions():
         for _ in range(2):
             start = time.perf_counter()
-            session.predictor(window)
+            for _ in source.predict(boxes, predict, to=session.device):
+                pass
             if session.device.type == "cuda":
                 torch.cuda.synchronize(session.device)
             best = min(best, time.perf_counter() - start)
     return best
-
-
-def footprint_or_none(session: Session, roi: tuple[int, ...]) -> Any:
-    """The network's footprint, or None if it cannot be followed."""
-    try:
-        return window_footprint(
-            session.network, roi, in_channels=session.in_channels,
-            batch=session.inferer.sw_batch_size,
-        )  # fmt: skip
-    except ConfigError:
-        return None
 
 
 def _itk_geometry(path: str) -> Geometry:

@@ -1,12 +1,13 @@
-"""In this process: one case computes while the next is loaded and the last is written."""
+"""In this process: one case computes while the next is prepared and the last is written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from medvol.inferers import Prediction
 from medvol.runners.cases import CaseInput
-from medvol.runners.predict import Answer, Loaded, infer, load, predict_case, write
+from medvol.runners.predict import PreparedCase, infer, load, predict_case, write
 from medvol.runners.record import PredictOptions, Record
 from medvol.runners.session import Session
 
@@ -30,26 +31,28 @@ def run_local(
 def _overlapped(session: Session, cases: Iterable[CaseInput], report: Report) -> list[Record]:
     records: list[Record] = []
     with ThreadPoolExecutor(1) as loader, ThreadPoolExecutor(1) as writer:
-        ahead: Future[Loaded] | None = None
+        ahead: Future[PreparedCase] | None = None
         writing: Future[Record] | None = None
         for case in [*cases, None]:
             ready = ahead
             ahead = loader.submit(load, session, case) if case is not None else None
             if ready is None:
                 continue
-            loaded = ready.result()
-            answer = infer(session, loaded)
+            prepared = ready.result()
+            prediction = infer(session, prepared)
             if writing is not None:
                 records.append(writing.result())
-            writing = writer.submit(_written, session, loaded, answer, report)
+            writing = writer.submit(_written, session, prepared, prediction, report)
         if writing is not None:
             records.append(writing.result())
     return records
 
 
-def _written(session: Session, loaded: Loaded, answer: Answer | None, report: Report) -> Record:
+def _written(
+    session: Session, prepared: PreparedCase, prediction: Prediction | None, report: Report
+) -> Record:
     """Write and tell at once, and not only when the next case has left the network."""
-    return _reported(write(session, loaded, answer), report)
+    return _reported(write(session, prepared, prediction), report)
 
 
 def _reported(record: Record, report: Report) -> Record:

@@ -13,6 +13,7 @@ import torch
 from medvol.bundle import Bundle, load
 from medvol.core.errors import ConfigError, MissingInputError
 from medvol.core.files import sha256_file
+from medvol.inferers import members_of
 from medvol.networks import Ensemble, apply_weights, load_weights
 
 
@@ -55,18 +56,13 @@ def joint_digest(members: Sequence[dict[str, str]]) -> str:
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def parts_of(network: torch.nn.Module) -> list[torch.nn.Module]:
-    """The members of an ensemble; a single network is its own only member."""
-    return list(network.networks) if isinstance(network, Ensemble) else [network]
-
-
 def _member(
     bundle: Bundle, place: str, bare: torch.nn.Module, device: torch.device
 ) -> torch.nn.Module:
     if Path(place).is_file():
         state = load_weights(place)
         is_whole = any(name.startswith("networks.") for name in state)
-        one = bare if is_whole else parts_of(bare)[0]
+        one = bare if is_whole else members_of(bare)[0]
         network = copy.deepcopy(one)
         apply_weights(network, state)
         return network.to(device).eval()

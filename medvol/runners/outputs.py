@@ -4,67 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medvol.core.errors import InputError
-from medvol.core.geometry import Geometry
+from medvol.inferers import Prediction
 from medvol.runners.cases import CaseInput
 from medvol.runners.record import case_folder
 from medvol.runners.session import Session
 
 
-class OnGrid(Protocol):
-    """What a prediction holds besides its labels."""
-
-    labels: NDArray[np.uint8]
-    source: Geometry
-    maps: dict[str, NDArray[np.float32]]
-    intervals: dict[int, tuple[float, float]]
-
-
-def write_outputs(
-    session: Session, case: CaseInput, labels: NDArray[np.uint8], answer: OnGrid
-) -> dict[str, str]:
+def write_outputs(session: Session, case: CaseInput, prediction: Prediction) -> dict[str, str]:
     """Write every format that was asked for; returns kind -> file name in the case's folder."""
     from medvol.io import write_nifti
 
     folder, formats = case_folder(session.options.out, case.name), session.options.formats
     folder.mkdir(parents=True, exist_ok=True)
-    affine, found = answer.source.affine, {}
+    affine, found = prediction.source.affine, {}
     if "nifti" in formats:
-        write_nifti(folder / "seg.nii.gz", labels, affine, dtype=np.uint8)
+        write_nifti(folder / "seg.nii.gz", prediction.labels, affine, dtype=np.uint8)
         found["nifti"] = "seg.nii.gz"
-    for kind, values in answer.maps.items():
-        write_nifti(folder / f"{kind}.nii.gz", values, affine)
+    maps = dict(prediction.maps)
+    if prediction.probabilities is not None:
+        maps["probabilities"] = prediction.probabilities
+    for kind, values in maps.items():
+        write_nifti(folder / f"{kind}.nii.gz", values, affine, dtype=np.float32)
         found[kind] = f"{kind}.nii.gz"
     if "dicomseg" in formats:
-        found |= _write_dicom(session, case, folder, answer)
+        found |= _write_dicom(session, case, folder, prediction)
     return found
 
 
-def structures(labels: Mapping[int, str], answer: OnGrid) -> list[dict[str, Any]]:
+def structures(labels: Mapping[int, str], prediction: Prediction) -> list[dict[str, Any]]:
     """Voxels and volume of every label of the bundle, found or not."""
-    counts = np.bincount(answer.labels.ravel(), minlength=max(labels, default=0) + 1)
-    ml = float(np.prod(answer.source.spacing_mm)) / 1000
+    counts = np.bincount(prediction.labels.ravel(), minlength=max(labels, default=0) + 1)
+    ml = float(np.prod(prediction.source.spacing_mm)) / 1000
     rows = []
     for value, name in sorted(labels.items()):
-        voxels = int(counts[value])
+        voxels = prediction.voxels.get(value, int(counts[value]))
         row: dict[str, Any] = {
             "label": value,
             "name": name,
             "voxels": voxels,
             "volume_ml": round(voxels * ml, 6),
         }
-        if value in answer.intervals:
-            row["interval_ml"] = [round(v, 6) for v in answer.intervals[value]]
+        if value in prediction.intervals_ml:
+            row["interval_ml"] = [round(v, 6) for v in prediction.intervals_ml[value]]
         rows.append(row)
     return rows
 
 
-def _write_dicom(session: Session, case: CaseInput, folder: Path, answer: OnGrid) -> dict[str, str]:
+def _write_dicom(
+    session: Session, case: CaseInput, folder: Path, prediction: Prediction
+) -> dict[str, str]:
     from medvol.io import Algorithm, read_source, write_dicom_seg, write_dicom_sr
 
     if Path(case.path).name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")):
@@ -73,7 +66,7 @@ def _write_dicom(session: Session, case: CaseInput, folder: Path, answer: OnGrid
     algorithm = Algorithm(identity["name"], identity["version"] or "0")
     seg = folder / "seg.dcm"
     write_dicom_seg(
-        seg, answer.labels, answer.source.affine, source=source, labels=session.labels,
+        seg, prediction.labels, prediction.source.affine, source=source, labels=session.labels,
         algorithm=algorithm,
     )  # fmt: skip
     found = {"dicomseg": seg.name}

@@ -69,11 +69,6 @@ class PredictOptions:
         if "sr" in self.formats and "dicomseg" not in self.formats:
             object.__setattr__(self, "formats", (*self.formats, "dicomseg"))
 
-    @property
-    def wants_probabilities(self) -> bool:
-        """Whether all probabilities of a case must be held at once."""
-        return self.uncertainty or "probabilities" in self.formats
-
     def digest(self) -> str:
         """Of everything that may change a result; not of where or within what it is computed."""
         relevant = {k: v for k, v in asdict(self).items() if k in _RELEVANT}

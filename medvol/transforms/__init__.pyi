@@ -4,11 +4,9 @@ from .channels import NormaliseChannelsd as NormaliseChannelsd
 from .channels import NormalisedDifferenced as NormalisedDifferenced
 from .clean import CleanLabelMapd as CleanLabelMapd
 from .intensity import RandIntensityd as RandIntensityd
-from .labelmap import RegionsToLabelMapd as RegionsToLabelMapd
-from .labelmap import ScaleChannelsd as ScaleChannelsd
-from .labelmap import ToLabelMapd as ToLabelMapd
 from .nnunet import NnUNetPreprocessd as NnUNetPreprocessd
 from .normalise import NormaliseIntensityd as NormaliseIntensityd
+from .output_grid import output_grid as output_grid
 from .picture import ToGreyImaged as ToGreyImaged
 from .policy import AugmentationPolicy as AugmentationPolicy
 from .policy import policy_violations as policy_violations

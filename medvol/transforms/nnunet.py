@@ -14,6 +14,7 @@ from monai.transforms.transform import MapTransform
 from numpy.typing import NDArray
 
 from medvol.core.errors import ConfigError
+from medvol.core.geometry import Geometry
 
 _ANISOTROPIC = 3.0
 _SCHEMES = ("ZScoreNormalization", "CTNormalization", "NoNormalization", "RescaleTo01Normalization",
@@ -76,6 +77,14 @@ class NnUNetPreprocessd(MapTransform, InvertibleTransform):
             case[key] = self._forward(case[key], mask, box, is_label=key != first)
         return case
 
+    def output_grid(self, grid: Geometry) -> Geometry:
+        """The grid of an image on ``grid`` of which nothing is cropped."""
+        target = [t or s for t, s in zip(self.spacing_mm, grid.spacing_mm, strict=True)]
+        edges = zip(grid.spacing_mm, target, grid.shape, strict=True)
+        x, y, z = (round(s / t * n) for s, t, n in edges)
+        box = [slice(0, n) for n in grid.shape]
+        return Geometry((x, y, z), _moved_affine(grid.affine, box, grid.shape, (x, y, z)))
+
     def inverse(self, data: Any) -> dict[Hashable, Any]:
         """Each key back on the grid that it had, linearly interpolated, zeros outside the box."""
         case = dict(data)
@@ -107,7 +116,8 @@ class NnUNetPreprocessd(MapTransform, InvertibleTransform):
         out = resampled(array, size, order, axis, 0 if is_label else self.order_z)
         affine = image.affine.detach().cpu().double().numpy()
         extra = {"low": [s.start for s in box], "high": [s.stop for s in box], "axis": axis,
-                 "full": list(image.shape[1:]), "affine": affine.tolist()}  # fmt: skip
+                 "full": list(image.shape[1:]), "affine": affine.tolist(),
+                 "inverse": {"nearest_axis": None if self.order_z else axis}}  # fmt: skip
         moved = MetaTensor(
             torch.from_numpy(np.ascontiguousarray(out)), meta=image.meta,
             applied_operations=image.applied_operations,

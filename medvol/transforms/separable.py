@@ -59,8 +59,7 @@ def axis_matrix(
 ) -> NDArray[np.floating]:
     """Weights of every input voxel in every output voxel of one axis, shape (out_size, size).
 
-    Shrinking is preceded by a Gaussian whose variance is the difference between those of the two
-    sampling functions (Cardoso et al. 2015, MICCAI, "Scale factor point spread function matching").
+    Shrinking is preceded by the Gaussian of :func:`shrinking_sigma`.
     """
     place = np.clip(np.arange(out_size) * step, 0, size - 1)
     if mode == "cubic" and size > 1:
@@ -68,7 +67,7 @@ def axis_matrix(
     else:
         weights = _linear_weights(place, size)
     if anti_alias and step > 1 and size > 1:
-        weights = weights @ gaussian_matrix(size, math.sqrt((step**2 - 1) / (8 * math.log(2))))
+        weights = weights @ gaussian_matrix(size, shrinking_sigma(step))
     weights[np.abs(weights) < _SMALLEST_WEIGHT] = 0.0
     return weights
 
@@ -91,6 +90,17 @@ def apply_matrices(
         if matrix is not None:
             out = _apply(out, axis, len(matrix), _cut(np.asarray(matrix, np.float32)))
     return out
+
+
+def shrinking_sigma(step: float) -> float:
+    """Standard deviation, in input voxels, of the low-pass for an axis that shrinks by ``step``.
+
+    Its variance is the difference between those of the two sampling functions.
+
+    Source:
+        Cardoso et al. 2015, MICCAI, "Scale factor point spread function matching".
+    """
+    return math.sqrt((step**2 - 1) / (8 * math.log(2)))
 
 
 def gaussian_matrix(size: int, sigma: float) -> NDArray[np.floating]:

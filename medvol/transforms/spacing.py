@@ -17,6 +17,7 @@ from monai.utils.enums import LazyAttr, TraceKeys
 from numpy.typing import NDArray
 
 from medvol.core import ConfigError, GridMismatchError
+from medvol.core.geometry import Geometry
 from medvol.transforms.grid import local_frame
 from medvol.transforms.separable import AxisMode, resample_axes
 
@@ -105,6 +106,13 @@ class Spacingd(MapTransform, InvertibleTransform, LazyTransform):
             out[key] = act(image, mode, source, target, out_shape)
         return out
 
+    def output_grid(self, grid: Geometry) -> Geometry:
+        """The grid of an image on ``grid`` after this transform."""
+        affine, shape = self._target(grid.shape, grid.affine)
+        whole = np.eye(4)
+        whole[:3] = np.asarray(affine)[:3]
+        return Geometry((shape[0], shape[1], shape[2]), whole)
+
     def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Bring every key back onto the grid that it came from."""
         out = dict(data)
@@ -156,9 +164,22 @@ class Spacingd(MapTransform, InvertibleTransform, LazyTransform):
             out = _oblique(image, target, out_shape, mode)
         meta = self.track_transform_meta(
             image, affine=torch.from_numpy(step), transform_info=self.get_transform_info(),
-            extra_info=_record(mode, source, target, out_shape),
+            extra_info=self._record(mode, source, target, out_shape),
         )  # fmt: skip
         return MetaTensor(out).copy_meta_from(meta)
+
+    def _record(
+        self,
+        mode: AxisMode,
+        source: NDArray[np.floating],
+        target: NDArray[np.floating],
+        out_shape: tuple[int, ...],
+    ) -> dict[str, Any]:
+        return {
+            "mode": mode, "padding_mode": "border", "align_corners": False,
+            "src_affine": source.tolist(), "dst_affine": target.tolist(),
+            "out_shape": list(out_shape), "inverse": {"anti_alias": self.anti_alias},
+        }  # fmt: skip
 
     def _promise(
         self,
@@ -175,22 +196,10 @@ class Spacingd(MapTransform, InvertibleTransform, LazyTransform):
         }
         meta = self.track_transform_meta(
             image, sp_size=out_shape, affine=torch.from_numpy(np.linalg.solve(source, target)),
-            extra_info=_record(mode, source, target, out_shape), transform_info=info, lazy=True,
+            extra_info=self._record(mode, source, target, out_shape),
+            transform_info=info, lazy=True,
         )  # fmt: skip
         return MetaTensor(_as_meta(image).as_tensor()).copy_meta_from(meta)
-
-
-def _record(
-    mode: AxisMode,
-    source: NDArray[np.floating],
-    target: NDArray[np.floating],
-    out_shape: tuple[int, ...],
-) -> dict[str, Any]:
-    return {
-        "mode": mode, "padding_mode": "border", "align_corners": False,
-        "src_affine": source.tolist(), "dst_affine": target.tolist(),
-        "out_shape": list(out_shape),
-    }  # fmt: skip
 
 
 def _as_meta(image: torch.Tensor) -> MetaTensor:

@@ -9,7 +9,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.networks.nets.unet import UNet
 
 from medvol.core.geometry import Geometry
-from medvol.inferers import SlidingWindowInferer, run_ladder
+from medvol.inferers import Decision, PredictionPipeline, SlidingWindowInferer
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,36 +36,34 @@ def test_probabilities_equal_the_cpus(net, stitch_on):
     torch.testing.assert_close(got.cpu(), want, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("stitch_on", ["cuda", "cpu"])
-def test_labels_equal_the_cpus(net, stitch_on):
-    image = MetaTensor(torch.randn(1, 1, 40, 36, 28), affine=torch.eye(4, dtype=torch.float64))
-    source = Geometry((80, 36, 20), np.diag([0.5, 1.0, 1.4, 1.0]))
-    want = SlidingWindowInferer(**OPTIONS).label_map(image, net, source)
-    inferer = SlidingWindowInferer(**OPTIONS, sw_device="cuda", device=stitch_on)
-    got = inferer.label_map(image, net.cuda(), source)
-    assert (got == want).mean() > 0.999
+def predicted(net, shape=(40, 36, 28), spacing=(1.0, 1.0, 1.0)):
+    torch.manual_seed(1)
+    source = Geometry(shape, np.diag([*spacing, 1.0]))
+    image = MetaTensor(torch.randn(1, 40, 36, 28), affine=torch.eye(4, dtype=torch.float64))
+    image.meta |= {"spatial_shape": np.array(shape), "original_affine": source.affine}
+    return PredictionPipeline(SlidingWindowInferer(**OPTIONS), Decision()).predict(image, net)
 
 
-def test_half_precision_keeps_the_labels(net):
-    image = MetaTensor(torch.randn(1, 1, 40, 36, 28), affine=torch.eye(4, dtype=torch.float64))
-    source = Geometry((40, 36, 28), np.eye(4))
-    inferer = SlidingWindowInferer(**OPTIONS, sw_device="cuda")
-    want = inferer.label_map(image, net.cuda(), source)
-    inferer.amp = True
-    assert (inferer.label_map(image, net, source) == want).mean() > 0.99
+def test_labels_equal_the_cpus(net):
+    grid = {"shape": (80, 36, 20), "spacing": (0.5, 1.0, 1.4)}
+    want = predicted(net, **grid).labels
+    got = predicted(net.cuda(), **grid).labels
+    assert (got == want).mean() > 0.99, "half precision"
 
 
-def test_the_ladder_comes_down_to_the_cpu(net):
-    x = torch.randn(1, 1, 40, 36, 28)
-
+def test_a_network_that_does_not_fit_runs_on_the_cpu_and_returns_to_the_gpu(net):
     class Full(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
         def forward(self, window):
             if window.is_cuda:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return net(window)
+            return self.net(window)
 
-    inferer = SlidingWindowInferer(**OPTIONS, sw_device="cuda")
-    with torch.no_grad():
-        got, rung = run_ladder(inferer, lambda i: i(x, Full()), net.cpu)
-    assert rung == "network on the CPU"
-    assert got.device.type == "cpu"
+    full = Full().cuda()
+    found = predicted(full)
+    assert found.fallback == "network on the CPU"
+    assert next(full.parameters()).is_cuda
+    np.testing.assert_array_equal(found.labels, predicted(net.cpu()).labels)

@@ -163,7 +163,7 @@ def test_forced_convolutions_are_really_forced():
     roi=st.tuples(*[st.integers(1, 12)] * 3),
     overlap=st.sampled_from([0.0, 0.25, 0.5, 0.8]),
 )
-def test_weight_sum_equals_adding_every_window(size, roi, overlap):
+def test_every_voxel_lies_under_a_window_and_constants_are_kept(size, roi, overlap):
     grid = WindowGrid.over(size, roi, overlap)
     weight = importance_map(grid.roi, "gaussian", 0.125, torch.device("cpu"), torch.float64)
     slow = torch.zeros(grid.padded, dtype=torch.float64)
@@ -171,7 +171,9 @@ def test_weight_sum_equals_adding_every_window(size, roi, overlap):
         slow[box] += weight
     assert len(grid.boxes()) == len(grid)
     assert slow.min() > 0, "a voxel lies under no window"
-    torch.testing.assert_close(grid.weight_sum(weight), slow)
+    inferer = SlidingWindowInferer(roi, 3, overlap, "gaussian")
+    seven = inferer(torch.full((1, 1, *size), 7.0, dtype=torch.float64), lambda window: window)
+    torch.testing.assert_close(seven, torch.full((1, 1, *size), 7.0, dtype=torch.float64))
 
 
 @settings(max_examples=60)
@@ -198,7 +200,7 @@ def test_slack_saves_a_row_where_one_voxel_costs_it():
     assert WindowGrid.over((97,), 48, 0.5, 0.05).starts == ((0, 24, 49),)
 
 
-def test_wrong_arguments_are_refused():
+def test_wrong_arguments_are_rejected():
     with pytest.raises(ConfigError, match="slack"):
         SlidingWindowInferer((4, 4, 4), overlap=0.5, overlap_slack=0.6)(
             torch.zeros(1, 1, 8, 8, 8), mixer()
@@ -208,4 +210,4 @@ def test_wrong_arguments_are_refused():
     with pytest.raises(ConfigError, match="sw_batch_size"):
         SlidingWindowInferer((4, 4, 4), 0)
     with pytest.raises(InputError, match="axes"):
-        SlidingWindowInferer((4, 4))(torch.zeros(1, 1, 8, 8, 8), mixer())
+        SlidingWindowInferer((4, 4, 4, 4))(torch.zeros(1, 1, 8, 8, 8), mixer())

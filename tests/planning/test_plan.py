@@ -40,9 +40,8 @@ def test_regions_channels_and_the_ignore_label_of_nnunet_reach_the_bundle(
     assert train["network_def"]["in_channels"] == 2
     assert train["loss"]["members"] == [[1, 2], [2]]
     assert (train["loss"]["is_exclusive"], train["loss"]["ignore_label"]) == (False, 3)
-    paint = next(t for t in bundle.config("inference")["postprocessing"]["transforms"]
-                 if t["_target_"].endswith("RegionsToLabelMapd"))  # fmt: skip
-    assert paint["values"] == [1, 2]
+    decision = bundle.config("inference")["decision"]
+    assert (decision["values"], decision["overlaps"]) == ([1, 2], True)
     assert train["preprocessing"]["transforms"][1]["labels"] == [1, 2, 3]
 
 

@@ -43,12 +43,29 @@ def write_bundle(folder: Path, *, spacing_mm=(1.5, 1.5, 2.0), after=(), **infere
         },
         "inferer": {
             "_target_": "medvol.inferers.SlidingWindowInferer",
-            "roi_size": [16, 16, 8],
-            "sw_batch_size": 2,
-            "overlap": 0.5,
-            "mode": "gaussian",
+            **{"roi_size": [16, 16, 8], "sw_batch_size": 2, "overlap": 0.5, "mode": "gaussian"},
             **inferer,
         },
+        "decision": {"_target_": "medvol.inferers.Decision", "activation": "softmax"},
+        "pipeline": {
+            "_target_": "medvol.inferers.PredictionPipeline",
+            "inferer": "@inferer",
+            "decision": "@decision",
+            "max_ram": "@max_ram",
+        },
+        "max_ram": None,
+        "cases": {"_target_": "medvol.datasets.inference_cases", "dataset_dir": "@dataset_dir"},
+        "dataset": {"_target_": "Dataset", "data": "@cases", "transform": "@preprocessing"},
+        "dataloader": {"_target_": "DataLoader", "dataset": "@dataset", "batch_size": 1},
+        "evaluator": {
+            "_target_": "SupervisedEvaluator",
+            "device": "$torch.device(@device)",
+            "val_data_loader": "@dataloader",
+            "network": "@network",
+            "inferer": "@pipeline",
+            "postprocessing": "@postprocessing",
+        },
+        "run": ["$@evaluator.run()"],
         "preprocessing": {
             "_target_": "Compose",
             "transforms": [
@@ -72,16 +89,11 @@ def write_bundle(folder: Path, *, spacing_mm=(1.5, 1.5, 2.0), after=(), **infere
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
                 {
-                    "_target_": "Invertd",
+                    "_target_": "medvol.inferers.ToSourceGridd",
                     "keys": "pred",
-                    "transform": "@preprocessing",
-                    "orig_keys": "image",
-                    "nearest_interp": False,
-                    "to_tensor": True,
+                    "decision": "@decision",
                 },
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
                 *after,
                 {
                     "_target_": "SaveImaged",

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from medvol.core.errors import ConfigError
 from medvol.runners import Session, find_cases, job_plan, predict_case, run_local
 from medvol.runners.cost import read_geometry
 
@@ -35,7 +36,7 @@ def write_series(folder: Path, count: int, step_mm: float, uid: str, **changes) 
         row.save_as(folder / f"{uid}.{index + 1}.dcm", enforce_file_format=True)
 
 
-def test_the_step_and_not_the_thickness_is_foretold(tmp_path):
+def test_the_step_and_not_the_thickness_is_estimated(tmp_path):
     write_series(tmp_path, 7, 5.0, "1.2.3")
     write_series(tmp_path, 3, 5.0, "1.2.4")  # a second series is none of the first one's slices
     (tmp_path / "notes.txt").write_text("not a slice")
@@ -96,17 +97,13 @@ def test_a_ceiling_holds_where_only_the_loaded_image_tells_its_size(tmp_path, op
     assert "needs at least" in record.reason
 
 
-def test_a_ceiling_that_nobody_can_foretell_is_refused(options, images, monkeypatch):
+def test_a_ceiling_that_nobody_can_estimate_is_rejected(options, images, monkeypatch):
     session = Session(options(max_ram=10**10))
-    monkeypatch.setattr(session, "footprint", lambda roi: None)
+
+    def unknown(*_):
+        raise ConfigError("the memory of this network cannot be estimated; leave out --max-ram")
+
+    monkeypatch.setattr(session.pipeline, "footprint", unknown)
     record = predict_case(session, find_cases([images / "case0.nii.gz"])[0])
     assert record.status == "refused"
     assert "--max-ram" in record.reason
-
-
-def test_after_the_gpu_was_given_up_later_cases_run_on_the_cpu(options, images):
-    session = Session(options())
-    session.device = session.inferer.sw_device = torch.device("cuda")
-    session.to_cpu()
-    record = predict_case(session, find_cases([images / "case0.nii.gz"])[0])
-    assert (record.status, record.device) == ("done", "cpu"), record.reason

@@ -16,16 +16,19 @@ from medvol.runners import Session, find_cases, run_local
 
 
 def by_monai(options, image: Path) -> np.ndarray:
-    """The bundle's own steps with MONAI's inferer, on all probabilities."""
+    """MONAI's inferer, inverse and arg-max, one after the other on all probabilities."""
     from monai.inferers.inferer import SlidingWindowInferer as MonaiInferer
+    from monai.transforms.post.dictionary import Invertd
 
     session = Session(options)
     data = session.preprocessing({"image": str(image)})
     with torch.no_grad():
-        data["pred"] = MonaiInferer((16, 16, 8), 2, 0.5, "gaussian")(
+        outputs = MonaiInferer((16, 16, 8), 2, 0.5, "gaussian")(
             data["image"][None], session.network
-        )[0]
-    return np.asarray(session.whole()(data)["pred"])[0]
+        )
+    data["pred"] = outputs[0].softmax(0)
+    undo = Invertd("pred", session.preprocessing, "image", nearest_interp=False, to_tensor=True)
+    return np.asarray(undo(data)["pred"]).argmax(0)
 
 
 def test_label_maps_are_what_monais_steps_give(options, images, labels_of):
@@ -128,14 +131,15 @@ def test_a_ceiling_is_refused_before_loading(options, images):
 
 
 def test_the_plan_knows_the_networks_grid(options, images):
-    from medvol.runners.cost import network_size, read_geometry
+    from medvol.runners.cost import read_geometry
+    from medvol.transforms import output_grid
 
     session = Session(options())
     path = str(images / "case0.nii.gz")
-    geometry = read_geometry(path)
-    assert geometry is not None
     loaded = session.preprocessing({"image": path})["image"]
-    assert network_size(geometry, session.spacing_mm) == tuple(loaded.shape[1:])
+    grid = output_grid(session.preprocessing, read_geometry(path))
+    assert grid.shape == tuple(loaded.shape[1:])
+    np.testing.assert_allclose(grid.affine, loaded.affine, atol=1e-5)
 
 
 def test_uncertainty_brings_maps_intervals_and_a_review_flag(
@@ -160,7 +164,7 @@ def test_uncertainty_brings_maps_intervals_and_a_review_flag(
         find_cases([images / "case0.nii.gz"]), options(bundle=str(bundle), out=str(tmp_path / "o2"))
     )
     assert plain[0].status == "done"
-    assert (labels == labels_of(tmp_path / "o2", "case0")).mean() > 0.999
+    np.testing.assert_array_equal(labels, labels_of(tmp_path / "o2", "case0"))
 
 
 def test_postprocessing_after_the_decision_runs_on_labels(
@@ -183,22 +187,40 @@ def test_postprocessing_after_the_decision_runs_on_labels(
         assert label(got == value, np.ones((3, 3, 3)))[1] <= 1
 
 
-def test_an_unknown_postprocessing_is_run_as_the_bundle_wrote_it(
+def test_a_bundle_without_a_pipeline_runs_through_its_own_evaluator(
     tmp_path, options, images, labels_of, make_bundle
 ):
     bundle = make_bundle(tmp_path / "b")
     path = bundle / "configs" / "inference.json"
     config = json.loads(path.read_text())
-    transforms = config["postprocessing"]["transforms"]
-    transforms.insert(0, {"_target_": "Lambdad", "keys": "pred", "func": "$lambda x: x * 2"})
+    del config["pipeline"], config["decision"], config["network"]
+    steps = config["postprocessing"]["transforms"]
+    steps[0] = {"_target_": "Activationsd", "keys": "pred", "softmax": True}
+    steps.insert(1, {"_target_": "Invertd", "keys": "pred", "transform": "@preprocessing",
+                     "orig_keys": "image", "nearest_interp": False, "to_tensor": True})  # fmt: skip
+    steps.insert(2, {"_target_": "AsDiscreted", "keys": "pred", "argmax": True})
+    config["dataset"] = {"_target_": "Dataset", "data": [], "transform": "@preprocessing"}
+    config["dataloader"] = {"_target_": "DataLoader", "dataset": "@dataset"}
+    config["loader"] = {"_target_": "CheckpointLoader", "load_path": "@checkpoint",
+                        "load_dict": {"model": "@network_def"}}  # fmt: skip
+    config["evaluator"] = {
+        "_target_": "SupervisedEvaluator", "device": "$torch.device(@device)",
+        "val_data_loader": "@dataloader", "network": "@network_def", "inferer": "@inferer",
+        "postprocessing": "@postprocessing", "val_handlers": ["@loader"],
+    }  # fmt: skip
     path.write_text(json.dumps(config))
-    asked = options(bundle=str(bundle))
-    assert Session(asked).finish.decision is None
-    record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
-    assert record.status == "done", record.reason
-    assert (
-        labels_of(asked.out, "case0") == by_monai(asked, images / "case0.nii.gz")
-    ).mean() > 0.999
+    state = torch.load(bundle / "models" / "model.pt", weights_only=True)
+    torch.save({"model": state}, bundle / "models" / "model.pt")
+    records = run_local(find_cases([images]), options(bundle=str(bundle), is_trusted=True))
+    assert [r.status for r in records] == ["done"] * 4, records[0].reason
+    foreign = [labels_of(options().out, f"case{n}") for n in range(4)]
+    run_local(find_cases([images]), options(out=str(tmp_path / "own")))
+    for number, found in enumerate(foreign):
+        own = labels_of(tmp_path / "own", f"case{number}")
+        assert (found == own).mean() > 0.999
+    for wrong in ({"uncertainty": True}, {"max_ram": 10**9}, {"formats": ("probabilities",)}):
+        with pytest.raises(ConfigError, match="own evaluator"):
+            Session(options(bundle=str(bundle), is_trusted=True, **wrong))
 
 
 def test_formats_are_checked_when_asked_for(options):
@@ -211,7 +233,7 @@ def test_memory_running_out_is_survived(options, images, monkeypatch, labels_of)
     session = Session(options())
     calls = []
 
-    class Greedy(torch.nn.Module):
+    class TooGreedy(torch.nn.Module):
         def forward(self, x):
             calls.append(len(x))
             if len(x) > 1:
@@ -220,7 +242,7 @@ def test_memory_running_out_is_survived(options, images, monkeypatch, labels_of)
 
     from medvol.runners import predict_case
 
-    session.predictor = Greedy()
+    session.predictor = TooGreedy()
     record = predict_case(session, find_cases([images / "case0.nii.gz"])[0])
     assert (record.status, record.fallback) == ("done", "batch 1")
     got = labels_of(options().out, "case0")
@@ -253,24 +275,25 @@ def test_what_the_user_says_of_inputs_reaches_the_reader(options):
     assert options(reader={"channels": True}).digest() != options().digest()
 
 
-def test_a_run_without_a_ceiling_is_forecast_with_three_cases_at_once(options, images):
-    from medvol.runners import job_plan, run_forecast
+def test_a_run_without_a_ceiling_is_estimated_with_three_cases_at_once(options, images):
+    from medvol.runners import job_plan, run_estimate
 
     paths = [str(images / f"case{n}.nii.gz") for n in range(3)]
     session = Session(options())
     plans = [job_plan(session, path) for path in paths]
-    alone, many = run_forecast(session, plans[:1]), run_forecast(session, plans)
+    alone, many = run_estimate(session, plans[:1]), run_estimate(session, plans)
     assert alone.ram_bytes == plans[0].ram_bytes
     middle = plans[1].phases["infer"] + plans[2].phases["prepare"] + plans[0].phases["write"]
-    assert many.ram_bytes >= session.base_bytes + middle
+    assert many.ram_bytes >= session.own_pipeline.base_bytes + middle
     session.options = options(max_ram=10**10)
-    assert run_forecast(session, plans).ram_bytes == max(plan.ram_bytes for plan in plans)
+    assert run_estimate(session, plans).ram_bytes == max(plan.ram_bytes for plan in plans)
 
 
 def test_the_mean_of_two_checkpoints_takes_the_place_of_the_bundles_weights(
     tmp_path, options, images, toy_bundle
 ):
     from medvol.core.errors import WeightsError
+    from medvol.inferers import members_of
     from medvol.networks import Ensemble
 
     state = torch.load(toy_bundle / "models" / "model.pt", weights_only=True)
@@ -282,7 +305,7 @@ def test_the_mean_of_two_checkpoints_takes_the_place_of_the_bundles_weights(
     asked = options(ensemble=tuple(places), uncertainty=True)
     session = Session(asked)
     assert isinstance(session.network, Ensemble)
-    assert len(session.members) == 2
+    assert len(members_of(session.network)) == 2
     assert [m["name"] for m in session.identity["members"]] == ["fold_1.0.pt", "fold_1.5.pt"]
     assert session.identity["weights_sha256"] != Session(options()).identity["weights_sha256"]
     record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
@@ -290,7 +313,7 @@ def test_the_mean_of_two_checkpoints_takes_the_place_of_the_bundles_weights(
     epistemic = nib.load(Path(asked.out) / "case0" / "epistemic.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
     assert np.asarray(epistemic.dataobj).max() > 1e-3  # pyright: ignore[reportAttributeAccessIssue]
     whole = Session(options(ensemble=(str(toy_bundle), places[1])))
-    assert len(whole.members) == 2
+    assert len(members_of(whole.network)) == 2
     with pytest.raises(MissingInputError, match="neither"):
         Session(options(ensemble=("nowhere.pt",)))
     torch.save({"x": torch.zeros(3)}, tmp_path / "other.pt")
@@ -308,43 +331,30 @@ def test_a_member_with_other_labels_is_refused(tmp_path, options, make_bundle):
         Session(options(ensemble=(str(other),)))
 
 
-def test_thresholds_and_cleanup_run_slab_by_slab_and_are_recorded(
+def test_thresholds_and_cleaning_are_applied_and_recorded(
     tmp_path, options, images, labels_of, make_bundle
 ):
-    bundle = make_bundle(tmp_path / "b")
-    path = bundle / "configs" / "inference.json"
-    config = json.loads(path.read_text())
-    steps = config["postprocessing"]["transforms"]
-    steps[2] = {
-        "_target_": "Compose",
-        "transforms": [
-            {
-                "_target_": "medvol.transforms.ToLabelMapd",
-                "keys": "pred",
-                "values": [0, 1, 2],
-                "threshold": [0.0, 0.45, 0.4],
-            },
-            {
-                "_target_": "medvol.transforms.CleanLabelMapd",
-                "keys": "pred",
-                "largest": [1],
-            },
-        ],
-    }
-    path.write_text(json.dumps(config))
-    asked = options(bundle=str(bundle))
-    assert Session(asked).finish.decision is not None
-    record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
-    assert record.status == "done", record.reason
-    assert record.bundle["postprocessing"]["thresholds"] == [0.0, 0.45, 0.4]
-    assert record.bundle["postprocessing"]["largest"] == [1]
-    want = by_monai(asked, images / "case0.nii.gz")
-    assert set(np.unique(want)) == {0, 1, 2}
-    got = labels_of(asked.out, "case0")
-    assert (got == want).mean() > 0.99  # a voxel may join or part a component
     from scipy.ndimage import label
 
+    after = [{"_target_": "medvol.transforms.CleanLabelMapd", "keys": "pred", "largest": [1]}]
+    bundle = make_bundle(tmp_path / "b", after=after)
+    path = bundle / "configs" / "inference.json"
+    config = json.loads(path.read_text())
+    config["decision"] |= {"values": [0, 1, 2], "thresholds": [0.0, 0.45, 0.4]}
+    path.write_text(json.dumps(config))
+    asked = options(bundle=str(bundle), formats=("nifti", "probabilities"))
+    record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
+    assert record.status == "done", record.reason
+    assert record.bundle["decision"]["thresholds"] == [0.0, 0.45, 0.4]
+    assert record.bundle["cleaning"] == [{"name": "CleanLabelMapd", "largest": [1]}]
+    found = nib.load(Path(asked.out) / "case0" / "probabilities.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
+    values = np.asarray(found.dataobj)  # pyright: ignore[reportAttributeAccessIssue]
+    winner, best = values.argmax(-1), values.max(-1)
+    want = np.where(best >= np.array([0, 0.45, 0.4])[winner], winner, 0)
+    got = labels_of(asked.out, "case0")
     assert label(got == 1, np.ones((3, 3, 3)))[1] == 1
+    np.testing.assert_array_equal(got == 2, want == 2)
+    assert ((got == 1) <= (want == 1)).all()
 
 
 def test_probabilities_are_written_on_the_scans_grid_and_explain_the_mask(

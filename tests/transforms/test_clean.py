@@ -11,7 +11,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.post.dictionary import KeepLargestConnectedComponentd
 
 from medvol.core.errors import ConfigError, InputError
-from medvol.transforms import CleanLabelMapd, ToLabelMapd
+from medvol.transforms import CleanLabelMapd
 
 
 def scene() -> np.ndarray:
@@ -77,11 +77,3 @@ def test_wrong_arguments_are_refused():
         CleanLabelMapd("pred", min_mm3={1: -1})
     with pytest.raises(InputError, match="affine"):
         clean(torch.from_numpy(scene()[None]), min_mm3=1.0)
-    with pytest.raises(ConfigError, match="thresholds"):
-        ToLabelMapd("pred", [0, 1, 2], [0.5, 0.5])
-
-
-def test_each_channel_has_its_own_threshold():
-    probs = torch.tensor([[0.2, 0.3], [0.5, 0.3], [0.3, 0.4]]).reshape(3, 2, 1)
-    out = ToLabelMapd("pred", [0, 1, 2], [0.0, 0.6, 0.4])({"pred": probs})["pred"]
-    assert out.flatten().tolist() == [0, 2]

@@ -266,3 +266,17 @@ def test_a_gpu_gives_the_same_as_the_cpu():
     assert gpu["image"].device.type == "cuda"
     assert torch.allclose(cpu["image"], gpu["image"].cpu(), atol=1e-3)
     assert (cpu["label"] != gpu["label"].cpu()).float().mean() < 1e-3
+
+
+def test_a_small_structure_centres_as_many_crops_as_a_large_one():
+    label = torch.zeros(1, 32, 32, 32)
+    label[:, 4:20, 4:20, 4:20] = 1  # 4096 voxels
+    label[:, 28, 28, 28] = 2
+    label[:, 2, 30, 2] = 3  # never asked for
+    crop = RandSpatiald(["label"], prob=0.0, spatial_size=(6, 6, 6), foreground_key="label",
+                        foreground_prob=1.0, foreground_values=(1, 2))  # fmt: skip
+    crop.set_random_state(0)
+    seen = [int(crop({"label": label})["label"].max()) for _ in range(200)]
+    # Binomial with n = 200, p = 1/2: five standard deviations are 35.
+    assert 65 <= seen.count(2) <= 135
+    assert 3 not in seen

@@ -1,14 +1,12 @@
-"""What a prediction will cost, and which way of computing it stays under a ceiling."""
+"""The memory that a prediction takes, and which way of computing it stays under a ceiling."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
 from medvol.core.errors import ConfigError, TooLargeError
 from medvol.inferers.footprint import Footprint
-from medvol.inferers.slabs import slab_axis
 from medvol.inferers.windows import WindowGrid
 
 _FLOAT = 4
@@ -20,13 +18,12 @@ PREPARE_BYTES_PER_VOXEL = 12
 
 @dataclass(frozen=True)
 class Job:
-    """One image and the network that is to label it.
+    """One image and the network that will label it.
 
     Attributes:
         source_size: Shape of the image as stored.
         network_size: Its shape on the network's grid, before padding.
-        roi_size: Window.
-        overlap: Share of a window that its neighbour covers as well.
+        grid: The windows over it.
         footprint: Of ``batch`` windows.
         batch: Windows per forward pass.
         in_channels: Channels of the image.
@@ -34,13 +31,11 @@ class Job:
         base_bytes: Memory of the process before the first image.
         window_s: Seconds for one window and pass.
         on_gpu: Whether the network runs on a GPU.
-        slack: How much less windows may overlap where that saves a row of them.
     """
 
     source_size: tuple[int, ...]
     network_size: tuple[int, ...]
-    roi_size: Sequence[int] | int
-    overlap: Sequence[float] | float
+    grid: WindowGrid
     footprint: Footprint
     batch: int = 1
     in_channels: int = 1
@@ -48,21 +43,15 @@ class Job:
     base_bytes: int = 0
     window_s: float = 0.0
     on_gpu: bool = False
-    slack: float = 0.0
-
-    @property
-    def grid(self) -> WindowGrid:
-        """The windows."""
-        return WindowGrid.over(self.network_size, self.roi_size, self.overlap, self.slack)
 
 
 @dataclass(frozen=True)
-class Plan:
+class MemoryPlan:
     """One way to run a job.
 
     Attributes:
-        mode: ``slabs`` (labels only), ``whole`` (all probabilities) or ``mapped`` (all
-            probabilities in a file mapped into memory).
+        mode: ``slabs``, or ``mapped``: slabs whose probabilities are collected in a file that is
+            mapped into memory.
         stitch_on: ``gpu`` or ``cpu``.
         batch: Windows per forward pass.
         ram_bytes: Predicted peak of the process.
@@ -86,7 +75,7 @@ class Plan:
         gpu = f", {self.gpu_bytes / 2**30:.2f} GiB GPU memory" if self.gpu_bytes else ""
         return (
             f"{self.ram_bytes / 2**30:.2f} GiB RAM{gpu}, about {self.seconds:.0f} s in the network "
-            f"({self.windows} windows, batch {self.batch}, {self.mode}, stitched on "
+            f"({self.windows} windows, batch {self.batch}, {self.mode}, blended on "
             f"{self.stitch_on})"
         )
 
@@ -97,7 +86,7 @@ def plan_job(
     wants_probabilities: bool = False,
     max_ram: int | None = None,
     max_gpu: int | None = None,
-) -> Plan:
+) -> MemoryPlan:
     """The fastest way to run ``job`` that is predicted to stay under both ceilings.
 
     Raises:
@@ -124,7 +113,7 @@ def parse_bytes(text: str) -> int:
     Decimal units are powers of 1000, binary ones (``GiB``) and bare letters powers of 1024.
 
     Raises:
-        ConfigError: If it is no size.
+        ConfigError: If it is not a size.
 
     >>> parse_bytes("6GB"), parse_bytes("1.5G"), parse_bytes("512MiB")
     (6000000000, 1610612736, 536870912)
@@ -143,17 +132,22 @@ def _number(digits: str, text: str, unit: int) -> int:
     except ValueError:
         value = 0
     if value <= 0:
-        raise ConfigError(f"{text!r} is no amount of memory; write for example 6GB or 512MiB")
+        raise ConfigError(f"{text!r} is not an amount of memory; write for example 6GB or 512MiB")
     return value
 
 
-def _options(job: Job, wants_probabilities: bool) -> list[Plan]:
+def _options(job: Job, wants_probabilities: bool) -> list[MemoryPlan]:
     """From fastest to most frugal."""
-    modes = ("whole", "mapped") if wants_probabilities else ("slabs",)
+    modes = ("slabs", "mapped") if wants_probabilities else ("slabs",)
     devices = ("gpu", "cpu") if job.on_gpu else ("cpu",)
     batches = [job.batch >> shift for shift in range(job.batch.bit_length())]
     return [
-        _cost(replace(job, footprint=_of_batch(job, batch), batch=batch), mode, device)
+        _cost(
+            replace(job, footprint=_of_batch(job, batch), batch=batch),
+            mode,
+            device,
+            wants_probabilities,
+        )
         for mode in modes
         for device in devices
         for batch in batches
@@ -170,24 +164,26 @@ def _of_batch(job: Job, batch: int) -> Footprint:
     )
 
 
-def _cost(job: Job, mode: str, device: str) -> Plan:
+def _cost(job: Job, mode: str, device: str, wants_probabilities: bool) -> MemoryPlan:
     grid, source = job.grid, prod(job.source_size)
     image = prod(grid.padded) * job.in_channels * _FLOAT
-    stitching, labels = _stitching(job, mode), source
+    stitching, labels = _stitching(job), source
     window = job.footprint.peak_bytes
     gpu = 0
     if job.on_gpu:
         gpu = window + job.footprint.weight_bytes + (stitching if device == "gpu" else 0)
         window = 0
-    on_cpu = 0 if device == "gpu" or mode == "mapped" else stitching
+    on_cpu = 0 if device == "gpu" else stitching
+    all_classes = job.footprint.out_channels * source * _FLOAT if wants_probabilities else 0
+    held = 0 if mode == "mapped" else all_classes
     phases = {
         "load": source * job.in_channels * LOAD_BYTES_PER_VOXEL,
         "prepare": source * job.in_channels * _FLOAT
         + prod(job.network_size) * job.in_channels * PREPARE_BYTES_PER_VOXEL,
-        "infer": image + on_cpu + window + labels,
-        "write": image + 2 * labels if mode == "slabs" else image + _inverse(job, mode, source),
+        "infer": image + on_cpu + window + labels + held,
+        "write": image + 2 * labels + held + all_classes,  # the file is read back and compared
     }
-    return Plan(
+    return MemoryPlan(
         mode,
         device,
         job.batch,
@@ -199,22 +195,12 @@ def _cost(job: Job, mode: str, device: str) -> Plan:
     )
 
 
-def _stitching(job: Job, mode: str) -> int:
-    """Weighted sums and weights: of the whole grid, or of one window's depth of it."""
+def _stitching(job: Job) -> int:
+    """Weighted sums and weights of one window's depth of the grid."""
     grid, channels = job.grid, job.footprint.out_channels
-    weight = prod(grid.roi) * _FLOAT
-    if mode != "slabs":
-        return (channels + 1) * prod(grid.padded) * _FLOAT + weight
-    axis = slab_axis(grid)
+    axis = grid.shallow_axis
     plane = prod(grid.padded) // grid.padded[axis]
     source_plane = prod(job.source_size) // job.source_size[axis]
     planes = (channels + 2) * plane * grid.roi[axis]  # sums, their weights and one layer's
     passing = 2 * channels * (plane + source_plane)  # kept for the next slab, and resampled
-    return (planes + passing) * _FLOAT + weight
-
-
-def _inverse(job: Job, mode: str, source: int) -> int:
-    """All probabilities on both grids, and once more while the last axis is resampled."""
-    channels = job.footprint.out_channels
-    blended = 0 if mode == "mapped" else channels * prod(job.network_size)
-    return _FLOAT * (2 * channels * source + blended)
+    return (planes + passing + prod(grid.roi)) * _FLOAT

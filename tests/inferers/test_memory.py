@@ -1,23 +1,14 @@
-"""The plan before the run, and the ladder when the plan was too hopeful."""
+"""The memory plan before a run, and the fallback when the plan was too hopeful."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from medvol.core.errors import ConfigError, TooLargeError
-from medvol.inferers import (
-    Footprint,
-    Job,
-    SlidingWindowInferer,
-    parse_bytes,
-    plan_job,
-    run_ladder,
-    window_footprint,
-)
+from medvol.inferers import Footprint, WindowGrid, parse_bytes, window_footprint
+from medvol.inferers.fallback import Attempt, with_fallback
+from medvol.inferers.memory import Job, plan_job
 
 GIB = 2**30
 
@@ -27,25 +18,13 @@ def job(**changes) -> Job:
     options = {
         "source_size": (512, 512, 600),
         "network_size": (512, 512, 600),
-        "roi_size": (96, 96, 96),
-        "overlap": 0.5,
         "footprint": footprint,
         "batch": 4,
         "base_bytes": 500_000_000,
         "window_s": 0.5,
     }
-    return Job(**{**options, **changes})
-
-
-def test_a_footprint_loads_no_compiler_and_leaves_it_usable():
-    text = """
-import sys, torch
-from medvol.inferers import window_footprint
-window_footprint(torch.nn.Sequential(torch.nn.Conv3d(1, 2, 3), torch.nn.LeakyReLU()), (8, 8, 8))
-print("torch._dynamo" in sys.modules, torch._dynamo.is_compiling())
-"""
-    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+    options |= changes
+    return Job(grid=WindowGrid.over(options["network_size"], (96, 96, 96), 0.5), **options)
 
 
 def test_footprint_of_two_convolutions_has_a_closed_form():
@@ -60,12 +39,12 @@ def test_footprint_of_two_convolutions_has_a_closed_form():
     assert found.flops == 2 * 3 * 1000 * (8 * 27 + 8 * 2)
 
 
-def test_a_network_that_looks_at_values_is_refused():
+def test_a_network_that_depends_on_values_is_rejected():
     class Looks(torch.nn.Module):
         def forward(self, x):
             return x if float(x.sum()) > 0 else -x
 
-    with pytest.raises(ConfigError, match="foretold"):
+    with pytest.raises(ConfigError, match="estimated"):
         window_footprint(Looks(), (4, 4, 4))
 
 
@@ -80,7 +59,7 @@ def test_label_mode_does_not_grow_with_classes_times_volume():
     assert few < 6e9 < 14 * volume
 
 
-def test_batches_shrink_before_anything_is_refused():
+def test_batches_shrink_before_anything_is_rejected():
     free = plan_job(job(network_size=(96, 96, 96), source_size=(96, 96, 96)))
     tight = plan_job(
         job(network_size=(96, 96, 96), source_size=(96, 96, 96)), max_ram=free.ram_bytes - 1
@@ -89,7 +68,7 @@ def test_batches_shrink_before_anything_is_refused():
     assert tight.ram_bytes < free.ram_bytes
 
 
-def test_a_ceiling_that_cannot_be_kept_is_refused_beforehand():
+def test_a_ceiling_that_cannot_be_kept_is_rejected_beforehand():
     with pytest.raises(TooLargeError, match="at least"):
         plan_job(job(), max_ram=GIB)
 
@@ -103,9 +82,10 @@ def test_stitching_leaves_a_small_gpu_for_the_cpu():
 
 def test_all_probabilities_go_to_a_mapped_file_where_memory_is_short():
     size = {"network_size": (300, 300, 300), "source_size": (150, 150, 150)}
-    whole = plan_job(job(**size), wants_probabilities=True)
-    mapped = plan_job(job(**size), wants_probabilities=True, max_ram=whole.ram_bytes // 2)
-    assert (whole.mode, mapped.mode) == ("whole", "mapped")
+    size["source_size"] = (600, 600, 600)
+    held = plan_job(job(**size), wants_probabilities=True)
+    mapped = plan_job(job(**size), wants_probabilities=True, max_ram=held.ram_bytes * 2 // 3)
+    assert (held.mode, mapped.mode) == ("slabs", "mapped")
 
 
 def test_seconds_count_windows_and_passes():
@@ -115,22 +95,12 @@ def test_seconds_count_windows_and_passes():
 
 
 @pytest.mark.parametrize("text", ["", "many", "-3G", "0"])
-def test_sizes_that_are_none_are_refused(text):
+def test_sizes_that_are_none_are_rejected(text):
     with pytest.raises(ConfigError, match="memory"):
         parse_bytes(text)
 
 
-class Greedy:
-    """Runs out of memory above a batch size, like a small GPU."""
-
-    def __init__(self, limit: int, error: Exception) -> None:
-        self.limit, self.error, self.seen = limit, error, []
-
-    def __call__(self, window: torch.Tensor) -> torch.Tensor:
-        self.seen.append(len(window))
-        if len(window) > self.limit:
-            raise self.error
-        return torch.cat([window, -window], 1)
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 @pytest.mark.parametrize(
@@ -141,38 +111,37 @@ class Greedy:
         MemoryError(),
     ],
 )
-def test_the_ladder_ends_with_the_same_answer(error):
-    x, inferer = torch.randn(1, 1, 20, 20, 20), SlidingWindowInferer((8, 8, 8), 8, 0.5, "gaussian")
-    want = inferer(x, Greedy(8, error))
-    net = Greedy(2, error)
-    got, rung = run_ladder(inferer, lambda attempt: attempt(x, net))
-    assert rung == "batch 2"
-    assert inferer.sw_batch_size == 8
-    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+def test_attempts_take_ever_less_until_one_fits(error):
+    seen = []
+
+    def run(attempt):
+        seen.append((attempt.batch, attempt.stitch_on.type, attempt.network_on.type))
+        if attempt.network_on.type == "cuda":
+            raise error
+        return "done"
+
+    found, attempt = with_fallback(Attempt(4, GPU, GPU), run)
+    assert found == "done"
+    assert attempt.name == "network on the CPU"
+    assert seen == [(4, "cuda", "cuda"), (2, "cuda", "cuda"), (1, "cuda", "cuda"),
+                    (1, "cpu", "cuda"), (1, "cpu", "cpu")]  # fmt: skip
 
 
-def test_the_ladder_moves_the_network_last():
-    moved = []
+def test_other_errors_are_not_tried_again():
+    seen = []
 
-    def run(inferer):
-        if not moved:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return inferer.sw_device
+    def run(attempt):
+        seen.append(attempt)
+        raise RuntimeError("shape")
 
-    inferer = SlidingWindowInferer((8, 8, 8), 2)
-    assert run_ladder(inferer, run, lambda: moved.append(1)) == ("cpu", "network on the CPU")
-
-
-def test_other_errors_climb_no_ladder():
     with pytest.raises(RuntimeError, match="shape"):
-        run_ladder(
-            SlidingWindowInferer((8, 8, 8), 2),
-            lambda i: (_ for _ in ()).throw(RuntimeError("shape")),
-        )
+        with_fallback(Attempt(4, CPU, CPU), run)
+    assert len(seen) == 1
 
 
-def test_when_nothing_helps_the_refusal_says_so():
-    net = Greedy(0, MemoryError("no more"))
-    x = torch.zeros(1, 1, 8, 8, 8)
-    with pytest.raises(TooLargeError, match="one window"):
-        run_ladder(SlidingWindowInferer((8, 8, 8), 2), lambda attempt: attempt(x, net))
+def test_when_nothing_helps_the_error_says_so():
+    def run(attempt):
+        raise MemoryError("no more")
+
+    with pytest.raises(TooLargeError, match="one window at a time on the CPU: no more"):
+        with_fallback(Attempt(2, CPU, CPU), run)
