@@ -45,6 +45,7 @@ VERBS: dict[str, str | dict[str, str]] = {
         "split": "data_split",
         "fetch": "data_fetch",
         "profile": "data_profile",
+        "synthesise": "data_synthesise",
     },
     "augment": {
         "preview": "augment_preview",
@@ -55,7 +56,7 @@ VERBS: dict[str, str | dict[str, str]] = {
     },
 }
 _GROUP_HELP = {
-    "data": "Scan, check, split, fetch and de-identify data sets.",
+    "data": "Scan, check, split, fetch, de-identify and synthesise data sets.",
     "bundle": "Write, list, verify and fork bundles.",
     "augment": "Look at augmentation before training.",
     "label": "MONAI Label with medvol's bundles.",
