@@ -184,8 +184,10 @@ def _policy(bundle: Bundle) -> Iterator[str]:
 
     facts = bundle.metadata.get("medvol", {})
     for task in bundle.tasks:
+        config = bundle.config(task)
+        labels = config.get("labels") or list(_names(bundle))  # values, since mirrors may swap them
         for fault in policy_violations(
-            bundle.config(task), facts.get("modality"), facts.get("body_part"), list(_names(bundle))
+            config, facts.get("modality"), facts.get("body_part"), labels
         ):
             yield f"{task}.json: {fault}"
 
