@@ -17,6 +17,8 @@ class SidedNetwork(nn.Module):
     the softmax of the output channels is exactly p(class) p(side): argmax, probabilities and
     cross-entropy work as for any other network, at about half the cost of the last layer.
 
+    In training the output is the one of the inner network, for ``medvol.engines.SidedLoss``.
+
     Args:
         network: Predicts one channel per class, then the logit of "right".
         mirrored: Channels of the classes that have two sides. The output holds every class first
@@ -29,8 +31,10 @@ class SidedNetwork(nn.Module):
         self.mirrored = [int(channel) for channel in mirrored]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, ...) to (B, classes + mirrored, ...)."""
+        """(B, in_channels, ...) to (B, classes + mirrored, ...), in training (B, classes + 1, ...)."""
         out = self.network(x)
+        if self.training:
+            return out
         classes, side = out[:, :-1], out[:, -1:]
         right = classes[:, self.mirrored] + logsigmoid(side)
         left = classes.clone()

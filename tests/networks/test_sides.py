@@ -16,7 +16,7 @@ class Fixed(nn.Module):
 
 def sided(classes=5, mirrored=(1, 3), seed=0):
     out = 3 * torch.randn(2, classes + 1, 4, 5, 6, generator=torch.Generator().manual_seed(seed))
-    return out, SidedNetwork(Fixed(out), mirrored)(torch.zeros(2, 1, 4, 5, 6))
+    return out, SidedNetwork(Fixed(out), mirrored).eval()(torch.zeros(2, 1, 4, 5, 6))
 
 
 def test_probabilities_are_those_of_class_times_side():
@@ -34,7 +34,7 @@ def test_turning_the_side_exchanges_left_and_right_and_nothing_else():
     raw, out = sided()
     turned = raw.clone()
     turned[:, 5] *= -1
-    other = SidedNetwork(Fixed(turned), (1, 3))(torch.zeros(2, 1, 4, 5, 6))
+    other = SidedNetwork(Fixed(turned), (1, 3)).eval()(torch.zeros(2, 1, 4, 5, 6))
     assert torch.allclose(other[:, [0, 5, 2, 6, 4, 1, 3]], out)
 
 
@@ -42,7 +42,7 @@ def test_turning_the_side_exchanges_left_and_right_and_nothing_else():
 def test_a_certain_side_stays_finite(sides):
     raw, _ = sided()
     raw[:, 5] = sides
-    assert torch.isfinite(SidedNetwork(Fixed(raw), (1, 3))(torch.zeros(1))).all()
+    assert torch.isfinite(SidedNetwork(Fixed(raw), (1, 3)).eval()(torch.zeros(1))).all()
 
 
 def test_it_can_be_scripted_with_the_folded_network():
@@ -50,3 +50,8 @@ def test_it_can_be_scripted_with_the_folded_network():
     x = torch.randn(1, 1, 16, 16, 16)
     with torch.no_grad():
         assert torch.allclose(torch.jit.script(network)(x), network(x), atol=1e-5)
+
+
+def test_training_gives_what_the_inner_network_gives():
+    raw, _ = sided()
+    assert SidedNetwork(Fixed(raw), (1, 3)).train()(torch.zeros(1)) is raw
