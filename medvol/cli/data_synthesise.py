@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
+from zlib import crc32
 
 import typer
 
@@ -35,6 +36,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Write pairs of a synthetic image and its label map, each on its label map's grid."""
+    from medvol.engines.data import sample_seed
     from medvol.io import write_nifti
 
     pairs = _pairs(mirrored)
@@ -43,21 +45,25 @@ def run(
     move, render = _steps(pairs, hidden)
     targets = {path: _name(path) for path in maps}
     _require_free(targets, output, count)
-    read = {path: _read(path) for path in maps}
+    for path in maps:  # all of them, before the first file is written
+        _read(path)
     written = []
-    for place, path in enumerate(maps):
+    for path in maps:
+        source = _read(path)
         for number in range(count):
-            draw = (seed + place * count + number) % 2**32
-            label = read[path]
+            # of the name, so that a map's images do not depend on which others lie beside it
+            draw = sample_seed(seed, crc32(targets[path].encode()), number)
+            label = source
             if deform:  # a head of its own, on the grid of the map that it was made from
-                moved = move.set_random_state(seed=draw)({"label": label})["label"]
-                label = moved.copy_meta_from(label)
-            made = render.set_random_state(seed=draw)({"label": label})
+                move.set_random_state(seed=draw)
+                label = type(label)(move({"label": label})["label"]).copy_meta_from(label)
+            render.set_random_state(seed=draw)
+            made = render({"label": label})
             name = f"{targets[path]}_{number:03d}.nii.gz"
             for kind in ("image", "label"):
                 target = output / f"{kind}s" / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_nifti(target, made[kind][0].numpy(), made[kind].affine.numpy())
+                write_nifti(target, made[kind][0].numpy(), source.affine.numpy())
             written.append(name)
     if as_json:
         print(json.dumps({"output": str(output), "maps": len(maps), "pairs": written}))

@@ -30,6 +30,10 @@ class SidedLoss(nn.Module):
         ConfigError: If values, mirrored and weights do not fit each other.
     """
 
+    to_class: Tensor
+    to_side: Tensor
+    weights: Tensor
+
     def __init__(
         self,
         values: Sequence[int],
@@ -38,9 +42,11 @@ class SidedLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.classes = len(values) - len(mirrored)
-        if not 0 < self.classes or not all(0 < channel < self.classes for channel in mirrored):
-            raise ConfigError(f"mirrored {list(mirrored)} are not channels of {self.classes} "
-                              f"classes ({len(values)} values, {len(mirrored)} of them right)")  # fmt: skip
+        if not all(0 < channel < self.classes for channel in mirrored):
+            raise ConfigError(
+                f"mirrored {list(mirrored)} are not channels of {self.classes} classes; of "
+                f"{len(values)} values the last {len(mirrored)} are right sides"
+            )
         if weights is not None and len(weights) != self.classes:
             raise ConfigError(f"{len(weights)} weights for {self.classes} classes")
         to_class = torch.zeros(max(values) + 2, dtype=torch.long)  # the last row: any other label

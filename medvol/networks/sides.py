@@ -31,7 +31,7 @@ class SidedNetwork(nn.Module):
         self.mirrored = [int(channel) for channel in mirrored]
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, ...) to (B, classes + mirrored, ...), in training (B, classes + 1, ...)."""
+        """(B, in_channels, ...) to (B, classes + mirrored, ...)."""
         out = self.network(x)
         if self.training:
             return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -223,11 +222,11 @@ def _checked(label: torch.Tensor, key: Hashable) -> torch.Tensor:
     return whole
 
 
-def _spacing(label: torch.Tensor) -> NDArray[np.floating]:
+def _spacing(label: torch.Tensor) -> list[float]:
     n = label.ndim - 1
     if not isinstance(label, MetaTensor):
-        return np.ones(n)
-    return np.linalg.norm(local_frame(np.asarray(label.affine), n), axis=0)
+        return [1.0] * n
+    return np.linalg.norm(local_frame(np.asarray(label.affine), n), axis=0).tolist()
 
 
 def _range(name: str, bounds: Pair, above: float | None = None) -> tuple[float, float]:

@@ -53,6 +53,27 @@ def test_the_same_seed_writes_the_same_files_and_another_seed_others(tmp_path):
         assert not np.array_equal(one, three)
 
 
+def test_a_maps_images_depend_on_its_name_and_number_alone(tmp_path):
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    for name in ("a.nii.gz", "b.nii.gz"):
+        write_map(folder / name)
+    command = ["data", "synthesise", "-n", "2", "--no-deform", "-o"]
+    assert main([*command, str(tmp_path / "both"), str(folder)]) == 0
+    assert main([*command, str(tmp_path / "one"), str(folder / "b.nii.gz")]) == 0
+    assert main([*command, str(tmp_path / "seed"), str(folder / "b.nii.gz"), "--seed", "1"]) == 0
+    read = {(out, n): nib.load(tmp_path / out / "images" / f"{n}.nii.gz").get_fdata()
+            for out, names in (("both", ("a_000", "a_001", "b_000", "b_001")),
+                               ("one", ("b_000", "b_001")), ("seed", ("b_000", "b_001")))
+            for n in names}  # fmt: skip
+    for name in ("b_000", "b_001"):
+        assert np.array_equal(read.pop(("both", name)), read["one", name])
+    different = list(read.values())
+    assert len(different) == 6
+    for place, image in enumerate(different):
+        assert not any(np.array_equal(image, other) for other in different[place + 1 :])
+
+
 def test_without_deformation_the_label_map_is_a_copy(tmp_path):
     values = write_map(tmp_path / "a.nii.gz")
     assert main(["data", "synthesise", str(tmp_path / "a.nii.gz"), "-o", str(tmp_path / "out"),
