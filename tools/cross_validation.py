@@ -53,13 +53,13 @@ def table(paths: Sequence[Path], data: Path) -> str:
         if repeated := {row.case for row in found} & {row.case for row in rows}:
             raise InputError(f"{path}: case {min(repeated)} was scored by another fold already")
         rows += found
-    lines = ["| label | metric | mean (95% interval) | undefined | missed | n | patients |",
+    lines = ["| label | metric | mean (95% interval) | undefined | false negative | n | patients |",
              "|---|---|---|---|---|---|---|"]  # fmt: skip
     for row in summarise(rows, from_manifest(read_dataset(data))):
         mean = show_interval(row.mean, row.mean_lower, row.mean_upper)
         unit = f" ({row.unit})" if row.unit else ""
         lines.append(f"| {row.label} | {row.metric}{unit} | {mean} | {row.n_undefined} | "
-                     f"{row.n_missed} | {row.n} | {row.n_patients} |")  # fmt: skip
+                     f"{row.n_false_negative} | {row.n} | {row.n_patients} |")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -5,7 +5,9 @@ Run with the interpreter of an environment that holds nnunetv2 2.8.1, from the r
 two-part blobs, one of them at another spacing, are planned and preprocessed by nnU-Net; its plan
 is made small, anisotropic and transposed, so that every import rule is met; its trainer makes four
 steps of each network. Beside each checkpoint lies what nnU-Net's preprocessor and network give for
-the odd-spaced blob.
+the odd-spaced blob, and its whole predictor's segmentation without mirrors.
+``python tools/nnunet_golden.py tests/golden/nnunet`` adds the segmentations to networks that are
+there already.
 """
 
 import json
@@ -14,7 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
-WORK, OUT = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+WORK, OUT = Path(sys.argv[1]).resolve(), Path(sys.argv[-1]).resolve()
 for name, folder in (("raw", "raw"), ("preprocessed", "pre"), ("results", "res")):
     os.environ[f"nnUNet_{name}"] = str(WORK / folder)
 os.environ |= {"nnUNet_n_proc_DA": "1", "nnUNet_compile": "f"}
@@ -49,6 +51,7 @@ def main() -> None:
         small_plan(plans, kind)
         (pre / "nnUNetPlans.json").write_text(json.dumps(plans))
         train(plans, kind, raw)
+        add_segmentation(kind)
 
 
 def write_blobs(raw: Path) -> None:
@@ -142,5 +145,28 @@ def train(plans: dict, kind: str, raw: Path) -> None:
     shutil.copy(raw / "imagesTr" / f"{ODD}_0000.nii.gz", OUT / "image.nii.gz")
 
 
+def add_segmentation(kind: str) -> None:
+    """What nnU-Net's predictor draws, in the order of axes of the NIfTI file."""
+    from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    predictor = nnUNetPredictor(
+        tile_step_size=0.5, use_gaussian=True, use_mirroring=False,
+        perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False,
+    )  # fmt: skip
+    model = OUT / kind / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    predictor.initialize_from_trained_model_folder(str(model), (0,), "checkpoint_final.pth")
+    image, properties = NibabelIO().read_images([str(OUT / "image.nii.gz")])
+    found = predictor.predict_single_npy_array(image, properties, None, None, False)
+    with np.load(OUT / kind / "expected.npz") as file:
+        kept = dict(file)
+    kept["segmentation"] = np.asarray(found).transpose(2, 1, 0).astype(np.uint8)
+    np.savez_compressed(OUT / kind / "expected.npz", **kept)
+
+
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 2:
+        for name in ("plain", "residual"):
+            add_segmentation(name)
+    else:
+        main()

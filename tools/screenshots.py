@@ -73,7 +73,7 @@ def report_page(work: Path, target: Path) -> None:
         write_nifti(work / "pred" / path.name, moved, np.asarray(label.affine))
     run, scores = [sys.executable, "-m", "medvol"], str(work / "scores")
     subprocess.run(
-        [*run, "evaluate", "--pred", str(work / "pred"), "--ref", str(data / "labelsTr"),
+        [*run, "evaluate", "masks", "--pred", str(work / "pred"), "--ref", str(data / "labelsTr"),
          "-o", scores, "--labels", "1=liver,2=spleen"], check=True,
     )  # fmt: skip
     subprocess.run(

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+EXAMPLE = "medvol compare scores_a scores_b -o comparison"
+
 
 def run(
     first: Annotated[Path, typer.Argument(help="Evaluation folder, scores.csv or predictions.")],
@@ -19,13 +21,12 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Paired differences (first minus second) with intervals, tests and Holm's correction."""
-    from medvol.core.files import write_text
-    from medvol.evaluation import BootstrapPlan, compare, show_interval
-    from medvol.evaluation.compare import comparison_to_csv
+    from medvol.core.files import fields_to_csv, write_text
+    from medvol.evaluation import BootstrapPlan, Comparison, compare, show_interval
 
     rows = compare(first, second, data=data, plan=BootstrapPlan(resamples=resamples, seed=seed))
     if output is not None:
-        write_text(output / "comparison.csv", comparison_to_csv(rows))
+        write_text(output / "comparison.csv", fields_to_csv(Comparison, rows))
     if as_json:
         print(json.dumps([row.to_json() for row in rows], allow_nan=False))
         return
@@ -35,4 +36,4 @@ def run(
               f"difference {text}  n={row.n}, {row.n_undefined} undefined  better {row.better}, "
               f"worse {row.worse}  {row.test} p={row.p:.3g}, Holm {row.p_holm:.3g}")  # fmt: skip
     if data is None:
-        print("each case counts as a patient unless its file names one; --data names them")
+        print("a case of which no patient is known counts as one patient; --data names them")

@@ -24,7 +24,12 @@ VERBS: dict[str, str | dict[str, str]] = {
     "select": "select",
     "predict": "predict",
     "explain": "explain",
-    "evaluate": "evaluate",
+    "evaluate": {
+        "masks": "evaluate_masks",
+        "scores": "evaluate_scores",
+        "lesions": "evaluate_lesions",
+        "rerun": "evaluate_rerun",
+    },
     "compare": "compare",
     "calibrate": "calibrate",
     "drift": "drift",
@@ -56,6 +61,7 @@ VERBS: dict[str, str | dict[str, str]] = {
     },
 }
 _GROUP_HELP = {
+    "evaluate": "Score segmentations and classifications, follow lesions, repeat a run.",
     "data": "Scan, check, split, fetch, de-identify and synthesise data sets.",
     "bundle": "Write, list, verify and fork bundles.",
     "augment": "Look at augmentation before training.",

@@ -10,11 +10,13 @@ import typer
 
 from medvol.core.errors import ConfigError
 
+EXAMPLE = "medvol report scores -o report"
+
 _Images = Annotated[Path | None, typer.Option(help="Data set or folder of the cases' images.")]
 
 
 def run(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that medvol evaluate wrote.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of evaluations.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "",
     names: Annotated[str, typer.Option(help="A name for each run: ours,theirs.")] = "",

@@ -22,7 +22,11 @@ from .errors import TooLargeError as TooLargeError
 from .errors import UnsafeFileError as UnsafeFileError
 from .errors import WeightsError as WeightsError
 from .files import atomic_path as atomic_path
+from .files import csv_text as csv_text
+from .files import fields_from_csv as fields_from_csv
+from .files import fields_to_csv as fields_to_csv
 from .files import output_path as output_path
+from .files import rows_to_csv as rows_to_csv
 from .files import sha256_file as sha256_file
 from .files import write_bytes as write_bytes
 from .files import write_json as write_json

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from medvol.core.errors import MedvolError, OutputError
+from medvol.core.errors import InputError, MedvolError, OutputError
 
 #: Bytes of a name; file systems allow 255.
 LONGEST_NAME = 180
 _CHUNK = 1 << 20
+_Row = TypeVar("_Row")
+#: What a field's CSV text becomes, by the name of its type.
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "str": str, "int": int, "float": float, "bool": {"True": True, "False": False}.__getitem__,
+}  # fmt: skip
 
 
 @contextmanager
@@ -72,8 +80,67 @@ def write_text(target: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(target: str | os.PathLike[str], value: Any) -> None:
-    """Write JSON atomically, indented, refusing NaN (which is no JSON)."""
+    """Write JSON atomically, indented, rejecting NaN (which is not JSON)."""
     write_text(target, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def csv_text(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """CSV with a header and Unix line ends; floats keep every digit.
+
+    >>> csv_text(["case", "value"], [("a", 0.1)])
+    'case,value\\na,0.1\\n'
+    """
+    sink = io.StringIO()
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(rows)
+    return sink.getvalue()
+
+
+def fields_to_csv(kind: type[_Row], rows: Iterable[_Row]) -> str:
+    """CSV whose columns are the fields of a dataclass."""
+    names = [one.name for one in fields(kind)]  # pyright: ignore[reportArgumentType]
+    return csv_text(names, ([getattr(row, name) for name in names] for row in rows))
+
+
+def fields_from_csv(kind: type[_Row], text: str, source: str | os.PathLike[str]) -> list[_Row]:
+    """Rows of a CSV whose columns are the fields (text, numbers, truth values) of a dataclass.
+
+    Args:
+        kind: The dataclass.
+        text: The file's content.
+        source: The file's name, for messages.
+
+    Raises:
+        InputError: If a column is missing or a value does not fit its field.
+    """
+    types = {one.name: str(one.type) for one in fields(kind)}  # pyright: ignore[reportArgumentType]
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    if missing := [name for name in types if name not in (reader.fieldnames or ())]:
+        raise InputError(f"{source}: has no column {missing[0]!r}; needed: {', '.join(types)}")
+    found = []
+    for line, row in enumerate(reader, start=2):
+        values = {}
+        for name, type_name in types.items():
+            try:
+                values[name] = _PARSERS[type_name](row[name])
+            except (KeyError, TypeError, ValueError):
+                raise InputError(
+                    f"{source}: line {line}: {name} {row[name]!r} is not of type {type_name}"
+                ) from None
+        found.append(kind(**values))
+    return found
+
+
+def rows_to_csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str] = ()) -> str:
+    """CSV of rows by column name; a column that a row lacks stays empty.
+
+    Args:
+        rows: Column name to value.
+        names: Columns that come first, also where there is no row.
+    """
+    every = list(dict.fromkeys([*names, *(name for row in rows for name in row)]))
+    return csv_text(every, ([row.get(name, "") for name in every] for row in rows))
 
 
 def sha256_file(path: str | os.PathLike[str]) -> str:

@@ -65,11 +65,18 @@ def evaluation_cases(
     folds: int = 5,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Labelled cases to score: all of them, or those that one fold held out."""
-    manifest = _labelled(dataset_dir, labels)
+    """Labelled cases to score: those of ``Manifest.tested``, or those that one fold held out.
+
+    Beside its files a case states ``patient_group``, the same text for all cases of one patient
+    (empty where unknown), and ``split``, its part of the data set.
+    """
+    whole = read_dataset(dataset_dir)
     if fold is None:
-        return manifest.datalist()
-    return manifest.datalist(_fold_names(manifest, labels, int(fold), folds, seed)[1])
+        names = [case.case for case in _labelled(dataset_dir, labels, is_tested=True).cases]
+        return _with_facts(whole, names, None)
+    manifest = _labelled(dataset_dir, labels)
+    held = _fold_names(manifest, labels, int(fold), folds, seed)[1]
+    return _with_facts(whole, held, "validation")
 
 
 def inference_cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -77,13 +84,28 @@ def inference_cases(dataset_dir: str | os.PathLike[str]) -> list[dict[str, Any]]
     return [{"image": str(path)} for path in list_images(dataset_dir)]
 
 
-def _labelled(dataset_dir: str | os.PathLike[str], labels: Mapping[Any, str]) -> Manifest:
+def _with_facts(whole: Manifest, names: list[str], split: str | None) -> list[dict[str, Any]]:
+    """The rows with what evaluation must know; patients go by number, in order of the cases."""
+    cases = {case.case: case for case in whole.cases}
+    number = {group: k for k, group in enumerate(dict.fromkeys(c.group for c in whole.cases))}
+    rows = whole.datalist(names)
+    for row in rows:
+        case = cases[row["case"]]
+        row["patient_group"] = f"patient {number[case.group]}" if case.patient else ""
+        row["split"] = split or whole.split_of(case)
+    return rows
+
+
+def _labelled(
+    dataset_dir: str | os.PathLike[str], labels: Mapping[Any, str], *, is_tested: bool = False
+) -> Manifest:
     manifest = read_dataset(dataset_dir)
     wanted = {int(value): str(name).lower() for value, name in labels.items()}
     found = {int(value): name.lower() for value, name in manifest.labels.items()}
     if found and found != wanted:
         raise LabelError(f"{dataset_dir}: its labels are {found}, the bundle's are {wanted}")
-    names = [case.case for case in manifest.training if case.label is not None]
+    chosen = manifest.tested if is_tested else manifest.training
+    names = [case.case for case in chosen if case.label is not None]
     if not names:
         raise MissingInputError(f"{dataset_dir}: holds no case with a label map")
     return manifest.select(names)

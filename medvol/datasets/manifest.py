@@ -131,6 +131,23 @@ class Manifest:
         """Cases not set aside as test cases."""
         return tuple(case for case in self.cases if case.split != "test")
 
+    @property
+    def tested(self) -> tuple[Case, ...]:
+        """Cases to score: labelled test cases where there are some, else every labelled case."""
+        labelled = tuple(case for case in self.cases if case.label is not None)
+        return tuple(case for case in labelled if case.split == "test") or labelled
+
+    def split_of(self, case: Case) -> str:
+        """The part that a case belongs to; empty where the data set does not state it.
+
+        Beside cases that are set aside for testing, a case without a part trains.
+        """
+        return case.split or ("train" if self._has_test else "")
+
+    @cached_property
+    def _has_test(self) -> bool:
+        return any(case.split == "test" for case in self.cases)
+
     def select(self, names: Iterable[str]) -> Manifest:
         """The same data set with only the named cases.
 

@@ -23,9 +23,6 @@ from .losses import FocalLoss as FocalLoss
 from .losses import WeightedCrossEntropy as WeightedCrossEntropy
 from .losses import class_weights as class_weights
 from .memory import StepWithinMemory as StepWithinMemory
-from .metrics import SegmentationMetric as SegmentationMetric
-from .metrics import SegmentationReport as SegmentationReport
-from .multilabel import SigmoidDiceBCE as SigmoidDiceBCE
 from .outline import OutlineLoss as OutlineLoss
 from .outline import outline_batch as outline_batch
 from .progress import EpochTable as EpochTable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import io
 import logging
 import math
 import os
@@ -18,7 +17,7 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from medvol.core.files import atomic_path, write_text
+from medvol.core.files import atomic_path, rows_to_csv, write_text
 from medvol.engines.distributed import process_mean, process_rank
 
 logger = logging.getLogger(__name__)
@@ -151,7 +150,7 @@ class EpochTable:
             row |= {name: f"{float(value):.6f}" for name, value in metrics.items()}
         self.rows.append(row)
         if process_rank() == 0:
-            write_text(self.path, _csv(self.rows))
+            write_text(self.path, rows_to_csv(self.rows))
 
     def _draw(self) -> None:
         if not self.rows or process_rank() != 0:
@@ -195,12 +194,3 @@ def _loss(engine: Engine) -> float | None:
     if not isinstance(first, dict) or "loss" not in first:
         return None
     return float(torch.as_tensor(first["loss"]).detach())
-
-
-def _csv(rows: Sequence[dict[str, str]]) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return sink.getvalue()

@@ -1,4 +1,4 @@
-"""Segmentation scores of a run, per case and label, with misses counted."""
+"""Segmentation scores of a run, per case and structure, with false negatives counted."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.metrics import Metric
 from ignite.metrics.metric import reinit__is_reduced
 
+from medvol.core.errors import GeometryError
 from medvol.core.files import write_text
-from medvol.engines.metrics import spacing_mm_of
 
 if TYPE_CHECKING:
-    from medvol.metrics import Score
+    from medvol.metrics import CaseLine, Measured
 
 logger = logging.getLogger(__name__)
 
@@ -28,70 +29,75 @@ class SegmentationScores(Metric):
 
     Reads ``pred`` and ``label`` of the engine's decollated output, both label maps of shape
     (1, X, Y[, Z]). A label that is in neither map is undefined and left out of the mean; one that
-    is in just one of them scores 0, so that neither a miss nor a false alarm disappears.
-    Per-label means enter the engine's metrics as ``<name>_<label>``, the share of voxels that carry
-    the right label as ``val_accuracy``.
+    is in just one of them scores 0, so that neither a false negative nor a false positive
+    disappears. Per-label means enter the engine's metrics as ``<name>_<label>``, the share of
+    voxels that carry the right label as ``val_accuracy``.
 
     Args:
         labels: Label value to name.
-        output_dir: Folder of ``scores.csv`` (case, label, metric, value, unit, why_undefined; a
-            case goes by its ``case`` in the batch, else by its label's file) with
-            Dice, HD95, ASSD and NSD; None computes Dice only and writes nothing.
-        tau_mm: Tolerance of the normalised surface distance.
-        regions: Region name to the label values that it joins; where given, the mean and the
-            engine's metrics are those of regions instead of labels.
+        output_dir: Folder of the tables that ``medvol evaluate masks`` writes for the same cases:
+            ``scores.csv``, ``volumes.csv``, ``cases.csv`` and ``run.json`` (a case goes by its
+            ``case`` in the batch, else by its label's file); None computes Dice only and writes
+            nothing.
+        regions: Region name to the label values that it joins; where given, every number is of
+            regions instead of labels.
         ignore_label: Voxels with this reference value are left out of every number.
+        metrics: Names of mask metrics; by default those of ``medvol evaluate masks``.
+        taus_mm: Tolerances of the surface Dice; by default likewise.
     """
 
     def __init__(
         self,
         labels: Mapping[Any, str],
         output_dir: str | os.PathLike[str] | None = None,
-        tau_mm: float = 1.0,
         regions: Mapping[str, Sequence[int]] | None = None,
         ignore_label: int | None = None,
+        metrics: Sequence[str] | None = None,
+        taus_mm: Sequence[float] | None = None,
     ) -> None:
-        self.names = {int(value): str(name) for value, name in labels.items()}
-        by_label = {name: (value,) for value, name in self.names.items()}
-        self.members = {n: tuple(map(int, v)) for n, v in (regions or by_label).items()}
-        self.ignore_label = ignore_label
+        from medvol.metrics import MetricPlan, Structures
+
+        self.structures = Structures.of(labels, regions, ignore_label)
+        given = {"metrics": metrics, "taus_mm": taus_mm}
+        self.plan = MetricPlan(**{k: tuple(v) for k, v in given.items() if v is not None})  # pyright: ignore[reportArgumentType]
+        self.plan.calls()
         self.folder = None if output_dir is None else Path(output_dir)
-        self.tau_mm = float(tau_mm)
-        self.cases: list[str | None] = []
+        self.batch: list[Any] = []
         super().__init__(output_transform=lambda output: output)
 
     @reinit__is_reduced
     def reset(self) -> None:
         """Forget all cases."""
-        self.dice: dict[str, list[float]] = {name: [] for name in self.members}
+        self.dice: dict[str, list[float]] = {name: [] for name in self.structures.members}
         self.right: list[float] = []
-        self.rows: list[Score] = []
+        self.found: list[tuple[CaseLine, Measured]] = []
+        self.inputs: list[Path] = []
 
     def iteration_completed(self, engine: Engine) -> None:
-        """Note what the batch's cases are called, and score them."""
+        """Note what is known of the batch's cases, and score them."""
         batch: Any = engine.state.batch
-        self.cases = [row.get("case") for row in batch] if isinstance(batch, list) else []
+        self.batch = batch if isinstance(batch, list) else []
         super().iteration_completed(engine)
 
     @reinit__is_reduced
     def update(self, output: Sequence[Mapping[str, Any]]) -> None:
         """Score the cases of one batch."""
+        ignored = self.structures.ignore_label
         for number, case in enumerate(output):
-            pred, ref = self._kept(case["pred"], case["label"])
-            is_counted = torch.as_tensor(case["label"] != self.ignore_label)
+            pred, ref = case["pred"], case["label"]
+            is_counted = torch.as_tensor(ref != ignored)
             self.right.append(float((pred == ref)[is_counted].float().mean()))
-            for name, values in self.members.items():
-                self.dice[name].append(_dice(_is_in(pred, values), _is_in(ref, values)))
+            for name, values in self.structures.members.items():
+                masks = [_is_in(one, values) & is_counted for one in (pred, ref)]
+                self.dice[name].append(_dice(*masks))
             if self.folder is not None:
-                name = self.cases[number] if number < len(self.cases) else None
-                self.rows += self._rows(name or _file_name(ref, len(self.rows)), pred, ref)
+                known = self.batch[number] if number < len(self.batch) else {}
+                self._measure(known, pred, ref)
 
     def compute(self) -> float:
         """Mean Dice over cases and labels; nan if no label occurs anywhere."""
         if self.folder is not None:
-            from medvol.metrics import scores_to_csv
-
-            write_text(self.folder / "scores.csv", scores_to_csv(self.rows))
+            self._write(self.folder)
         return _mean([score for found in self.dice.values() for score in found])
 
     def completed(self, engine: Engine, name: str) -> None:
@@ -101,20 +107,44 @@ class SegmentationScores(Metric):
             engine.state.metrics[f"{name}_{label}"] = _mean(found)
         engine.state.metrics[f"{name.removesuffix('_mean_dice')}_accuracy"] = _mean(self.right)
 
-    def _kept(self, pred: torch.Tensor, ref: Any) -> tuple[torch.Tensor, Any]:
-        """Both maps with ignored voxels made background in each."""
-        if self.ignore_label is None:
-            return pred, ref
-        is_ignored = ref == self.ignore_label
-        return torch.where(is_ignored, 0, pred), torch.where(is_ignored, 0, ref)
+    def _measure(self, known: Mapping[str, Any], pred: torch.Tensor, ref: Any) -> None:
+        from medvol.metrics import CaseLine, Measured, measure_case
 
-    def _rows(self, name: str, pred: torch.Tensor, ref: Any) -> list[Score]:
-        from medvol.metrics import MetricPlan, score_case
+        name = str(known.get("case") or _file_name(ref, len(self.found)))
+        line = CaseLine(name, str(known.get("patient_group", "")), split=known.get("split", ""))
+        pred_map, ref_map = (one[0].detach().cpu().numpy().astype(np.uint16) for one in (pred, ref))
+        measured = Measured()
+        for rows in measure_case(
+            name, pred_map, ref_map, spacing_mm_of(ref), structures=self.structures, plan=self.plan
+        ).values():
+            measured.add(rows)
+        self.found.append((line, measured))
+        self.inputs += [path for one in (known.get("image"), ref) if (path := _file_of(one))]
 
-        plan = MetricPlan(("dice", "hd95", "assd", "nsd_surfel"), (self.tau_mm,))
-        pred_map, ref_map = (v[0].cpu().numpy().astype("uint16") for v in (pred, ref))
-        spacing_mm = spacing_mm_of(ref)
-        return score_case(name, pred_map, ref_map, spacing_mm, labels=self.names, plan=plan)
+    def _write(self, folder: Path) -> None:
+        from medvol.core.runs import BUNDLE_RUN, write_run
+        from medvol.metrics import Measured, measured_tables
+
+        found = sorted(self.found, key=lambda pair: pair[0].case)
+        measured = Measured()
+        for _, rows in found:
+            measured.add(rows)
+        lines = [line for line, _ in found]
+        if trained := [line.case for line in lines if line.split == "train"]:
+            logger.warning(
+                "%d of %d cases are training cases of the data set (for example %s): scores of "
+                "cases that the network was trained on do not measure accuracy",
+                len(trained), len(lines), trained[0],
+            )  # fmt: skip
+        tables = measured_tables(measured, lines)
+        for name, text in tables.items():
+            write_text(folder / name, text)
+        options = {
+            "labels": self.structures.labels, "regions": self.structures.regions,
+            "ignore_label": self.structures.ignore_label, "metrics": self.plan.metrics,
+            "taus_mm": self.plan.taus_mm,
+        }  # fmt: skip
+        write_run(folder, BUNDLE_RUN, options, self.inputs, tables)
 
 
 class EarlyStop:
@@ -142,6 +172,27 @@ class EarlyStop:
         if best > 0 and engine.state.epoch - began - best >= self.patience:
             logger.info("no better validation since epoch %d: training ends", best)
             engine.terminate()
+
+
+def spacing_mm_of(ref: torch.Tensor) -> tuple[float, ...]:
+    """Voxel edge lengths of a channel-first MetaTensor, along its array axes.
+
+    Raises:
+        GeometryError: If the tensor carries no affine.
+    """
+    affine = getattr(ref, "affine", None)
+    if affine is None:
+        raise GeometryError("the reference carries no affine; load it as a MetaTensor")
+    columns = np.asarray(affine.detach().cpu() if isinstance(affine, torch.Tensor) else affine)
+    axes = ref.ndim - 1
+    return tuple(float(v) for v in np.linalg.norm(columns[:-1, :axes], axis=0))
+
+
+def _file_of(image: Any) -> Path | None:
+    """The file or folder that an image was read from, if it is still there."""
+    name = getattr(image, "meta", {}).get("filename_or_obj")
+    path = Path(name) if isinstance(name, (str, os.PathLike)) else None
+    return path if path is not None and path.exists() else None
 
 
 def _file_name(ref: Any, default: int) -> str:

@@ -1,12 +1,10 @@
 from .agreement import AgreementRow as AgreementRow
-from .agreement import Volume as Volume
 from .arms import ArmRow as ArmRow
 from .arms import ClassArm as ClassArm
 from .arms import Seed as Seed
 from .arms import classifier_rows as classifier_rows
 from .arms import compare_classifiers as compare_classifiers
 from .arms import compare_segmenters as compare_segmenters
-from .arms import rows_to_csv as rows_to_csv
 from .arms import segmenter_rows as segmenter_rows
 from .calibrate import Calibration as Calibration
 from .calibrate import calibrate as calibrate
@@ -19,6 +17,8 @@ from .cases import require_no_overlap as require_no_overlap
 from .classification import ClassRow as ClassRow
 from .classification import fix_thresholds as fix_thresholds
 from .classification import summarise_predictions as summarise_predictions
+from .cohorts import Cohort as Cohort
+from .cohorts import find_cohort as find_cohort
 from .compare import Comparison as Comparison
 from .compare import adjusted as adjusted
 from .compare import compare as compare
@@ -27,7 +27,7 @@ from .evaluate import MaskOptions as MaskOptions
 from .evaluate import ScoreOptions as ScoreOptions
 from .evaluate import evaluate_scores as evaluate_scores
 from .evaluate import evaluate_segmentation as evaluate_segmentation
-from .evaluate import paired_files as paired_files
+from .evaluate import mask_cohorts as mask_cohorts
 from .evaluate import rerun as rerun
 from .evaluate import to_json as to_json
 from .longitudinal import LesionChange as LesionChange
@@ -42,7 +42,6 @@ from .predictions import read_predictions as read_predictions
 from .results import Results as Results
 from .results import read_results as read_results
 from .segmentation import measure_masks as measure_masks
-from .segmentation import score_masks as score_masks
 from .summary import BootstrapPlan as BootstrapPlan
 from .summary import SummaryRow as SummaryRow
 from .summary import show as show

@@ -1,8 +1,7 @@
-"""Volumes of predictions and references, and how far they agree."""
+"""How far the volumes of predictions and references agree."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,33 +9,8 @@ import numpy as np
 
 from medvol.evaluation.cases import CaseInfo
 from medvol.evaluation.summary import SMALL_GROUP, BootstrapPlan
-from medvol.metrics import MaskPair, limits_of_agreement
+from medvol.metrics import Volume, limits_of_agreement
 from medvol.metrics.result import Fields
-
-_MM3_PER_ML = 1000.0
-
-
-@dataclass(frozen=True)
-class Volume(Fields):
-    """One structure of one case.
-
-    Attributes:
-        case: Name of the case.
-        label: Name of the label.
-        pred: Volume of the prediction (area for images).
-        ref: Volume of the reference.
-        mean: Mean of the two.
-        difference: Prediction minus reference.
-        unit: ``ml``, or ``mm2`` for images.
-    """
-
-    case: str
-    label: str
-    pred: float
-    ref: float
-    mean: float
-    difference: float
-    unit: str
 
 
 @dataclass(frozen=True)
@@ -78,18 +52,10 @@ class AgreementRow(Fields):
     is_small: bool
 
 
-def measure_volume(case: str, label: str, pair: MaskPair) -> Volume:
-    """Volumes of a pair of masks; an empty mask has none."""
-    is_image = len(pair.spacing_mm) == 2
-    voxel = math.prod(pair.spacing_mm) / (1 if is_image else _MM3_PER_ML)
-    pred, ref = pair.n_pred * voxel, pair.n_ref * voxel
-    return Volume(case, label, pred, ref, (pred + ref) / 2, pred - ref, "mm2" if is_image else "ml")
-
-
 def agreement(
     volumes: Sequence[Volume], cases: Mapping[str, CaseInfo], plan: BootstrapPlan
 ) -> list[AgreementRow]:
-    """A row per label, over all its cases, missed and invented structures (volume 0) included."""
+    """A row per label, over all its cases; an empty mask counts with volume 0."""
     found = []
     for label in dict.fromkeys(row.label for row in volumes):
         rows = [row for row in volumes if row.label == label]

@@ -7,8 +7,6 @@ cases, and the range over seeds stands beside it instead of inside it.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -58,7 +56,7 @@ class ArmRow(Fields):
         n: Cases (of a proportion: its denominator).
         n_patients: Patients.
         n_undefined: Cases without a value.
-        n_infinite: Cases in which a structure was missed or invented.
+        n_infinite: Cases in which only one of two masks is empty.
         seeds: How many seeds were averaged.
         seed_lowest: Lowest value of a single seed.
         seed_highest: Highest.
@@ -187,16 +185,6 @@ def compare_segmenters(
 ) -> list[Comparison]:
     """First minus second, by signed ranks of cases' scores averaged over seeds."""
     return compare_scores(mean_scores(first), mean_scores(second), cases, plan)
-
-
-def rows_to_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows that share their columns as CSV text."""
-    sink = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(sink, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return sink.getvalue()
 
 
 def _beside_seeds(

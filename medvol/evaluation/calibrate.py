@@ -98,7 +98,7 @@ def store(
     """Make a classifier's bundle use the temperature from its next prediction on.
 
     The file that ``inference.json`` and ``evaluate.json`` read, ``models/operating.json``, is
-    fitted anew on the same validation cases: the temperature, and with it the threshold, the
+    fitted again on the same validation cases: the temperature, and with it the threshold, the
     conformal sets and the intervals that rest on calibrated probabilities.
     ``models/calibration.json`` keeps what the temperature did on the test cases.
 
@@ -131,7 +131,7 @@ def store(
 
 def _bundle_classes(bundle: Path) -> tuple[str, ...]:
     if not (bundle / "configs" / "metadata.json").is_file():
-        raise MissingInputError(f"{bundle}: is no bundle: configs/metadata.json is missing")
+        raise MissingInputError(f"{bundle}: is not a bundle: configs/metadata.json is missing")
     config = json.loads((bundle / "configs" / "inference.json").read_text(encoding="utf-8"))
     if "operating" not in config:
         raise ConfigError(f"{bundle}: gives no classes, so no temperature could be used by it")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvol.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from medvol.datasets import Manifest
+    from medvol.metrics import CaseLine
 
 #: Lower edges of age groups in years.
 AGE_EDGES = (0, 18, 40, 65)
@@ -40,13 +40,25 @@ class CaseInfo:
         """Whether the patient is named, and not only taken to be the case's own."""
         return not self.patient.startswith("case:")
 
+    @property
+    def split(self) -> str:
+        """``train``, ``validation`` or ``test`` where the data set states it, else empty."""
+        stated = self.columns.get("split", "").lower()
+        return "train" if stated in ("training", "tr") else stated
+
+    def joined(self, other: CaseInfo) -> CaseInfo:
+        """The same case with what another source states, which comes first where both do."""
+        stated = {name: text for name, text in other.columns.items() if text}
+        patient = other.patient if other.is_patient_known else self.patient
+        return replace(self, patient=patient, columns={**other.columns, **self.columns, **stated})
+
 
 def from_manifest(manifest: Manifest, cohort: str = "internal") -> dict[str, CaseInfo]:
     """Case name to what the manifest knows about it."""
     found = {}
     for case in manifest.cases:
-        columns: dict[str, Any] = {"site": case.site, "sex": case.sex, "split": case.split}
-        columns |= case.extra
+        columns: dict[str, Any] = {"site": case.site, "sex": case.sex, **case.extra}
+        columns["split"] = manifest.split_of(case)
         texts = {k: "" if v is None else str(v) for k, v in columns.items()}
         found[case.case] = CaseInfo(case.case, case.group, cohort, texts)
     return found
@@ -81,31 +93,76 @@ def groups_by(
     return found
 
 
-def cases_to_csv(
-    cases: Sequence[CaseInfo], by: Sequence[str], further: Mapping[str, Sequence[Any]]
-) -> str:
-    """The text of ``cases.csv``: whether the patient is known, never who, and what was asked for.
+def placed(cases: Mapping[str, CaseInfo], split: Path | None) -> dict[str, CaseInfo]:
+    """The cases with the part that a file of ``medvol data split`` puts them in.
 
-    Args:
-        cases: A row each.
-        by: Columns of subgroups; ``group_<column>`` holds the subgroup's name.
-        further: Column to a value per case.
+    A case of any fold is a training case: every fold but one trains on it.
+
+    Raises:
+        InputError: If the file names none of the cases.
     """
+    if split is None:
+        return dict(cases)
+    from medvol.datasets import read_split
+
+    locked = read_split(split)
+    test = set(locked.test)
+    part = {name: "test" if name in test else "train" for name in locked.place}
+    if not set(part) & set(cases):
+        raise InputError(f"{split}: names none of the {len(cases)} cases, for example "
+                         f"{next(iter(cases))!r}; it is of another data set")  # fmt: skip
+    return {
+        name: replace(info, columns={**info.columns, "split": part.get(name, info.split)})
+        for name, info in cases.items()
+    }
+
+
+def case_lines(cases: Iterable[CaseInfo]) -> list[CaseLine]:
+    """The rows of ``cases.csv``: which cases are of one patient, never of whom."""
+    from medvol.metrics import CaseLine
+
+    return [
+        CaseLine(info.case, info.patient if info.is_patient_known else "", info.cohort, info.split)
+        for info in cases
+    ]
+
+
+def numbered(cases: Mapping[str, CaseInfo]) -> dict[str, CaseInfo]:
+    """The cases with known patients by number, as ``cases.csv`` has them.
+
+    What is drawn from them then depends on who belongs together and not on anybody's name.
+    """
+    number: dict[str, int] = {}
+    found = {}
+    for name, info in cases.items():
+        k = number.setdefault(info.patient, len(number) + 1) if info.is_patient_known else 0
+        found[name] = replace(info, patient=f"patient:{k}") if k else info
+    return found
+
+
+def read_case_lines(rows: Iterable[Mapping[str, str]]) -> dict[str, CaseInfo]:
+    """Case name to what rows of ``cases.csv`` state about it."""
+    found = {}
+    for row in rows:
+        group = row.get("patient_group", "")
+        patient = f"patient:{group}" if group else f"case:{row['case']}"
+        columns = {"split": row.get("split", "")}
+        columns |= {k.removeprefix("group_"): v for k, v in row.items() if k.startswith("group_")}
+        found[row["case"]] = CaseInfo(row["case"], patient, row.get("cohort", "internal"), columns)
+    return found
+
+
+def group_columns(cases: Sequence[CaseInfo], by: Sequence[str]) -> dict[str, list[str]]:
+    """Column ``group_<name>`` of ``cases.csv`` to the subgroup of each case."""
     member = {(column, info.case): name for (column, name), found in groups_by(cases, by).items()
               for info in found}  # fmt: skip
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    groups = [f"group_{column}" for column in by]
-    writer.writerow(["case", "cohort", "patient_known", *groups, *further])
-    for k, info in enumerate(cases):
-        groups = [member.get((column, info.case), "") for column in by]
-        known = "yes" if info.is_patient_known else "no"
-        writer.writerow([info.case, info.cohort, known, *groups, *(v[k] for v in further.values())])
-    return sink.getvalue()
+    return {
+        f"group_{column}": [member.get((column, info.case), "") for info in cases] for column in by
+    }
 
 
 def require_no_overlap(test: Manifest, train: Manifest) -> None:
-    """Refuse test cases whose patient, or whose very file, the training data holds.
+    """Reject test cases whose patient, or whose very file, the training data holds.
 
     Raises:
         InputError: Naming cases, never the patient; also where a case has no patient to compare.
@@ -132,8 +189,8 @@ def require_no_overlap(test: Manifest, train: Manifest) -> None:
         if unknown := [case.case for case in cases if not case.patient]:
             raise InputError(
                 f"{root}: {len(unknown)} {what} cases name no patient, for example {unknown[0]}; "
-                "whether a patient is in both cannot be told: add a column patient_id, or leave "
-                "out --train"
+                "whether a patient is in both is unknown: add a column patient_id, or leave out "
+                "--train"
             )
 
 

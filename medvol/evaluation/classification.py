@@ -112,7 +112,7 @@ def fix_thresholds(
 
     Raises:
         ConfigError: If a rule is unknown.
-        InputError: If a class has no case on either side: no threshold could be told.
+        InputError: If a class has no case on either side: no threshold follows.
     """
     chosen = {}
     truth = validation.known_truth
@@ -240,7 +240,7 @@ def ranking_rows(one: ClassGroup) -> list[ClassRow]:
 
 
 def _ece_row(one: ClassGroup) -> ClassRow:
-    # Resampling inflates the ECE's bias; 1,000 resamples show its spread and are said to.
+    # Resampling inflates the ECE's bias; 1,000 resamples show its spread and are noted so.
     plan = BootstrapPlan(min(one.plan.resamples, 1000), one.plan.confidence, one.plan.seed)
     found = bootstrap_ci(
         from_cases(lambda rows: ece(one.y[rows], one.score[rows])),
@@ -293,7 +293,7 @@ def decision_rows(
 
 
 def _count_metrics(prevalence: float | None) -> dict[str, Callable[..., float]]:
-    """Numbers of tp, fp, fn and tn that are no proportions of cases."""
+    """Numbers of tp, fp, fn and tn that are not proportions of cases."""
     names = ("f1", "balanced_accuracy", "mcc", "lr_plus", "lr_minus")
     found: dict[str, Callable[..., float]] = {n: partial(_clinical, n) for n in names}
     if prevalence is not None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from medvol.core.errors import InputError, MissingInputError
-from medvol.evaluation.cases import CaseInfo, from_manifest
+from medvol.evaluation.cases import CaseInfo, from_manifest, read_case_lines
 from medvol.evaluation.classification import first_of_each
 from medvol.evaluation.predictions import Predictions, read_predictions
-from medvol.evaluation.rows import read_table
+from medvol.evaluation.rows import read_rows, read_table
 from medvol.evaluation.summary import BootstrapPlan
 from medvol.metrics import (
     AucInterval,
@@ -29,7 +28,6 @@ from medvol.metrics import (
     mcnemar_exact,
     metric_of,
     permutation_paired,
-    scores_from_csv,
     weighted_auc,
     weighted_mean,
     weighted_quantile,
@@ -83,27 +81,30 @@ def compare(
     """Compare two evaluations, or two CSV files of scores.
 
     Args:
-        first: An evaluation's folder, a ``scores.csv`` of masks, or a ``predictions.csv``.
+        first: An evaluation's folder (of the verb or of a bundle), a ``scores.csv`` of masks, or
+            a ``predictions.csv``.
         second: The same of the other model on the same cases.
-        data: Data set that knows patients and, where the files lack it, the truth; without it
-            each case counts as a patient unless its file names one.
+        data: Data set that knows patients and, where the files lack it, the truth. Beside it
+            ``cases.csv`` tells which cases are of one patient; else each case counts as one.
         plan: How intervals are drawn.
 
     Raises:
-        InputError: If the two do not hold the same cases.
+        InputError: If the two do not hold the same cases, or group them by other patients.
     """
     plan = plan or BootstrapPlan()
     known, truth = _known(data)
     paths = [_scores_file(path) for path in (first, second)]
     headers = [read_table(path)[0] for path in paths]
     if all({"metric", "value", "case"} <= set(header) for header in headers):
-        tables = [scores_from_csv(p.read_text(encoding="utf-8"), str(p)) for p in paths]
+        tables = [read_rows(path, Score) for path in paths]
         _require_same_cases(paths, [{row.case for row in table} for table in tables])
+        known = known or _known_beside(paths)
         rows = compare_scores(tables[0], tables[1], known, plan)
     else:
         read = [read_predictions(path, known=known, truth=truth or None) for path in paths]
         _require_same_cases(paths, [{info.case for info in one.cases} for one in read])
-        rows = compare_predictions(read[0], read[1], plan)
+        known = _agreed(paths, [{info.case: info for info in one.cases} for one in read])
+        rows = compare_predictions(read[0].of_cases(known), read[1], plan)
     return adjusted(rows)
 
 
@@ -150,16 +151,6 @@ def compare_predictions(
     return rows
 
 
-def comparison_to_csv(rows: Sequence[Comparison]) -> str:
-    """The text of ``comparison.csv``."""
-    sink = io.StringIO()
-    names = [field.name for field in fields(Comparison)]
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([row[name] for name in names] for row in rows)
-    return sink.getvalue()
-
-
 def _paired(
     label: str,
     metric: str,
@@ -171,10 +162,10 @@ def _paired(
     names = [name for name in first if name in second]
     a, b = (np.array([table[name] for name in names]) for table in (first, second))
     keep = ~(np.isnan(a) | np.isnan(b))
-    patients = np.array([known[n].patient if n in known else n for n in names])[keep]
+    patients = by_appearance([known[n].patient if n in known else n for n in names])[keep]
     a, b = a[keep], b[keep]
     d = paired_differences(a, b)
-    gains = {"higher": d, "lower": -d, "zero": np.abs(b) - np.abs(a)}
+    gains = {"higher": d, "lower": -d, "zero": paired_differences(np.abs(b), np.abs(a))}
     gain = gains.get(metric_of(metric).direction, np.zeros(len(d)))
     test = "signed ranks by patient" if len(set(patients.tolist())) < len(d) else "wilcoxon"
     middle = lower = upper = p = math.nan
@@ -201,10 +192,11 @@ def auc_row(first: Predictions, second: Predictions, k: int, plan: BootstrapPlan
     s1, s2 = first.prob[:, k], second.prob[:, k]
     test = delong_test(y, s1, s2, confidence=plan.confidence)
     bounds, name, p = (test.lower, test.upper), "delong", test.p
-    if len(set(first.patients.tolist())) < n:
+    patients = by_appearance(first.patients)
+    if len(set(patients.tolist())) < n:
         one, other = weighted_auc(y, s1), weighted_auc(y, s2)
         found = bootstrap_ci(
-            lambda w: one(w) - other(w), n, groups=first.patients, method="percentile",
+            lambda w: one(w) - other(w), n, groups=patients, method="percentile",
             **asdict(plan),
         )  # fmt: skip
         bounds, name = (found.lower, found.upper), "clustered bootstrap"
@@ -224,11 +216,12 @@ def proportion_row(
     label: str,
     metric: str,
     right: Sequence[NDArray[np.bool_]],
-    patients: NDArray[np.str_],
+    patients: NDArray[Any],
     plan: BootstrapPlan,
 ) -> Comparison:
     """Which of two is right more often: McNemar's test, or by whole patients where they repeat."""
     a, b = right
+    patients = by_appearance(patients)
     only = int((a & ~b).sum()), int((~a & b).sum())
     is_clustered = len(set(patients.tolist())) < len(patients)
     if is_clustered:
@@ -244,6 +237,16 @@ def proportion_row(
     return Comparison(
         label, metric, len(a), 0, *means, found.estimate, found.lower, found.upper, *only, test, p
     )
+
+
+def by_appearance(patients: ArrayLike) -> NDArray[np.intp]:
+    """Patients as numbers in order of appearance, so that no result depends on their names.
+
+    >>> by_appearance(["p10", "p2", "p10"]).tolist()
+    [0, 1, 0]
+    """
+    _, first, inverse = np.unique(np.asarray(patients), return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first))[inverse.ravel()]
 
 
 def _two_sided(difference: float, half_width: float, plan: BootstrapPlan) -> float:
@@ -278,6 +281,34 @@ def _known(data: Path | None) -> tuple[dict[str, CaseInfo], dict[str, str]]:
 
     manifest = read_dataset(data)
     return from_manifest(manifest), {c.case: c.category for c in manifest.cases if c.category}
+
+
+def _known_beside(paths: Sequence[Path]) -> dict[str, CaseInfo]:
+    """What the ``cases.csv`` beside each table of scores states."""
+    found = []
+    for path in paths:
+        file = path.with_name("cases.csv")
+        header, rows = read_table(file) if file.is_file() else ([], [])
+        found.append(read_case_lines(rows) if {"case", "patient_group"} <= set(header) else {})
+    return _agreed(paths, found)
+
+
+def _agreed(paths: Sequence[Path], found: Sequence[Mapping[str, CaseInfo]]) -> dict[str, CaseInfo]:
+    """The cases as the table that knows most patients groups them.
+
+    Raises:
+        InputError: If both know the patients and group the cases differently.
+    """
+    shared = [case for case in found[0] if case in found[1]]
+    pairs = [(found[0][case], found[1][case]) for case in shared]
+    both = {(a.patient, b.patient) for a, b in pairs if a.is_patient_known and b.is_patient_known}
+    if both and any(len({pair[k] for pair in both}) < len(both) for k in (0, 1)):
+        raise InputError(
+            f"{paths[1]}: groups the cases by other patients than {paths[0]}; evaluate both with "
+            "one data set, or give it with --data"
+        )
+    counts = [sum(info.is_patient_known for info in table.values()) for table in found]
+    return dict(found[0] if counts[0] >= counts[1] else found[1])
 
 
 def _scores_file(path: Path) -> Path:

@@ -187,7 +187,7 @@ def _histogram(y: NDArray[np.bool_], score: NDArray[np.float64]) -> dict[str, An
 
 
 def _thinned(x: NDArray[np.float64], y: NDArray[np.float64]):
-    """A curve without more points than a picture can show; its ends stay."""
+    """A curve without more points than a figure can show; its ends stay."""
     if len(x) <= _MOST_POINTS:
         return x, y
     keep = np.unique(np.linspace(0, len(x) - 1, _MOST_POINTS).astype(int))

@@ -4,42 +4,53 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from medvol.core.errors import ConfigError, MissingInputError
-from medvol.core.files import write_text
-from medvol.evaluation import classification, pairing, summary
-from medvol.evaluation.agreement import AgreementRow, Volume, agreement
+from medvol.core.errors import ConfigError
+from medvol.core.files import fields_to_csv, write_text
+from medvol.core.runs import changed_outputs, read_run, write_run
+from medvol.evaluation import classification, summary
+from medvol.evaluation.agreement import AgreementRow, agreement
 from medvol.evaluation.cases import (
     CaseInfo,
-    cases_to_csv,
+    case_lines,
     from_manifest,
-    from_names,
+    group_columns,
+    placed,
     require_no_overlap,
 )
+from medvol.evaluation.cohorts import Cohort, find_cohort, require_apart, require_other_cohort
 from medvol.evaluation.curves import cohort_curves
-from medvol.evaluation.longitudinal import follow_pairs
-from medvol.evaluation.predictions import Predictions, read_predictions
-from medvol.evaluation.rows import fields_to_csv
-from medvol.evaluation.runs import changed_outputs, read_run, write_run
+from medvol.evaluation.longitudinal import LESION_RUN, follow_pairs
+from medvol.evaluation.predictions import (
+    Predictions,
+    read_predictions,
+    require_other_predictions,
+)
 from medvol.evaluation.segmentation import measure_masks
 from medvol.evaluation.summary import BootstrapPlan, SummaryRow
-from medvol.metrics import MetricPlan, Score, metric_of, scores_to_csv
+from medvol.metrics import (
+    MetricPlan,
+    Score,
+    cases_to_csv,
+    measured_tables,
+    metric_of,
+    scores_to_csv,
+)
 
-if TYPE_CHECKING:
-    from medvol.datasets import Manifest
-
+#: What ``run.json`` calls the runs of this module.
+MASK_RUN, SCORE_RUN = "evaluate masks", "evaluate scores"
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class MaskOptions:
-    """What ``medvol evaluate --pred --ref`` was asked for.
+    """What ``medvol evaluate masks`` was asked for.
 
     Attributes:
         pred: Folder of predicted label maps, a manifest that names them, or the template of one
@@ -47,7 +58,8 @@ class MaskOptions:
         ref: Folder of reference label maps, a data set that names them, or a template likewise.
         output: Folder to write.
         data: Data set that knows patient, site, sex and label names; ``ref`` if that is one.
-        train: The training data set, to refuse shared patients.
+        train: The training data set, to reject shared patients.
+        split: File of ``medvol data split``; cases of its folds are named as training cases.
         external_pred: Predictions of an external cohort.
         external_ref: Its references.
         external_data: Its data set.
@@ -67,6 +79,7 @@ class MaskOptions:
     output: Path
     data: Path | None = None
     train: Path | None = None
+    split: Path | None = None
     external_pred: Path | None = None
     external_ref: Path | None = None
     external_data: Path | None = None
@@ -83,7 +96,7 @@ class MaskOptions:
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What ``medvol evaluate --scores`` was asked for; see ``MaskOptions``.
+    """What ``medvol evaluate scores`` was asked for; see ``MaskOptions``.
 
     Attributes:
         scores: CSV of the test cases.
@@ -91,7 +104,8 @@ class ScoreOptions:
         validation: CSV of other cases, on which thresholds are fixed.
         external: CSV of an external cohort.
         data: Data set that knows class, patient, site and sex.
-        train: The training data set, to refuse shared patients.
+        train: The training data set, to reject shared patients.
+        split: File of ``medvol data split``; cases of its folds are named as training cases.
         positive: The positive class, of a single score or of two classes.
         rules: Operating points to fix on the validation cases.
         prevalence: State predictive values at this share of positives too.
@@ -108,6 +122,7 @@ class ScoreOptions:
     external: Path | None = None
     data: Path | None = None
     train: Path | None = None
+    split: Path | None = None
     positive: str | None = None
     rules: tuple[str, ...] = classification.RULES
     prevalence: float | None = None
@@ -128,12 +143,14 @@ class Evaluation:
         output: Folder that holds ``scores.csv``, ``summary.csv``, ``worst.csv``, ``cases.csv``,
             ``volumes.csv`` and ``agreement.csv`` or ``curves.json``, and ``run.json``.
         n_unknown_patients: Cases whose patient is not known, so that each counts as one.
+        training_cases: Cases that their data set states to be of its training part.
     """
 
     table: Sequence[SummaryRow | classification.ClassRow]
     worst: Sequence[Score]
     output: Path
     n_unknown_patients: int = 0
+    training_cases: tuple[str, ...] = ()
 
 
 def evaluate_segmentation(
@@ -145,49 +162,66 @@ def evaluate_segmentation(
         options: What was asked for.
         jobs: Processes; the numbers do not depend on it.
         progress: Called with cases done and cases in all.
-    """
-    from medvol.datasets import index_files
 
+    Raises:
+        InputError: If the external cohort holds a case of the internal one.
+    """
     params = {"boundary_iou": {"width_mm": options.width_mm}} if options.width_mm else None
     plan = MetricPlan(options.metrics, options.taus_mm, params)
     draw = BootstrapPlan(options.resamples, options.confidence, options.seed)
-    cohorts = [("internal", options.pred, options.ref, options.data)]
-    if options.external_pred and options.external_ref:
-        external = (options.external_pred, options.external_ref, options.external_data)
-        cohorts.append(("external", *external))
+    cohorts = mask_cohorts(options)
+    for cohort in cohorts:
+        require_apart(cohort, options.train)
     texts: dict[str, str] = {}
     table: list[SummaryRow] = []
     limits: list[AgreementRow] = []
     worst: list[Score] = []
-    unknown = 0
+    empty: set[tuple[str, str]] = set()
     inputs = [path for path in (options.pred, options.ref) if path.is_file()]
-    for cohort, pred, ref, data in cohorts:
-        files, manifest = paired_files(pred, ref, data)
-        _refuse_overlap(manifest, {one.case for one in files}, options.train)
-        names = options.labels or (manifest.labels if manifest else None) or None
-        found = measure_masks(files, plan, labels=names, jobs=jobs, progress=progress)
-        cases = _case_infos([one.case for one in files], manifest, cohort)
-        table += summary.summarise(found.scores, cases, by=options.by, plan=draw)
-        limits += agreement(found.volumes, cases, draw)
+    for cohort in cohorts:
+        found = measure_masks(
+            cohort.files, plan, structures=cohort.structures, jobs=jobs, progress=progress
+        )
+        known = list(cohort.cases.values())
+        table += summary.summarise(found.scores, cohort.cases, by=options.by, plan=draw)
+        limits += agreement(found.volumes, cohort.cases, draw)
         worst = worst or summary.worst_cases(found.scores, options.worst)
-        inputs += [path for one in files for path in (one.pred, one.ref)]
-        inputs += index_files(data or ref) if manifest else []
-        end = "" if cohort == "internal" else f"_{cohort}"
-        known = [cases[name] for name in dict.fromkeys(one.case for one in files)]
-        unknown += sum(not info.is_patient_known for info in known)
-        texts[f"scores{end}.csv"] = scores_to_csv(found.scores)
-        texts[f"volumes{end}.csv"] = fields_to_csv(Volume, found.volumes)
-        texts[f"cases{end}.csv"] = cases_to_csv(known, options.by, {})
+        held = {row.case for row in found.volumes if row.ref > 0}
+        empty |= {(cohort.name, case) for case in cohort.cases if case not in held}
+        inputs += [path for one in cohort.files for path in (one.pred, one.ref)]
+        inputs += cohort.indexes
+        texts |= measured_tables(
+            found, case_lines(known), suffix="" if cohort is cohorts[0] else "_external",
+            further=group_columns(known, options.by),
+        )  # fmt: skip
+    if len(cohorts) > 1:
+        require_other_cohort(cohorts[0], cohorts[1], empty)
     texts["summary.csv"] = fields_to_csv(SummaryRow, table)
     texts["agreement.csv"] = fields_to_csv(AgreementRow, limits)
     texts["worst.csv"] = scores_to_csv(worst)
-    _write(options, texts, inputs, "evaluate --pred --ref")
-    return Evaluation(table, worst, options.output, unknown)
+    _write(options, texts, inputs, MASK_RUN)
+    tested = [info for cohort in cohorts for info in cohort.cases.values()]
+    return _evaluation(table, worst, options.output, tested)
+
+
+def mask_cohorts(options: MaskOptions) -> list[Cohort]:
+    """The internal cohort of an evaluation, and the external one if there is any."""
+    cohorts = [
+        find_cohort(
+            "internal", options.pred, options.ref, options.data, options.labels, options.split
+        )
+    ]
+    if options.external_pred and options.external_ref:
+        paths = options.external_pred, options.external_ref, options.external_data
+        cohorts.append(find_cohort("external", *paths, options.labels))
+    return cohorts
 
 
 def evaluate_scores(options: ScoreOptions) -> Evaluation:
     """Score a CSV of probabilities and write the tables."""
-    manifest = _manifest(options.data, required=True) if options.data else None
+    from medvol.datasets import read_dataset
+
+    manifest = read_dataset(options.data) if options.data else None
     draw = BootstrapPlan(options.resamples, options.confidence, options.seed)
     known = from_manifest(manifest) if manifest else None
     truth = {c.case: c.category for c in manifest.cases if c.category} if manifest else None
@@ -198,7 +232,14 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
         )
 
     test = read(options.scores, "internal")
-    _refuse_overlap(manifest, {info.case for info in test.cases}, options.train)
+    test = test.of_cases(placed({info.case: info for info in test.cases}, options.split))
+    if options.train:
+        if manifest is None:
+            raise ConfigError(
+                "--train needs to know the test cases' patients: give their data set with --data"
+            )
+        held = manifest.select(info.case for info in test.cases)
+        require_no_overlap(held, read_dataset(options.train))
     thresholds = None
     if options.validation:
         validation = read(options.validation, "validation")
@@ -208,6 +249,8 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
     curves: list[dict[str, Any]] = []
     texts: dict[str, str] = {}
     outside = read(options.external, "external") if options.external else None
+    if outside is not None:
+        require_other_predictions(test, outside)
     for data, end in ((test, ""), (outside, "_external")):
         if data is None:
             continue
@@ -216,16 +259,17 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
         )
         curves.append(cohort_curves(data, thresholds, draw))
         texts[f"scores{end}.csv"] = scores_to_csv(_case_scores(data))
-        texts[f"cases{end}.csv"] = cases_to_csv(data.cases, options.by, _case_columns(data))
+        columns = group_columns(data.cases, options.by) | _case_columns(data)
+        texts[f"cases{end}.csv"] = cases_to_csv(case_lines(data.cases), columns)
     worst = _worst_scores(_case_scores(test))[: options.worst]
     texts["summary.csv"] = fields_to_csv(classification.ClassRow, rows)
     texts["worst.csv"] = scores_to_csv(worst)
     texts["curves.json"] = json.dumps({"cohorts": curves}, allow_nan=False) + "\n"
-    inputs = [p for p in (options.scores, options.validation, options.external) if p]
-    _write(options, texts, inputs, "evaluate --scores")
+    given = (options.scores, options.validation, options.external, options.split)
+    inputs = [path for path in given if path]
+    _write(options, texts, inputs, SCORE_RUN)
     tested = [*test.cases, *(outside.cases if outside else ())]
-    unknown = sum(not info.is_patient_known for info in tested)
-    return Evaluation(rows, worst, options.output, unknown)
+    return _evaluation(rows, worst, options.output, tested)
 
 
 def rerun(path: Path, *, jobs: int = 1, progress: Progress | None = None) -> list[str]:
@@ -236,93 +280,30 @@ def rerun(path: Path, *, jobs: int = 1, progress: Progress | None = None) -> lis
     """
     run = read_run(path)
     folder = path.parent / "rerun"
-    if run["command"] == "evaluate --longitudinal":
+    if run["command"] == LESION_RUN:
         follow_pairs(run["options"]["pairs"], folder, run["options"]["repeatability_percent"])
-        return changed_outputs(run, folder)
-    kinds: dict[str, type[MaskOptions] | type[ScoreOptions]] = {
-        "evaluate --pred --ref": MaskOptions, "evaluate --scores": ScoreOptions,
-    }  # fmt: skip
-    if run["command"] not in kinds:
-        raise ConfigError(f"{path}: medvol evaluate cannot repeat {run['command']!r}")
-    options = kinds[run["command"]](**{**run["options"], "output": folder})
-    if isinstance(options, MaskOptions):
+    elif run["command"] == MASK_RUN:
+        options = MaskOptions(**{**run["options"], "output": folder})
         evaluate_segmentation(options, jobs=jobs, progress=progress)
+    elif run["command"] == SCORE_RUN:
+        evaluate_scores(ScoreOptions(**{**run["options"], "output": folder}))
     else:
-        evaluate_scores(options)
+        raise ConfigError(
+            f"{path}: is of {run['command']!r}; medvol evaluate rerun repeats {MASK_RUN!r}, "
+            f"{SCORE_RUN!r} and {LESION_RUN!r}"
+        )
     return changed_outputs(run, folder)
 
 
-def paired_files(
-    pred: Path, ref: Path, data: Path | None = None
-) -> tuple[list[pairing.MaskFiles], Manifest | None]:
-    """The label maps that a run compares, and the data set that knows their cases, if any."""
-    known = None if data is None and pairing.is_template(ref) else data or ref
-    manifest = _manifest(known, required=data is not None)
-    return _pairs(pred, ref, manifest), manifest
-
-
-def _manifest(path: Path | None, *, required: bool) -> Manifest | None:
-    """The data set at a path; None if it is only a folder of label maps."""
-    from medvol.core import MedvolError
-    from medvol.datasets import read_dataset
-
-    if path is None:
-        return None
-    try:
-        manifest = read_dataset(path)
-    except MedvolError:
-        if required or path.is_file():
-            raise
-        return None
-    is_data_set = required or any(case.label for case in manifest.cases)
-    return manifest if is_data_set else None
-
-
-def _refuse_overlap(manifest: Manifest | None, tested: Set[str], train: Path | None) -> None:
-    """Refuse a tested case of a training patient; the data set may hold other cases too."""
-    if train is None:
-        return
-    if manifest is None:
-        raise ConfigError(
-            "--train needs to know the test cases' patients: pass their data set with --data"
-        )
-    from medvol.datasets import read_dataset
-
-    require_no_overlap(manifest.select(tested), read_dataset(train))
-
-
-def _pairs(pred: Path, ref: Path, manifest: Manifest | None) -> list[pairing.MaskFiles]:
-    if pairing.is_template(pred) or pairing.is_template(ref):
-        if not (pairing.is_template(pred) and pairing.is_template(ref)):
-            raise ConfigError("pred and ref both need {case} and {label}, or neither")
-        found = [pairing.find_structures(path) for path in (pred, ref)]
-        return pairing.pair_structures(found[0], found[1], str(pred))
-    predictions = _predictions(pred)
-    if manifest is None or (ref.is_dir() and ref.absolute() != manifest.root.absolute()):
-        return pairing.pair_masks(predictions, pairing.find_masks(ref), str(pred))
-    labelled = {c.case: c.label for c in manifest.cases if c.label is not None}
-    if any(case.split == "test" for case in manifest.cases):
-        test = {case.case for case in manifest.cases if case.split == "test"}
-        labelled = {name: path for name, path in labelled.items() if name in test}
-    if not labelled:
-        raise MissingInputError(f"{ref}: the data set names no reference label map to test on")
-    return pairing.pair_masks(predictions, labelled, str(pred))
-
-
-def _predictions(pred: Path) -> dict[str, Path]:
-    """Predicted label maps of a folder, or of a manifest's label (or else image) column."""
-    if not pred.is_file():
-        return pairing.find_masks(pred)
-    from medvol.datasets import read_dataset
-
-    return {case.case: case.label or case.image for case in read_dataset(pred).cases}
-
-
-def _case_infos(
-    names: Sequence[str], manifest: Manifest | None, cohort: str
-) -> dict[str, CaseInfo]:
-    known = from_manifest(manifest, cohort) if manifest else {}
-    return from_names(names, cohort) | {k: v for k, v in known.items() if k in set(names)}
+def _evaluation(
+    table: Sequence[SummaryRow | classification.ClassRow],
+    worst: Sequence[Score],
+    output: Path,
+    tested: Sequence[CaseInfo],
+) -> Evaluation:
+    unknown = sum(not info.is_patient_known for info in tested)
+    trained = tuple(info.case for info in tested if info.split == "train")
+    return Evaluation(table, worst, output, unknown, trained)
 
 
 def _worst_scores(rows: Sequence[Score]) -> list[Score]:
@@ -334,7 +315,7 @@ def _worst_scores(rows: Sequence[Score]) -> list[Score]:
 def _case_scores(data: Predictions) -> list[Score]:
     """Per case, the squared error of its probabilities (the two-class form halves it).
 
-    Scores that are no probabilities have none: there it is the share of the other classes' cases
+    Scores that are not probabilities have none: there it is the share of the other classes' cases
     that the case is ranked rightly against, whose mean over a class is that class's AUC.
     """
     truth = data.known_truth
@@ -390,4 +371,5 @@ def to_json(found: Evaluation) -> dict[str, Any]:
         "table": [row.to_json() for row in found.table],
         "worst": [row.to_json() for row in found.worst],
         "n_unknown_patients": found.n_unknown_patients,
+        "training_cases": list(found.training_cases),
     }

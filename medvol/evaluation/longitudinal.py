@@ -1,12 +1,10 @@
-"""Lesions of one patient at two times: matched, measured, and told apart from repeatability."""
+"""Lesions of one patient at two times: matched, measured, and compared with repeatability."""
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +12,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvol.core.errors import ConfigError, InputError, MissingInputError
-from medvol.core.files import write_text
+from medvol.core.files import fields_to_csv, write_text
+from medvol.core.runs import write_run
 from medvol.evaluation.pairing import MaskFiles
 from medvol.evaluation.rows import read_table
-from medvol.evaluation.runs import write_run
 from medvol.evaluation.segmentation import read_masks
 from medvol.metrics.lesions import components
 from medvol.metrics.result import Fields
 
+#: What ``run.json`` calls a run of this module.
+LESION_RUN = "evaluate lesions"
 _MM3_PER_ML = 1000.0
 _COLUMNS = ("case", "baseline", "followup")
 _KINDS = ("", "follow", "followup", "follow-up", "retest")
@@ -79,10 +79,10 @@ def follow_pairs(
         files = MaskFiles(row["case"], Path(row["followup"]), Path(row["baseline"]))
         followup, baseline, spacing = read_masks(files, None)
         changes += follow(row["case"], baseline, followup, spacing, limit)
-    write_text(output / "longitudinal.csv", _to_csv(changes))
+    write_text(output / "longitudinal.csv", fields_to_csv(LesionChange, changes))
     inputs = [Path(row[name]) for row in rows for name in ("baseline", "followup")]
     options = {"pairs": pairs, "repeatability_percent": repeatability_percent}
-    write_run(output, "evaluate --longitudinal", options, [pairs, *inputs], ["longitudinal.csv"])
+    write_run(output, LESION_RUN, options, [pairs, *inputs], ["longitudinal.csv"])
     bounds = {} if limit is None else {"limits_percent": [100 * (b - 1) for b in limit]}
     return [{**change.to_json(), **bounds} for change in changes]
 
@@ -234,12 +234,3 @@ def _read_pairs(path: Path) -> list[dict[str, str]]:
                 raise MissingInputError(f"{path}: case {row['case']!r}: {file} does not exist")
             row[name] = str(file)
     return rows
-
-
-def _to_csv(changes: Sequence[LesionChange]) -> str:
-    sink = io.StringIO()
-    names = [field.name for field in fields(LesionChange)]
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([change[name] for name in names] for change in changes)
-    return sink.getvalue()

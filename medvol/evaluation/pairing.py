@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medvol.core.errors import InputError, MissingInputError
 
@@ -33,6 +35,21 @@ class MaskFiles:
     pred: Path
     ref: Path
     structure: str = ""
+
+    @property
+    def record_path(self) -> Path:
+        """Where ``medvol predict`` leaves its record of the case."""
+        return self.pred.parent / "prediction.json"
+
+    def record(self) -> dict[str, Any]:
+        """The ``prediction.json`` beside the prediction; empty where there is none."""
+        if not self.record_path.is_file():
+            return {}
+        try:
+            content = json.loads(self.record_path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
 
 def find_masks(folder: str | os.PathLike[str]) -> dict[str, Path]:

@@ -18,7 +18,7 @@ from medvol.evaluation.rows import read_table
 
 _CASE = ("case", "case_id", "id", "file", "image")
 _TRUTH = ("truth", "y", "y_true", "target", "class", "label", "category")
-_PATIENT = ("patient", "patient_id")
+_PATIENT = ("patient", "patient_id", "patient_group")
 _SINGLE = ("prob", "score", "probability", "y_score", "p")
 _PREFIXES = {"prob": ("prob_", "p_", "probability_"), "logit": ("logit_", "logits_")}
 
@@ -74,6 +74,10 @@ class Predictions:
         if len(self.classes) == 2:
             return (self.prob[:, 1] >= self.prob[:, 0]).astype(np.int64)
         return self.prob.argmax(axis=1)
+
+    def of_cases(self, known: Mapping[str, CaseInfo]) -> Predictions:
+        """The same scores with what ``known`` states of their cases."""
+        return replace(self, cases=tuple(known.get(info.case, info) for info in self.cases))
 
     def take(self, rows: NDArray[np.intp]) -> Predictions:
         """Only some rows."""
@@ -145,6 +149,23 @@ def read_predictions(
     return found if is_single or positive is None else _turned(found, positive)
 
 
+def require_other_predictions(internal: Predictions, external: Predictions) -> None:
+    """Reject an external cohort that repeats the internal one.
+
+    Raises:
+        InputError: If every external row is an internal row.
+    """
+    ours, theirs = (
+        {(info.case, *row) for info, row in zip(one.cases, one.prob.tolist(), strict=True)}
+        for one in (internal, external)
+    )
+    if theirs <= ours:
+        raise InputError(
+            f"{external.source}: all {len(theirs)} external cases stand with the same scores in "
+            f"{internal.source}; an external cohort must hold other patients"
+        )
+
+
 def _first(header: Sequence[str], names: Sequence[str]) -> str | None:
     lower = {name.lower(): name for name in reversed(header)}
     return next((lower[name] for name in names if name in lower), None)
@@ -181,7 +202,7 @@ def _scores(
     if "prob" in found:
         prob = found["prob"][1]
     elif set(classes) <= set(header):
-        # predictions.csv: what the bundle says after its temperature, a column named by each class.
+        # predictions.csv: what a bundle gives after its temperature, a column for each class.
         prob = np.array([[_number(path, k, row, c) for c in classes]
                          for k, row in enumerate(rows, start=2)])  # fmt: skip
     else:
@@ -232,7 +253,7 @@ def _number(path: Path, line: int, row: Mapping[str, str], column: str) -> float
     try:
         value = float(row[column])
     except (KeyError, ValueError):
-        raise InputError(f"{path}: line {line}: {column} is no number") from None
+        raise InputError(f"{path}: line {line}: {column} is not a number") from None
     if not math.isfinite(value):
         raise NonFiniteError(f"{path}: line {line}: {column} is {value}")
     return value

@@ -1,4 +1,4 @@
-"""What `medvol evaluate` left in a folder, read back as the rows that it wrote."""
+"""What an evaluation left in a folder, by the verb or by a bundle, read back as rows."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvol.core.errors import InputError, MissingInputError
-from medvol.evaluation.agreement import AgreementRow, Volume
+from medvol.core.runs import BUNDLE_RUN, load_run
+from medvol.evaluation.agreement import AgreementRow, agreement
+from medvol.evaluation.cases import read_case_lines
 from medvol.evaluation.classification import ClassRow
+from medvol.evaluation.evaluate import MASK_RUN, SCORE_RUN, MaskOptions
 from medvol.evaluation.rows import read_json, read_rows, read_text
-from medvol.evaluation.runs import load_run
-from medvol.evaluation.summary import SummaryRow
-from medvol.metrics import Score, scores_from_csv
+from medvol.evaluation.summary import BootstrapPlan, SummaryRow, summarise, worst_cases
+from medvol.metrics import Score, Volume
 
 Kind = Literal["masks", "scores"]
-_COMMANDS: dict[str, Kind] = {"evaluate --pred --ref": "masks", "evaluate --scores": "scores"}
+#: What ``run.json`` calls a run to the kind of its tables.
+EVALUATIONS: dict[str, Kind] = {MASK_RUN: "masks", BUNDLE_RUN: "masks", SCORE_RUN: "scores"}
 _COHORTS = {"internal": "", "external": "_external"}
 
 
@@ -30,6 +33,7 @@ class Results:
     Attributes:
         folder: The run's folder.
         kind: ``masks`` (segmentation) or ``scores`` (classification).
+        command: What ``run.json`` calls the run.
         options: What ``medvol evaluate`` was asked for; paths are absolute.
         inputs: Absolute path to SHA-256 of every file that was read.
         versions: Versions of what decided the numbers.
@@ -45,6 +49,7 @@ class Results:
 
     folder: Path
     kind: Kind
+    command: str
     options: Mapping[str, Any]
     inputs: Mapping[Path, str]
     versions: Mapping[str, str]
@@ -60,38 +65,54 @@ class Results:
 def read_results(folder: Path) -> Results:
     """Read an evaluation's folder; inputs need no longer exist.
 
+    A bundle's own evaluation leaves what it measured; its tables of means are made here, with the
+    defaults of ``medvol evaluate masks``.
+
     Raises:
         MissingInputError: If the folder holds no evaluation.
         InputError: If a file of it is damaged.
     """
     if not (folder / "run.json").is_file():
         raise MissingInputError(
-            f"{folder}: holds no evaluation (run.json is missing); run medvol evaluate -o {folder}"
+            f"{folder}: holds no evaluation (run.json is missing); run medvol evaluate masks "
+            f"-o {folder}"
         )
     run = load_run(folder / "run.json")
-    kind = _COMMANDS.get(run["command"])
+    kind = EVALUATIONS.get(run["command"])
     if kind is None:
-        raise InputError(f"{folder}: run.json is of {run['command']!r}, not of medvol evaluate")
-    is_masks = kind == "masks"
-    row: type[Any] = SummaryRow if is_masks else ClassRow
+        raise InputError(f"{folder}: run.json is of {run['command']!r}, not of an evaluation")
     here = {name: end for name, end in _COHORTS.items() if (folder / f"scores{end}.csv").is_file()}
+    scores = {name: _scores(folder / f"scores{end}.csv") for name, end in here.items()}
+    volumes = {name: read_rows(folder / f"volumes{end}.csv", Volume)
+               for name, end in here.items() if kind == "masks"}  # fmt: skip
+    cases = {name: _dicts(folder / f"cases{end}.csv") for name, end in here.items()}
+    limits: Sequence[AgreementRow] = []
+    options = run["options"]
+    if run["command"] == BUNDLE_RUN:
+        known, plan = read_case_lines(cases["internal"]), BootstrapPlan()
+        table: Sequence[SummaryRow | ClassRow] = summarise(scores["internal"], known, plan=plan)
+        limits = agreement(volumes["internal"], known, plan)
+        worst = worst_cases(scores["internal"], MaskOptions.worst)
+        options = {"resamples": plan.resamples, "confidence": plan.confidence, "seed": plan.seed,
+                   **options}  # fmt: skip
+    else:
+        table = read_rows(folder / "summary.csv", SummaryRow if kind == "masks" else ClassRow)
+        worst = _scores(folder / "worst.csv")
+        limits = read_rows(folder / "agreement.csv", AgreementRow) if kind == "masks" else []
     return Results(
         folder=folder,
         kind=kind,
-        options=run["options"],
+        command=run["command"],
+        options=options,
         inputs={_absolute(folder, name): digest for name, digest in run["inputs"].items()},
         versions=run["versions"],
-        table=read_rows(folder / "summary.csv", row),
-        worst=_scores(folder / "worst.csv"),
-        scores={name: _scores(folder / f"scores{end}.csv") for name, end in here.items()},
-        volumes={
-            name: read_rows(folder / f"volumes{end}.csv", Volume)
-            for name, end in here.items()
-            if is_masks
-        },
-        cases={name: _dicts(folder / f"cases{end}.csv") for name, end in here.items()},
-        agreement=read_rows(folder / "agreement.csv", AgreementRow) if is_masks else [],
-        curves=[] if is_masks else read_json(folder / "curves.json")["cohorts"],
+        table=table,
+        worst=worst,
+        scores=scores,
+        volumes=volumes,
+        cases=cases,
+        agreement=limits,
+        curves=[] if kind == "masks" else read_json(folder / "curves.json")["cohorts"],
     )
 
 
@@ -100,7 +121,7 @@ def _absolute(folder: Path, name: str) -> Path:
 
 
 def _scores(path: Path) -> list[Score]:
-    return scores_from_csv(read_text(path), str(path))
+    return read_rows(path, Score)
 
 
 def _dicts(path: Path) -> list[dict[str, str]]:

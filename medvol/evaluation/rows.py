@@ -1,48 +1,23 @@
-"""Frozen rows as CSV and back, and the checked reading of what an evaluation wrote."""
+"""The validated reading of CSV and JSON files that an evaluation, or a user, wrote."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from medvol.core.errors import InputError, MissingInputError
+from medvol.core.files import fields_from_csv
 
 Row = TypeVar("Row")
-
-
-def fields_to_csv(kind: type[Row], rows: Sequence[Row]) -> str:
-    """CSV whose columns are the fields of a dataclass."""
-    sink = io.StringIO()
-    names = [one.name for one in fields(kind)]  # pyright: ignore[reportArgumentType]
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([getattr(row, name) for name in names] for row in rows)
-    return sink.getvalue()
+_OTHER_SEPARATORS = (";", "\t", "|")
 
 
 def read_rows(path: Path, kind: type[Row]) -> list[Row]:
-    """Rows of a CSV file whose columns are the fields of a dataclass.
-
-    Raises:
-        InputError: Naming the line and the fault.
-    """
-    names = [one.name for one in fields(kind)]  # pyright: ignore[reportArgumentType]
-    types = {one.name: str(one.type) for one in fields(kind)}  # pyright: ignore[reportArgumentType]
-    reader = csv.DictReader(io.StringIO(read_text(path), newline=""))
-    if missing := [name for name in names if name not in (reader.fieldnames or ())]:
-        raise InputError(f"{path}: has no column {missing[0]!r}")
-    found = []
-    for line, row in enumerate(reader, start=2):
-        try:
-            found.append(kind(**{name: _PARSERS[types[name]](row[name]) for name in names}))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"{path}: line {line}: {error}") from error
-    return found
+    """Rows of a CSV file whose columns are the fields of a dataclass; see ``fields_from_csv``."""
+    return fields_from_csv(kind, read_text(path), path)
 
 
 def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -50,7 +25,7 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
 
     Raises:
         MissingInputError: If there is no such file or no row in it.
-        InputError: If it is no CSV file.
+        InputError: If it is not a CSV file, or one with another separator.
     """
     if not path.is_file():
         raise MissingInputError(f"{path}: no such file")
@@ -61,10 +36,16 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
             for row in reader
         ]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: is no CSV file: {error}") from error
+        raise InputError(f"{path}: is not a CSV file: {error}") from error
+    header = [name.strip() for name in reader.fieldnames or ()]
+    if len(header) == 1 and (other := next((s for s in _OTHER_SEPARATORS if s in header[0]), "")):
+        raise InputError(
+            f"{path}: its columns are separated by {other!r}; save it with commas between columns "
+            "and points in numbers"
+        )
     if not rows:
         raise MissingInputError(f"{path}: holds no row")
-    return [name.strip() for name in reader.fieldnames or ()], rows
+    return header, rows
 
 
 def read_json(path: Path) -> Any:
@@ -76,7 +57,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}: is no JSON: {error}") from error
+        raise InputError(f"{path}: is not JSON: {error}") from error
 
 
 def read_text(path: Path) -> str:
@@ -85,11 +66,4 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: is no text: {error}") from error
-
-
-def _is_true(text: str) -> bool:
-    return {"True": True, "False": False}[text]
-
-
-_PARSERS: dict[str, Any] = {"str": str, "int": int, "float": float, "bool": _is_true}
+        raise InputError(f"{path}: is not text: {error}") from error

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from medvol.evaluation.cases import CaseInfo, groups_by
 from medvol.metrics import Score, bootstrap_ci, metric_of, weighted_mean, weighted_quantile
+from medvol.metrics.registry import FALSE_NEGATIVE, FALSE_POSITIVE
 from medvol.metrics.result import Fields
 
 ALL_LABELS = "(all labels)"
@@ -42,9 +43,9 @@ class SummaryRow(Fields):
         n: Values, defined or not.
         n_patients: Patients, which are what is resampled.
         n_undefined: Values that are ``nan``: nothing to find and nothing found.
-        n_infinite: Infinite values: a structure missed or invented.
-        n_missed: Values decided by an empty prediction.
-        n_invented: Values decided by an empty reference.
+        n_infinite: Infinite values: only one of two masks is empty.
+        n_false_negative: Values decided by an empty prediction.
+        n_false_positive: Values decided by an empty reference.
         mean: Mean of the defined values; ``inf`` if one is.
         mean_lower: Its BCa interval, clustered by patient.
         mean_upper: Likewise.
@@ -68,8 +69,8 @@ class SummaryRow(Fields):
     n_patients: int
     n_undefined: int
     n_infinite: int
-    n_missed: int
-    n_invented: int
+    n_false_negative: int
+    n_false_positive: int
     mean: float
     mean_lower: float
     mean_upper: float
@@ -142,8 +143,8 @@ def summarise_values(
         n_patients=n_patients,
         n_undefined=int((~known).sum()),
         n_infinite=int(np.isinf(values).sum()),
-        n_missed=sum("missed" in row.why_undefined for row in rows),
-        n_invented=sum("invented" in row.why_undefined for row in rows),
+        n_false_negative=sum(FALSE_NEGATIVE in row.why_undefined for row in rows),
+        n_false_positive=sum(FALSE_POSITIVE in row.why_undefined for row in rows),
         mean=mean.estimate,
         mean_lower=mean.lower,
         mean_upper=mean.upper,

@@ -50,7 +50,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
             components over a 3D image run a 2D network slice by slice across the last axis.
         sw_batch_size: Windows per forward pass.
         overlap: Share of a window that its neighbour covers as well, at least 0, under 1.
-        mode: ``constant`` or ``gaussian`` weights.
+        mode: ``constant`` or ``gaussian`` weights, or ``nnunet``, its Gaussian without a bound.
         sigma_scale: Standard deviation of the Gaussian over the window size.
         padding_mode: How an image smaller than the window is enlarged.
         cval: Padding value of ``padding_mode: constant``.
@@ -120,9 +120,11 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
             if given not in get_args(Blended):
                 raise ConfigError(f"{name} must be logits or probabilities, got {given!r}")
         super().__init__(
-            roi_size, sw_batch_size, overlap, mode, sigma_scale, padding_mode, cval, sw_device,
-            device, progress, False, cpu_thresh, buffer_steps, buffer_dim, with_coord,
+            roi_size, sw_batch_size, overlap, "gaussian" if mode == "nnunet" else mode,
+            sigma_scale, padding_mode, cval, sw_device, device, progress, False, cpu_thresh,
+            buffer_steps, buffer_dim, with_coord,
         )  # fmt: skip
+        self.weights = mode
         self.cache_roi_weight_map = cache_roi_weight_map
         self.mirrors = Mirrors.parse(tta, body_part, labels)
         self.activation: Activation = check_activation(activation)
@@ -223,7 +225,7 @@ class SlidingWindowInferer(MonaiSlidingWindowInferer):
         """How much each voxel of a window counts."""
         scale = self.sigma_scale
         sigma = tuple(scale) if isinstance(scale, Sequence) else float(scale)
-        mode = str(getattr(self.mode, "value", self.mode))
+        mode = str(getattr(self.weights, "value", self.weights))
         return importance_map(source.grid.roi, mode, sigma, device, source.image.dtype)
 
     def _whole(

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 
+import numpy as np
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 from monai.utils.misc import ensure_tuple_rep, fall_back_tuple
+from scipy.ndimage import gaussian_filter1d
 
 from medvol.core.errors import ConfigError, InputError
 
@@ -150,10 +152,25 @@ def importance_map(
 ) -> torch.Tensor:
     """MONAI's weight map of one window, including its lower bound of 1e-3; kept between calls.
 
-    The bound reaches 58% of a 96^3 Gaussian window, so that the map is no outer product of
-    three profiles.
+    The bound reaches 58% of a 96^3 Gaussian window, so that the map is not an outer product of
+    three profiles. The mode ``nnunet`` gives nnU-Net's map instead, which has no such bound.
+
+    Source:
+        nnunetv2 2.8: compute_gaussian, with a value scaling factor of 10 and half precision.
     """
-    with torch.inference_mode(mode=False):  # a kept inference tensor would refuse later training
-        return compute_importance_map(
-            roi, mode=mode, sigma_scale=sigma_scale, device=device, dtype=dtype
-        )
+    with torch.inference_mode(mode=False):  # a kept inference tensor would reject later training
+        if mode != "nnunet":
+            return compute_importance_map(
+                roi, mode=mode, sigma_scale=sigma_scale, device=device, dtype=dtype
+            )
+        weight = torch.full((1,) * len(roi), 10.0, dtype=torch.float64)
+        for axis, (length, sigma) in enumerate(
+            zip(roi, ensure_tuple_rep(sigma_scale, len(roi)), strict=True)
+        ):
+            spike = np.zeros(length)
+            spike[length // 2] = 1
+            profile = gaussian_filter1d(spike, length * sigma, mode="constant")
+            shape = [length if a == axis else 1 for a in range(len(roi))]
+            weight = weight * torch.from_numpy(profile / profile.max()).reshape(shape)
+        half = weight.half()
+        return half.clamp_min(float(half[half > 0].min())).to(device, dtype)

@@ -8,6 +8,8 @@ from .door import Scan as Scan
 from .image import ReadOptions as ReadOptions
 from .image import read_image as read_image
 from .image import read_scan as read_scan
+from .inspect import ImageHeader as ImageHeader
+from .inspect import inspect_image as inspect_image
 from .pair import read_label as read_label
 from .pair import read_pair as read_pair
 from .reader import MedvolReader as MedvolReader

@@ -68,31 +68,29 @@ def read_itk_format(path: Path, *, channels: bool = False, assume_ras: bool = Fa
     Raises:
         InputError: For anything truncated, contradictory, unsupported or non-finite.
     """
-    volume, geometry, channel_axis = _open(path, assume_ras)
-    if channel_axis is not None and volume.shape[channel_axis] > 1 and not channels:
-        raise InputError(f"{shown(path)}: is {len(volume.shape)}D ("
-                         f"{'x'.join(map(str, volume.shape))}): several channels or time points, "
-                         "where one volume is wanted; read it with channels=True")  # fmt: skip
+    volume, geometry, channel_axis = _open(path, assume_ras, channels)
     voxels = volume.read()
     axis = len(volume.shape) if channel_axis is None else channel_axis
     stored = np.moveaxis(voxels[..., None] if channel_axis is None else voxels, axis, 0)
     return Scan(to_float32(path, stored.reshape(-1, *geometry.shape)), geometry.affine, path)
 
 
-def read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """Shape (channels last) and affine of a file that passes the gate up to its voxels.
+def read_grid(
+    path: Path, *, channels: bool = True, assume_ras: bool = False
+) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Shape (channels last) and affine of a file that passes every check up to its voxels.
 
     Raises:
         InputError: If the header is refused, or the file too short.
     """
-    volume, geometry, channel_axis = _open(path, False)
+    volume, geometry, channel_axis = _open(path, assume_ras, channels)
     check_claim(path, volume.shape)
     volume.check_length()
     n_channels = 1 if channel_axis is None else volume.shape[channel_axis]
     return (*geometry.shape, n_channels) if n_channels > 1 else geometry.shape, geometry.affine
 
 
-def _open(path: Path, assume_ras: bool) -> tuple[RawVolume, Geometry, int | None]:
+def _open(path: Path, assume_ras: bool, channels: bool) -> tuple[RawVolume, Geometry, int | None]:
     check_file(path)
     with path.open("rb") as handle:
         head = handle.read(_MAX_HEADER)
@@ -105,6 +103,10 @@ def _open(path: Path, assume_ras: bool) -> tuple[RawVolume, Geometry, int | None
     except MedvolError as error:
         raise GeometryError(f"{shown(path)}: {error}") from error
     check_spacing(path, np.asarray(geometry.spacing_mm))
+    if channel_axis is not None and volume.shape[channel_axis] > 1 and not channels:
+        raise InputError(f"{shown(path)}: is {len(volume.shape)}D ("
+                         f"{'x'.join(map(str, volume.shape))}): several channels or time points, "
+                         "where one volume is wanted; read it with channels=True")  # fmt: skip
     return volume, geometry, channel_axis
 
 

@@ -104,8 +104,10 @@ def read_nifti(path: Path, orientation: Orientation = "strict", *, channels: boo
     return Scan(np.moveaxis(stored, -1, 0), affine, path)
 
 
-def read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
-    """Shape (channels last) and affine of a file that passes the gate up to its voxels.
+def read_grid(
+    path: Path, orientation: Orientation = "strict", *, channels: bool = True
+) -> tuple[tuple[int, ...], NDArray[np.float64]]:
+    """Shape (channels last) and affine of a file that passes every check up to its voxels.
 
     Nothing is decompressed; of a plain file its length is compared with the header's claim.
 
@@ -115,13 +117,13 @@ def read_grid(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     head_path, data_path = _pair(path)
     with open_bytes(head_path) as source:
         header = _header(path, source, has_partner=data_path != head_path)
+        shape, n_channels = _volume_shape(path, header.shape, channels)
+        affine = header_affine(path, header, shape, orientation)
         if header.single:
             source.check_length(header.offset + header.n_bytes)
     if not header.single:
         with open_bytes(data_path) as source:
             source.check_length(header.offset + header.n_bytes)
-    shape, n_channels = _volume_shape(path, header.shape, True)
-    affine = header_affine(path, header, shape, "strict")
     return (*shape, n_channels) if n_channels > 1 else shape, affine
 
 

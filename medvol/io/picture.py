@@ -70,13 +70,7 @@ def read_stack(folder: Path, spacing_mm: Sequence[float] | None) -> Scan:
         InputError: If sizes, names or channels differ.
     """
     files = numbered(folder)
-    if spacing_mm is None:
-        raise GeometryError(f"{shown(folder)}: a folder of {len(files)} pictures has no spacing; "
-                            "pass spacing_mm=(x, y, z)")  # fmt: skip
-    spacing = np.asarray(spacing_mm, dtype=np.float64)
-    if spacing.shape != (3,):
-        raise GeometryError(f"{shown(folder)}: spacing_mm holds {spacing.size} numbers, wanted 3")
-    check_spacing(folder, spacing)
+    spacing = stack_spacing(folder, spacing_mm)
     slices: list[NDArray[Any]] = []
     for path in files:
         array = read_picture(path).array
@@ -89,6 +83,23 @@ def read_stack(folder: Path, spacing_mm: Sequence[float] | None) -> Scan:
             check_claim(folder, (*array.shape, len(files)))
         slices.append(array)
     return Scan(np.stack(slices, axis=-1), np.diag([*spacing, 1.0]), folder)
+
+
+def stack_spacing(folder: Path, spacing_mm: Sequence[float] | None) -> NDArray[np.float64]:
+    """The spacing that the user states for a folder of numbered images, which carry none.
+
+    Raises:
+        GeometryError: If it is missing or impossible.
+    """
+    if spacing_mm is None:
+        count = len(numbered(folder))
+        raise GeometryError(f"{shown(folder)}: a folder of {count} images has no spacing; "
+                            "pass spacing_mm=(x, y, z)")  # fmt: skip
+    spacing = np.asarray(spacing_mm, dtype=np.float64)
+    if spacing.shape != (3,):
+        raise GeometryError(f"{shown(folder)}: spacing_mm holds {spacing.size} numbers, wanted 3")
+    check_spacing(folder, spacing)
+    return spacing
 
 
 def numbered(folder: Path) -> list[Path]:
@@ -127,22 +138,27 @@ def numbered(folder: Path) -> list[Path]:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(columns, rows) of a picture, without decoding it.
+    """(columns, rows) of an image file as it is read, without decoding it.
 
     Raises:
-        InputError: If it is no picture.
+        InputError: If it is not an image, or of an unsupported kind.
     """
-    from PIL import Image
-
-    check_file(path)
-    try:
-        with _silent(), Image.open(path, formats=_FORMATS) as picture:
-            return picture.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{shown(path)}: is not a valid image") from error
+    with _opened(path) as (image, turn):
+        columns, rows = image.size
+        if image.format == "PNG":
+            check_png(path)
+        return (rows, columns) if max(turn, _exif_turn(image)) > 4 else (columns, rows)
 
 
 def _decode(path: Path) -> NDArray[np.float32]:
+    with _opened(path) as (image, turn):
+        values, exif_turn = _read(path, image, turn)
+        return turned(to_float32(path, values), max(turn, exif_turn))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, int]]:
+    """An open image whose header is legal, and how its TIFF orientation turns it."""
     from PIL import Image, UnidentifiedImageError
 
     check_file(path)
@@ -150,9 +166,10 @@ def _decode(path: Path) -> NDArray[np.float32]:
         source, turn = untwisted_tiff(path)
         with _silent():
             opened = Image.open(source, formats=_FORMATS)
-        with opened as picture:
-            values, exif_turn = _read(path, picture, turn)
-        return turned(to_float32(path, values), max(turn, exif_turn))
+        with opened as image:
+            with _silent():
+                _check_header(path, image)
+            yield image, turn
     except UnidentifiedImageError as error:
         raise InputError(f"{shown(path)}: is not a valid image: not a valid PNG, JPEG, TIFF or "
                          "BMP, or of an unsupported kind") from error  # fmt: skip
@@ -169,7 +186,6 @@ def _decode(path: Path) -> NDArray[np.float32]:
 def _read(path: Path, picture: Any, turn: int) -> tuple[NDArray[Any], int]:
     """The stored pixels, and the EXIF orientation that is left to apply."""
     with _silent():
-        _check_header(path, picture)
         header = check_png(path) if picture.format == "PNG" else None
         is_wide = is_wide_colour(picture, header)
         if not is_wide:

@@ -9,9 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from medvol.core.errors import InputError, MedvolError, MissingInputError
 from medvol.core.geometry import Geometry
 from medvol.io import dicom, itk_formats, nifti, picture
@@ -20,7 +17,8 @@ from medvol.io.dicom_parse import NotDicomError
 from medvol.io.dicom_pixels import SYNTAX_NAMES
 from medvol.io.dicom_series import group_series
 from medvol.io.door import shown
-from medvol.io.image import is_nifti_name
+from medvol.io.image import ReadOptions, is_nifti_name
+from medvol.io.inspect import inspect_image
 
 _WORKERS = 4
 
@@ -144,19 +142,22 @@ def _merged(rows: list[ScanRow]) -> list[ScanRow]:
 def _volume_row(path: Path, kind: str) -> ScanRow:
     row = ScanRow(str(path), kind, members=[path])
     try:
-        read_grid = nifti.read_grid if kind == "NIfTI" else itk_formats.read_grid
-        row.shape, affine = read_grid(path)
-        if len(row.shape) > 3:
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            header = inspect_image(path, ReadOptions(channels=True))
+        row.notes += [str(w.message).split(": ", 1)[-1] for w in heard]
+        row.shape = (*header.shape, header.channels) if header.channels > 1 else header.shape
+        if header.channels > 1:
             row.notes.append("more than three axes: read it with channels=True")
-        _describe(row, row.shape[:3], affine)
+        _describe(row, header.geometry)
     except MedvolError as error:
         row.problem = str(error)
     return row
 
 
-def _describe(row: ScanRow, shape: tuple[int, ...], affine: NDArray[np.float64]) -> None:
-    x, y, z = shape
-    geometry = Geometry((x, y, z), affine)
+def _describe(row: ScanRow, geometry: Geometry | None) -> None:
+    if geometry is None:
+        return
     row.spacing_mm = tuple(round(v, 4) for v in geometry.spacing_mm)
     row.axes = geometry.axis_codes
 
@@ -192,7 +193,7 @@ def _series_row(group: list[DicomImage]) -> ScanRow:
             stack = dicom.gate(where, group, options)
         row.notes += [str(w.message).split(": ", 1)[-1] for w in heard]
         row.shape = stack.shape
-        _describe(row, stack.shape, stack.affine)
+        _describe(row, Geometry(stack.shape, stack.affine))
         if stack.tilt_deg:
             row.tilt_deg = round(stack.tilt_deg, 2)
             row.notes.append(f"gantry tilt {row.tilt_deg:g} degrees: read it with --resample-tilt")
@@ -215,10 +216,11 @@ def _picture_rows(where: Path, group: list[Path]) -> Iterable[ScanRow]:
                           members=numbered)  # fmt: skip
             return
     for path in group:
-        size = _size(path)
-        row = ScanRow(str(path), "picture", shape=size or (), members=[path])
-        if size is None:
-            row.problem = f"{shown(path)}: is not a valid image"
+        row = ScanRow(str(path), "picture", members=[path])
+        try:
+            row.shape = inspect_image(path).shape
+        except MedvolError as error:
+            row.problem = str(error)
         yield row
 
 

@@ -50,6 +50,14 @@ from .lesions import lesion_overlap as lesion_overlap
 from .lesions import panoptic as panoptic
 from .lesions import recall_by_size as recall_by_size
 from .masks import MaskPair as MaskPair
+from .measure import CaseLine as CaseLine
+from .measure import Measured as Measured
+from .measure import Structures as Structures
+from .measure import Volume as Volume
+from .measure import cases_to_csv as cases_to_csv
+from .measure import measure_case as measure_case
+from .measure import measure_pair as measure_pair
+from .measure import measured_tables as measured_tables
 from .onepass import label_pairs as label_pairs
 from .onepass import surface_report as surface_report
 from .operating import OperatingPoint as OperatingPoint
@@ -93,7 +101,6 @@ from .table import MetricPlan as MetricPlan
 from .table import Score as Score
 from .table import column_values as column_values
 from .table import metric_of as metric_of
-from .table import score_case as score_case
 from .table import score_pair as score_pair
 from .table import scores_from_csv as scores_from_csv
 from .table import scores_to_csv as scores_to_csv

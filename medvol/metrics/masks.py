@@ -1,4 +1,4 @@
-"""Two masks on one grid: checked at the door and cropped to where either has a voxel."""
+"""Two masks on one grid: validated and cropped to where either has a voxel."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class MaskPair:
         pred: Predicted mask, shape (X, Y, Z), or (X, Y) for images.
         ref: Reference mask on the same grid.
         spacing_or_none: Voxel edge lengths along the array axes, if the caller gave them.
-        grid_voxels: Number of voxels of the whole grid.
+        grid_shape: Shape of the whole grid.
     """
 
     pred: Mask
     ref: Mask
     spacing_or_none: tuple[float, ...] | None
-    grid_voxels: int
+    grid_shape: tuple[int, ...]
 
     @classmethod
     def of(cls, pred: MaskLike, ref: MaskLike, spacing_mm: SpacingMm | None = None) -> MaskPair:
@@ -55,7 +55,7 @@ class MaskPair:
         check_same_shape(pred, ref)
         spacing = None if spacing_mm is None else check_spacing(spacing_mm, pred.ndim)
         box = joint_box(pred, ref)
-        return cls(pred[box], ref[box], spacing, pred.size)
+        return cls(pred[box], ref[box], spacing, pred.shape)
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:
@@ -70,6 +70,22 @@ class MaskPair:
                 "pass the voxel edge lengths in mm (all 1.0 measures in voxels)"
             )
         return self.spacing_or_none
+
+    @cached_property
+    def in_plane(self) -> MaskPair:
+        """The pair without an axis along which the grid has one voxel, if two others remain.
+
+        Nothing has a surface across a single slice: with that axis every voxel would be surface.
+        """
+        single = [axis for axis, length in enumerate(self.grid_shape) if length == 1]
+        dropped = set(single[: max(0, len(self.grid_shape) - 2)])
+        if not dropped:
+            return self
+        kept = [axis for axis in range(len(self.grid_shape)) if axis not in dropped]
+        shape = tuple(self.pred.shape[axis] for axis in kept)
+        spacing = self.spacing_or_none and tuple(self.spacing_or_none[axis] for axis in kept)
+        grid = tuple(self.grid_shape[axis] for axis in kept)
+        return MaskPair(self.pred.reshape(shape), self.ref.reshape(shape), spacing, grid)
 
     @cached_property
     def n_pred(self) -> int:
@@ -93,7 +109,7 @@ class MaskPair:
 
 
 def as_mask(mask: MaskLike, name: str) -> Mask:
-    """``mask`` as booleans, refused if it is a label map or a probability map.
+    """``mask`` as booleans, rejected if it is a label map or a probability map.
 
     Raises:
         LabelError: If a value is neither 0 nor 1.

@@ -85,7 +85,7 @@ def label_pairs(
     nowhere = (slice(0, 0),) * pred.ndim
     for label in sorted(joint) if labels is None else sorted(set(labels)):
         box = joint.get(label, nowhere)
-        yield label, MaskPair(pred[box] == label, ref[box] == label, spacing, pred.size)
+        yield label, MaskPair(pred[box] == label, ref[box] == label, spacing, pred.shape)
 
 
 def as_label_map(labels: ArrayLike, name: str) -> NDArray[np.integer]:
@@ -101,7 +101,7 @@ def as_label_map(labels: ArrayLike, name: str) -> NDArray[np.integer]:
         with np.errstate(invalid="ignore"):
             whole = array.astype(np.int32)
         if not np.array_equal(whole, array):
-            raise LabelError(f"{name} holds values that are no whole numbers; pass a label map")
+            raise LabelError(f"{name} holds values that are not whole numbers; pass a label map")
         array = whole
     if array.dtype.kind not in "iu":
         raise LabelError(f"{name} must hold integers, not {array.dtype}")
@@ -115,7 +115,7 @@ def as_label_map(labels: ArrayLike, name: str) -> NDArray[np.integer]:
 def _scalar_metric(name: str) -> Metric:
     row = find_metric(name)
     if row.of_pair is None or not row.is_scalar:
-        raise ConfigError(f"metric {name!r} is no mask metric with one number as value")
+        raise ConfigError(f"metric {name!r} is not a mask metric with one number as value")
     return row
 
 

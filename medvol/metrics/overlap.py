@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from medvol.core.errors import ConfigError, GeometryError, MissingPackageError
@@ -85,7 +87,7 @@ def specificity_voxel(pair: MaskPair) -> float:
 
     It depends on how much air was scanned, so compare it only between equal grids.
     """
-    negatives = pair.grid_voxels - pair.n_ref
+    negatives = math.prod(pair.grid_shape) - pair.n_ref
     return 1 - (pair.n_pred - pair.n_both) / negatives if negatives else _NAN
 
 
@@ -99,7 +101,7 @@ def boundary_iou(pair: MaskPair, *, width_mm: float) -> float:
         spacing_mm: Voxel edge lengths.
         width_mm: Depth of the band; a voxel belongs to it if its centre lies no further than
             this from the centre of the nearest background voxel. The grid's outside is
-            background.
+            background, but not above and below a single slice.
 
     Returns:
         0 to 1; ``nan`` if both masks are empty, 0 if one is or if no band holds a voxel.
@@ -109,6 +111,7 @@ def boundary_iou(pair: MaskPair, *, width_mm: float) -> float:
     """
     if not width_mm > 0:
         raise ConfigError(f"width_mm must be positive, not {width_mm}")
+    pair = pair.in_plane
     pred, ref = (_band(mask, pair.spacing_mm, width_mm) for mask in (pair.pred, pair.ref))
     union = np.count_nonzero(pred | ref)
     return float(np.count_nonzero(pred & ref) / union) if union else 0.0

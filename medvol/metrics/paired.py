@@ -163,7 +163,7 @@ def permutation_paired(
         The mean difference and a two-sided p that counts the observed pattern.
 
     Raises:
-        ConfigError: If a difference is not finite: means cannot use a missed structure.
+        ConfigError: If a difference is not finite: means cannot use a false negative structure.
     """
     d = paired_differences(first, second)
     if not np.isfinite(d).all():

@@ -39,9 +39,9 @@ class EmptyRule:
     ref: Any = math.nan
 
 
-#: Overlap: a missed or an invented structure scores 0; nothing to find is undefined.
+#: Overlap: a false negative or false positive structure scores 0; nothing to find is undefined.
 OVERLAP = EmptyRule(both=math.nan, pred=0.0, ref=0.0)
-#: Distance: a missed or an invented structure lies infinitely far off.
+#: Distance: a false negative or false positive structure lies infinitely far off.
 DISTANCE = EmptyRule(both=math.nan, pred=math.inf, ref=math.inf)
 
 
@@ -79,10 +79,12 @@ class Metric:
         return _EMPTY_TEXT.get((pair.n_pred == 0, pair.n_ref == 0), "")
 
 
+#: What ``why_undefined`` calls a structure that only one of two masks holds.
+FALSE_NEGATIVE, FALSE_POSITIVE = "false negative", "false positive"
 _EMPTY_TEXT = {
     (True, True): "prediction and reference are empty",
-    (True, False): "prediction is empty: the structure was missed",
-    (False, True): "reference is empty: the structure was invented",
+    (True, False): f"prediction is empty: {FALSE_NEGATIVE}",
+    (False, True): f"reference is empty: {FALSE_POSITIVE}",
 }
 _REGISTRY: dict[str, Metric] = {}
 

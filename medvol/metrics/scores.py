@@ -1,4 +1,4 @@
-"""Truth and scores, checked at the door."""
+"""Truth and scores, validated."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class BinaryScores:
 
     @classmethod
     def of_probabilities(cls, y: ArrayLike, prob: ArrayLike) -> BinaryScores:
-        """Like ``of``, and refuse values outside 0 to 1.
+        """Like ``of``, and reject values outside 0 to 1.
 
         Raises:
-            LabelError: If a value is no probability.
+            LabelError: If a value is not a probability.
         """
         data = cls.of(y, prob)
         if data.score.size and (data.score.min() < 0 or data.score.max() > 1):
@@ -74,7 +74,7 @@ def as_truth(y: NDArray) -> NDArray[np.bool_]:
 
 
 def as_finite(values: NDArray[np.float64], name: str) -> NDArray[np.float64]:
-    """``values``, refused if one is NaN or infinite.
+    """``values``, rejected if one is NaN or infinite.
 
     Raises:
         NonFiniteError: Naming the first such position.

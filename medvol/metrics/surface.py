@@ -143,11 +143,14 @@ def nsd_voxel(pair: MaskPair, *, tau: float, norm: Norm = "euclidean") -> float:
 def surface_distances(pair: MaskPair, norm: Norm = "euclidean") -> SurfaceDistances:
     """Both directed lists of surface distances, measured once per pair and norm.
 
+    A single slice is measured as the image that it is (``MaskPair.in_plane``).
+
     Raises:
         ConfigError: If the norm is unknown.
     """
     if norm not in _MINKOWSKI_P:
         raise ConfigError(f"norm {norm!r} is unknown; known: {', '.join(_MINKOWSKI_P)}")
+    pair = pair.in_plane
     if norm not in pair.shared:
         pred, ref = boundary(pair.pred), boundary(pair.ref)
         p = _MINKOWSKI_P[norm]
@@ -202,7 +205,7 @@ def nearest(
 
 
 def check_tau(tau: float) -> float:
-    """A tolerance in mm, refused unless it is a number that is not negative.
+    """A tolerance in mm, rejected unless it is a number that is not negative.
 
     Raises:
         ConfigError: If it is negative or not finite.

@@ -97,7 +97,11 @@ def nsd_surfel(pair: MaskPair, *, tau: float) -> float:
 
 
 def surfel_distances(pair: MaskPair) -> SurfelDistances:
-    """Both directed lists of distances with their areas, measured once per pair."""
+    """Both directed lists of distances with their areas, measured once per pair.
+
+    A single slice is measured as the image that it is (``MaskPair.in_plane``).
+    """
+    pair = pair.in_plane
     if "surfel" not in pair.shared:
         area = _areas(pair.spacing_mm)
         codes = [_neighbour_codes(mask) for mask in (pair.pred, pair.ref)]

@@ -1,27 +1,22 @@
 """Rows of ``scores.csv``: one number, what it is of, and why it is undefined if it is.
 
-The handler of a running bundle and ``medvol evaluate`` write the same rows, so that later questions
-need neither the network nor the images.
+Later questions need neither the network nor the images.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from numpy.typing import ArrayLike
-
-from medvol.core.errors import ConfigError, InputError
-from medvol.metrics.masks import MaskPair, SpacingMm
-from medvol.metrics.onepass import DEFAULT_METRICS, label_pairs
+from medvol.core.errors import ConfigError
+from medvol.core.files import fields_from_csv, fields_to_csv
+from medvol.metrics.masks import MaskPair
+from medvol.metrics.onepass import DEFAULT_METRICS
 from medvol.metrics.registry import Metric, find_metric
 from medvol.metrics.result import Fields
 
-COLUMNS = ("case", "label", "metric", "value", "unit", "why_undefined")
 Params = Mapping[str, Mapping[str, Any]]
 
 
@@ -36,7 +31,7 @@ class Score(Fields):
         value: The number; ``nan`` where undefined, ``inf`` for a distance to nothing.
         unit: Its unit, empty for ratios.
         why_undefined: Which empty mask decided the value, also where the rule gives a number
-            (Dice 0 of a missed structure); empty otherwise.
+            (Dice 0 of a false negative structure); empty otherwise.
     """
 
     case: str
@@ -71,7 +66,7 @@ class MetricPlan:
         for name in self.metrics:
             row, params = find_metric(name), dict((self.params or {}).get(name, {}))
             if row.of_pair is None or not row.is_scalar:
-                raise ConfigError(f"metric {name!r} is no mask metric with one number as value")
+                raise ConfigError(f"metric {name!r} is not a mask metric with one number as value")
             if "width_mm" in row.params and "width_mm" not in params:
                 raise ConfigError(f"metric {name!r} needs width_mm: choose the band's depth in mm")
             if "tau" not in row.params or "tau" in params:
@@ -101,69 +96,14 @@ def score_pair(case: str, label: str, pair: MaskPair, plan: MetricPlan) -> list[
     return rows
 
 
-def score_case(
-    case: str,
-    pred: ArrayLike,
-    ref: ArrayLike,
-    spacing_mm: SpacingMm,
-    *,
-    labels: Mapping[int, str],
-    plan: MetricPlan,
-) -> list[Score]:
-    """The rows of one case, every label of ``labels`` included whether it occurs or not.
-
-    Args:
-        case: Name of the case.
-        pred: Predicted label map of integers, shape (X, Y, Z) or (X, Y).
-        ref: Reference label map on the same grid.
-        spacing_mm: Voxel edge lengths.
-        labels: Label value to name.
-        plan: What to compute.
-    """
-    rows = []
-    for value, pair in label_pairs(pred, ref, spacing_mm, list(labels)):
-        rows += score_pair(case, labels[value], pair, plan)
-    return rows
-
-
 def scores_to_csv(rows: Iterable[Score]) -> str:
     """The text of ``scores.csv``; values keep every digit."""
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(
-        (r.case, r.label, r.metric, repr(r.value), r.unit, r.why_undefined) for r in rows
-    )
-    return sink.getvalue()
+    return fields_to_csv(Score, rows)
 
 
 def scores_from_csv(text: str, source: str) -> list[Score]:
-    """Rows of a ``scores.csv``.
-
-    Args:
-        text: The file's content.
-        source: The file's name, for messages.
-
-    Raises:
-        InputError: If a column is missing or a value is no number.
-    """
-    reader = csv.DictReader(io.StringIO(text))
-    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise InputError(f"{source}: has no column {missing[0]!r}; needed: {', '.join(COLUMNS)}")
-    rows = []
-    for number, row in enumerate(reader, start=2):
-        try:
-            value = float(row["value"])
-        except (TypeError, ValueError):
-            raise InputError(
-                f"{source}: line {number}: value {row['value']!r} is no number"
-            ) from None
-        rows.append(
-            Score(row["case"], row["label"], row["metric"], value, row["unit"],
-                  row["why_undefined"])
-        )  # fmt: skip
-    return rows
+    """Rows of a ``scores.csv``; see ``medvol.core.fields_from_csv``."""
+    return fields_from_csv(Score, text, source)
 
 
 def column_values(rows: Sequence[Score], label: str, metric: str) -> dict[str, float]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from medvol.core.errors import InputError, NonFiniteError
+from medvol.core.files import csv_text
 from medvol.evaluation.rows import read_table
 
 if TYPE_CHECKING:
@@ -123,12 +122,8 @@ def read_profile(path: str | os.PathLike[str], embedder: Bundle | None = None) -
 
 def profile_to_csv(profile: Profile) -> str:
     """The text of a profile's CSV."""
-    sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(["case", *profile.columns])
-    for case, row in zip(profile.cases, profile.table.tolist(), strict=True):
-        writer.writerow([case, *[repr(value) for value in row]])
-    return sink.getvalue()
+    rows = zip(profile.cases, profile.table.tolist(), strict=True)
+    return csv_text(["case", *profile.columns], ((case, *row) for case, row in rows))
 
 
 def _lists_images(path: Path) -> bool:

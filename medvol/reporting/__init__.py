@@ -1,4 +1,4 @@
-"""Pictures and pages from what other rooms computed; nothing is computed here."""
+"""Figures and pages from what other packages computed."""
 
 import lazy_loader
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,8 @@ from typing import Any
 
 from medvol.core.errors import MedvolError
 from medvol.core.files import sha256_file
-from medvol.evaluation import MaskFiles, Results, paired_files, show
+from medvol.evaluation import MaskFiles, MaskOptions, Results, mask_cohorts, show
+from medvol.evaluation.evaluate import MASK_RUN
 from medvol.evaluation.summary import badness
 from medvol.metrics import Score, metric_of
 from medvol.reporting.tables import metric_name
@@ -79,40 +79,30 @@ class CaseFiles:
     def record(self, cohort: str, case: str) -> dict[str, Any]:
         """The ``prediction.json`` beside a predicted label map; empty where there is none."""
         files = self.masks.get((cohort, case))
-        path = files[0].pred.parent / "prediction.json" if files else None
-        if path is None or not path.is_file():
-            return {}
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return files[0].record() if files else {}
 
 
 def find_files(results: Results, images: Path | None) -> CaseFiles:
     """A run's label maps, and images from a data set or a folder."""
-    options = results.options
     masks: dict[tuple[str, str], list[MaskFiles]] = {}
     pictures: dict[tuple[str, str], Path] = {}
-    labels, fault = options.get("labels"), ""
-    for cohort in results.scores:
-        end = "" if cohort == "internal" else "external_"
-        data = options.get(f"{end}data") if results.kind == "masks" or not end else None
-        try:
-            if results.kind == "masks":
-                pairs, manifest = paired_files(options[f"{end}pred"], options[f"{end}ref"], data)
-                for one in pairs:
-                    masks.setdefault((cohort, one.case), []).append(one)
-                labels = labels or (manifest.labels if manifest else None)
-                named = {c.case: c.image for c in manifest.cases} if manifest else {}
-            else:
-                named = _images(data) if data else {}
-            named = _images(images) if images else named
-            pictures |= {(cohort, name): path for name, path in named.items()}
-        except MedvolError as error:
-            if images is not None and not images.exists():
-                raise
-            fault = f"Not all files that were evaluated can be found ({type(error).__name__})."
+    options, labels, fault = dict(results.options), results.options.get("labels"), ""
+    try:
+        if results.command == MASK_RUN:
+            for cohort in mask_cohorts(MaskOptions(**options, output=results.folder)):
+                for one in cohort.files:
+                    masks.setdefault((cohort.name, one.case), []).append(one)
+                labels = labels or cohort.structures.labels
+                pictures |= {(cohort.name, name): path for name, path in cohort.images.items()}
+        elif options.get("data"):
+            pictures = {("internal", n): path for n, path in _images(options["data"]).items()}
+        if images:
+            named = _images(images)
+            pictures = {(cohort, n): path for cohort in results.scores for n, path in named.items()}
+    except MedvolError as error:
+        if images is not None and not images.exists():
+            raise
+        fault = f"Not all files that were evaluated can be found ({type(error).__name__})."
     return CaseFiles(masks, pictures, labels or None, fault)
 
 
@@ -186,8 +176,8 @@ def _score_table(results: Results) -> CaseTable:
     if is_brier:
         note = "Sorted by the squared error of the probabilities, worst first."
         return _sorted_table(header, found, note, "brier>0.5")
-    note = ("The scores are no probabilities: sorted by the share of the other classes' cases that "
-            "a case is ranked rightly against, worst first.")  # fmt: skip
+    note = ("The scores are not probabilities: sorted by the share of the other classes' cases "
+            "that a case is ranked rightly against, worst first.")  # fmt: skip
     return _sorted_table(header, found, note, "ranked_rightly<0.5")
 
 

@@ -1,4 +1,4 @@
-"""A picture of lesions over time: each one's volume before and after, by what became of it."""
+"""A figure of lesions over time: each one's volume before and after, by what became of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from medvol.core.files import atomic_path
 
-#: Okabe and Ito's colours, told apart by the colour-blind; the line style says it again.
+#: Okabe and Ito's colours, distinct for the colour-blind; the line style repeats it.
 _STYLES = {
     "new": ("#D55E00", "-"), "grown": ("#CC79A7", "-"), "stable": ("#999999", "-"),
     "undecided": ("#999999", ":"), "shrunk": ("#0072B2", "--"), "resolved": ("#009E73", "--"),

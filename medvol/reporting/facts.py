@@ -1,4 +1,4 @@
-"""What the files of a bundle, an evaluation or a study say, each fact with its file and field.
+"""What the files of a bundle, an evaluation or a study state, each fact with its file and field.
 
 A fact that no file holds is absent here; nothing is inferred, and no patient is named.
 """
@@ -30,7 +30,7 @@ _LONGEST = 300
 
 @dataclass(frozen=True)
 class Fact:
-    """Something that a file says.
+    """Something that a file states.
 
     Attributes:
         text: For people.
@@ -49,7 +49,7 @@ class Fact:
 
 
 def collect_facts(sources: Sequence[Path], own: Path | None = None) -> Facts:
-    """Everything that the sources say.
+    """Everything that the sources state.
 
     Args:
         sources: Bundles, folders that ``medvol evaluate`` or ``medvol study`` wrote, and folders
@@ -64,7 +64,9 @@ def collect_facts(sources: Sequence[Path], own: Path | None = None) -> Facts:
         readers = [read for name, read in _READERS.items() if (source / name).is_file()]
         if not readers:
             wanted = ", ".join(_READERS)
-            raise MissingInputError(f"{source}: is no bundle and no run; none of {wanted} is there")
+            raise MissingInputError(
+                f"{source}: is neither a bundle nor a run; none of {wanted} is there"
+            )
         for read in readers:
             read(source, facts)
     if own is not None:
@@ -134,7 +136,7 @@ def _config(source: Path, task: str, facts: Facts) -> None:
     names = [str(step.get("_target_", "")).rpartition(".")[2]
              for step in augmentation.get("transforms", []) if isinstance(step, dict)]  # fmt: skip
     say(facts, "augmentation", " -> ".join(names), file, "train.augmentation.transforms")
-    say(facts, "partition", f"patients dealt into {config.get('folds')} folds, seed "
+    say(facts, "partition", f"patients split into {config.get('folds')} folds, seed "
         f"{config.get('split_seed')}", file, "folds, split_seed")  # fmt: skip
     handlers = config.get("validate", {}).get("handlers", [])
     names = [str(h.get("_target_", "")).rpartition(".")[2] for h in handlers if isinstance(h, dict)]
@@ -166,30 +168,30 @@ def _decision(content: Mapping[str, Any], file: str, facts: Facts) -> None:
 
 def _evaluation(source: Path, facts: Facts) -> None:
     from medvol.evaluation import read_results, show_interval
+    from medvol.evaluation.results import EVALUATIONS
 
     run, file = _json(source / "run.json"), f"{source.name}/run.json"
-    if not str(run.get("command", "")).startswith("evaluate --") or "summary.csv" not in run.get(
-        "outputs", {}
-    ):
+    if run.get("command") not in EVALUATIONS:
         return
     results = read_results(source)
-    options = run["options"]
+    options = results.options
     say(facts, "evaluation_inputs", f"{len(run['inputs'])} files with SHA-256", file, "inputs")
     say(facts, "software", [f"{k} {v}" for k, v in run["versions"].items()], file, "versions")
     say(facts, "statistics", f"{options.get('confidence', 0) * 100:g}% intervals, bootstrap of "
         f"{options.get('resamples')} resamples clustered by patient (a case where unknown), seed "
         f"{options.get('seed')}; DeLong and Wilson where patients are independent", file,
         "options.confidence, resamples, seed")  # fmt: skip
-    say(facts, "reproducibility", f"medvol evaluate --rerun {file} repeats it", file, "inputs")
+    if results.command.startswith("evaluate"):
+        say(facts, "reproducibility", f"medvol evaluate rerun {file} repeats it", file, "inputs")
     if options.get("train") is not None:
-        say(facts, "disjoint", "no test patient is in the training data (refused otherwise)", file,
+        say(facts, "disjoint", "no test patient is in the training data (rejected otherwise)", file,
             "options.train")  # fmt: skip
     if options.get("validation") is not None:
         say(facts, "threshold", "fixed on other patients than those tested", file,
             "options.validation")  # fmt: skip
     table = f"{source.name}/summary.csv"
     unnamed = {cohort for cohort, cases in results.cases.items()
-               if any(case.get("patient_known") == "no" for case in cases)}  # fmt: skip
+               if any(not case["patient_group"] for case in cases)}  # fmt: skip
     for row in results.table:
         is_class = hasattr(row, "operating_point")
         names = ("value", "lower", "upper") if is_class else ("mean", "mean_lower", "mean_upper")
@@ -198,7 +200,8 @@ def _evaluation(source: Path, facts: Facts) -> None:
         who = "patients unknown" if row.cohort in unnamed else f"{row.n_patients} patients"
         text = f"{row.label} {row.metric}{at}: {show_interval(*bounds)}, n={row.n}, {who}"
         if not is_class:
-            text += f", {row.n_missed} missed, {row.n_invented} invented"  # pyright: ignore[reportAttributeAccessIssue]
+            text += (f", {row.n_false_negative} false negative, "  # pyright: ignore[reportAttributeAccessIssue]
+                     f"{row.n_false_positive} false positive")  # pyright: ignore[reportAttributeAccessIssue] # fmt: skip
         key = (
             "subgroups"
             if row.group != "all"
@@ -206,6 +209,12 @@ def _evaluation(source: Path, facts: Facts) -> None:
         )
         prefix = f"{row.group}: " if row.group != "all" else ""
         say(facts, key, prefix + text, table, f"{row.cohort}, {row.group}")
+    for cohort, cases in results.cases.items():
+        if trained := [case["case"] for case in cases if case.get("split") == "train"]:
+            say(facts, "disjoint", f"{len(trained)} of {len(cases)} {cohort} cases are training "
+                f"cases of their data set, for example {trained[0]}: scores of cases that the "
+                "network was trained on do not measure accuracy", file, "cases.csv, split"
+                )  # fmt: skip
     worst = [f"{row.case} {row.label} {row.metric}" for row in results.worst[:5]]
     say(facts, "failures", worst, f"{source.name}/worst.csv", "first rows")
     _cohort(results.options, file, facts)
@@ -254,7 +263,7 @@ def _study(source: Path, facts: Facts) -> None:
     say(facts, "objectives", study.get("question"), file, "study.question")
     arms = [f"{a['name']} ({a['bundle'] or 'existing masks'})" for a in study["arms"]]
     say(facts, "arms", arms, file, "study.arms")
-    say(facts, "partition", f"patients dealt into {study['folds']} parts, seed "
+    say(facts, "partition", f"patients split into {study['folds']} parts, seed "
         f"{study['split_seed']}; test parts {study['test_folds']}, the next validates", file,
         "study.folds, split_seed, test_folds")  # fmt: skip
     say(facts, "training", f"seeds {study['seeds']}; options {study['train']}; weights "
@@ -320,7 +329,7 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: is no JSON: {error}") from error
+        raise InputError(f"{path}: is not JSON: {error}") from error
 
 
 def _plain(value: Any) -> str:

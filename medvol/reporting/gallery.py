@@ -1,4 +1,4 @@
-"""The worst cases as pictures and as volumes that a page carries."""
+"""The worst cases as figures and as volumes that a page carries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Shown:
     Attributes:
         key: Cohort and case.
         why: Why it is among the worst, as numbers.
-        uri: A picture of three planes.
+        uri: A figure of three planes.
         parts: Role to gzipped NIfTI as base64.
         labels: Names of the structures.
         note: How the copy differs from the files.

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from medvol.datasets.pages import figure
-from medvol.evaluation import AgreementRow, Results, SummaryRow, Volume
-from medvol.metrics import Score, metric_of
+from medvol.evaluation import AgreementRow, Results, SummaryRow
+from medvol.metrics import Score, Volume, metric_of
 from medvol.reporting import style
 from medvol.reporting.style import Picture, save_picture, shorten
 from medvol.reporting.tables import metric_name
@@ -59,7 +59,7 @@ def _distribution(results: Results, metric: str, folder: Path) -> Picture:
     n = ", ".join(f"{shorten(r.label)} {r.n}" for r in rows[:8]) + (" ..." if len(rows) > 8 else "")
     caption = f"Every case a dot (n: {n}); box: quartiles; line: median; whisker: its interval."
     if any(row.n_infinite for row in rows):
-        caption += " A triangle at the edge: infinite distances, a structure missed or invented."
+        caption += " A triangle at the edge: infinite distances, one of two masks empty."
     return save_picture(fig, folder, f"distribution_{metric.replace('@', '_at_')}",
                         metric_name(metric), caption)  # fmt: skip
 
@@ -125,8 +125,8 @@ def _bland_altman(
         panel.set_ylabel(f"prediction - reference [{row.unit}]", fontsize=8)
     caption = (
         f"Bland and Altman, {cohort}: bias (blue) and 95% limits of agreement (dashed), each with "
-        "its percentile bootstrap interval as a band, patients resampled whole. Missed and "
-        "invented structures count with volume 0."
+        "its percentile bootstrap interval as a band, patients resampled whole. An "
+        "empty mask counts with volume 0."
     )
     name = "bland_altman" + ("" if cohort == "internal" else f"_{cohort}")
     return save_picture(fig, folder, name, "Agreement of volumes", caption, is_wide=across > 2)
@@ -170,7 +170,7 @@ def _forest(
     axes.set_xlabel(f"mean {metric_name(metric)}" + (f" [{unit}]" if unit else ""))
     axes.grid(axis="x", color="#E5E8EB", linewidth=0.7)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    caption = ("Mean of each run with its BCa interval; means that are infinite (a missed or "
-               "invented structure) are not drawn, see the tables.")  # fmt: skip
+    caption = ("Mean of each run with its BCa interval; means that are infinite (one of two "
+               "masks empty) are not drawn, see the tables.")  # fmt: skip
     return save_picture(fig, folder, f"runs_{metric.replace('@', '_at_')}",
                         f"Runs side by side: {metric_name(metric)}", caption)  # fmt: skip

@@ -1,4 +1,4 @@
-"""A picture of a volume in three planes, with the outlines of its structures."""
+"""A volume in three planes as a figure, with the outlines of its structures."""
 
 from __future__ import annotations
 

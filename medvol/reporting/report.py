@@ -13,6 +13,7 @@ from medvol.core.files import output_path, write_text
 from medvol.evaluation import Results, read_results
 from medvol.evaluation.classification import ClassRow
 from medvol.metrics import Score
+from medvol.metrics.registry import FALSE_NEGATIVE, FALSE_POSITIVE
 from medvol.reporting.cases import CaseTable, case_table, find_files
 from medvol.reporting.gallery import Shown, show_worst
 from medvol.reporting.mask_figures import forest, mask_pictures
@@ -57,7 +58,7 @@ def write_report(
     Nothing is computed here: every number and every curve is read from the runs' folders.
 
     Args:
-        runs: Folders that ``medvol evaluate`` wrote.
+        runs: Folders that ``medvol evaluate``, or a bundle's own evaluation, wrote.
         out: Folder to write; created.
         title: Heading of the page.
         names: A name for each run; by default its folder's.
@@ -181,7 +182,7 @@ def _data(sections: Sequence[_Section]) -> tuple[dict[str, Any], dict[str, str]]
 
 
 def _patients(name: str, count: int, cases: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    unknown = sum(case.get("patient_known") == "no" for case in cases)
+    unknown = sum(not case["patient_group"] for case in cases)
     note = f" (unknown for {unknown} cases, each counted as one)" if unknown else ""
     return {"name": f"patients{name}", "value": f"{count}{note}", "alert": bool(unknown)}
 
@@ -197,6 +198,9 @@ def _facts(results: Results) -> list[dict[str, Any]]:
             {"name": f"cases{name}", "value": len(cases), "alert": False},
             _patients(name, max(row.n_patients for row in own), cases),
         ]
+        if trained := sum(case.get("split") == "train" for case in cases):
+            facts.append({"name": f"training cases among them{name}", "value": trained,
+                          "alert": True})  # fmt: skip
         if results.kind == "masks":
             counts = _mask_counts(results.scores[cohort])
             facts += [
@@ -210,10 +214,10 @@ def _facts(results: Results) -> list[dict[str, Any]]:
 
 
 def _mask_counts(scores: Sequence[Score]) -> dict[str, int]:
-    """Structures missed and invented: how often an empty mask decided a score."""
+    """Structures of which one mask is empty: how often that decided a score."""
     why = {(s.case, s.label): s.why_undefined for s in scores if s.why_undefined}
-    return {"missed structures": sum("missed" in text for text in why.values()),
-            "invented structures": sum("invented" in text for text in why.values())}  # fmt: skip
+    return {f"{what} structures": sum(what in text for text in why.values())
+            for what in (FALSE_NEGATIVE, FALSE_POSITIVE)}  # fmt: skip
 
 
 def _lead(sections: Sequence[_Section]) -> str:

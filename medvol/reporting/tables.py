@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from medvol.core.files import csv_text
 from medvol.evaluation import Results, SummaryRow, show, show_interval
 from medvol.evaluation.classification import ClassRow
 from medvol.metrics import find_metric
-from medvol.metrics.registry import Metric
+from medvol.metrics.registry import FALSE_NEGATIVE, FALSE_POSITIVE, Metric
 
 _ACRONYMS = {
     "hd95", "assd", "masd", "asd", "nsd", "auc", "roc", "iou", "ece", "ppv", "npv", "mcc", "lr",
@@ -55,11 +54,7 @@ class Table:
 
     def to_csv(self) -> str:
         """The table as CSV."""
-        sink = io.StringIO()
-        writer = csv.writer(sink, lineterminator="\n")
-        writer.writerow(self.header)
-        writer.writerows(self.rows)
-        return sink.getvalue()
+        return csv_text(self.header, self.rows)
 
     def to_latex(self) -> str:
         """The table for LaTeX with the booktabs package; every cell is escaped."""
@@ -107,10 +102,10 @@ def origin_table(results: Results, records: Sequence[Mapping[str, Any]]) -> Tabl
         records: Content of the cases' ``prediction.json`` files, as far as there are any.
     """
     skipped = {"pred", "ref", "data", "train", "scores", "validation", "external", "labels",
-               "external_pred", "external_ref", "external_data"}  # fmt: skip
+               "external_pred", "external_ref", "external_data", "regions", "split"}  # fmt: skip
     shown = {k: v for k, v in results.options.items() if k not in skipped and v not in (None, ())}
     digest = hashlib.sha256("".join(sorted(results.inputs.values())).encode()).hexdigest()
-    rows = [("command", f"medvol evaluate ({results.kind})")]
+    rows = [("command", results.command)]
     rows += [(k.replace("_", " "), _plain(v)) for k, v in shown.items()]
     rows.append(
         ("inputs", f"{len(results.inputs)} files, SHA-256 of their sorted digests {digest}")
@@ -121,7 +116,8 @@ def origin_table(results: Results, records: Sequence[Mapping[str, Any]]) -> Tabl
                if isinstance(b := r.get("bundle"), Mapping) and b.get("name")}  # fmt: skip
     rows += [("bundle", name) for name in sorted(bundles)]
     rows.append(("versions", ", ".join(f"{k} {v}" for k, v in results.versions.items())))
-    rows.append(("repeat it exactly", "medvol evaluate --rerun run.json"))
+    if results.command.startswith("evaluate"):
+        rows.append(("repeat it exactly", "medvol evaluate rerun run.json"))
     return Table("provenance", "Provenance", "", ("what", "value"), rows)
 
 
@@ -153,8 +149,8 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 def _mask_table(name: str, rows: Sequence[Any], confidence: str) -> Table:
     header = ("label", "metric", "n (patients)", f"mean ({confidence} CI)",
-              f"median ({confidence} CI)", "quartiles", "worst", "undefined", "infinite", "missed",
-              "invented")  # fmt: skip
+              f"median ({confidence} CI)", "quartiles", "worst", "undefined", "infinite",
+              FALSE_NEGATIVE, FALSE_POSITIVE)  # fmt: skip
     cells = []
     for row in rows:
         spread = "undefined" if math.isnan(row.q25) else f"{show(row.q25)} to {show(row.q75)}"
@@ -162,13 +158,14 @@ def _mask_table(name: str, rows: Sequence[Any], confidence: str) -> Table:
             (row.label, metric_name(row.metric) + (f" [{row.unit}]" if row.unit else ""),
              f"{row.n} ({row.n_patients})", show_interval(row.mean, row.mean_lower, row.mean_upper),
              show_interval(row.median, row.median_lower, row.median_upper), spread,
-             show(row.worst), str(row.n_undefined), str(row.n_infinite), str(row.n_missed),
-             str(row.n_invented))
+             show(row.worst), str(row.n_undefined), str(row.n_infinite), str(row.n_false_negative),
+             str(row.n_false_positive))
         )  # fmt: skip
     caption = (
         f"Mean with BCa and median with percentile bootstrap {confidence} intervals, patients "
         "resampled whole. Undefined values (nothing to find, nothing found) are left out of "
-        "both and counted; a missed or an invented structure counts as Dice 0 and distance inf."
+        "both and counted; a false negative or false positive structure counts as Dice 0 "
+        "and distance inf."
     )
     return _table(name, caption, header, cells, rows)
 

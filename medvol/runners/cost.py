@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-import zlib
-from collections import defaultdict
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from medvol.core.errors import ConfigError, InputError
+from medvol.core.errors import ConfigError
 from medvol.core.geometry import Geometry
-from medvol.datasets.listing import is_dicom_file
 from medvol.inferers import MemoryPlan, PredictionPipeline, onednn_convolutions
+from medvol.io import InputWarning, inspect_image
 from medvol.runners.session import Session
 from medvol.transforms import output_grid
 
@@ -41,22 +38,15 @@ class RunEstimate:
         )
 
 
-def read_geometry(path: str) -> Geometry | None:
-    """Grid of an image from its header, in RAS; None where that takes reading the whole."""
-    name = path.lower()
-    if name.endswith((".nii", ".nii.gz")):
-        import nibabel as nib
-        from nibabel.filebasedimages import ImageFileError
+def header_grid(session: Session, path: str) -> Geometry | None:
+    """The grid of an image from its headers; None where its format has none.
 
-        try:
-            image: Any = nib.load(path)
-        except (ImageFileError, OSError, ValueError, EOFError, zlib.error) as error:
-            raise InputError(f"{path}: is no readable NIfTI file: {error}") from error
-        shape = (*image.shape, 1, 1, 1)[:3]
-        return Geometry((shape[0], shape[1], shape[2]), np.asarray(image.affine, np.float64))
-    if name.endswith((".nrrd", ".nhdr", ".mha", ".mhd")):
-        return _itk_geometry(path)
-    return _dicom_geometry(Path(path)) if Path(path).is_dir() else None
+    Raises:
+        InputError: Whatever reading would reject, as far as headers tell.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", InputWarning)  # reading will warn
+        return inspect_image(path, session.read_options).geometry
 
 
 def plan_case(session: Session, source: Geometry | None) -> dict[str, Any]:
@@ -84,7 +74,7 @@ def job_plan(session: Session, path: str, *, is_timed: bool = False) -> MemoryPl
         TooLargeError: If the ceilings cannot be kept.
         ConfigError: If the network's memory cannot be estimated but there is a ceiling.
     """
-    source = read_geometry(path)
+    source = header_grid(session, path)
     return None if source is None else grid_plan(session, source, is_timed=is_timed)
 
 
@@ -144,53 +134,3 @@ def window_seconds(session: Session, size: Sequence[int]) -> float:
                 torch.cuda.synchronize(session.device)
             best = min(best, time.perf_counter() - start)
     return best
-
-
-def _itk_geometry(path: str) -> Geometry:
-    import SimpleITK as sitk
-
-    from medvol.core.geometry import affine_from_lps
-
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputError(f"{path}: its header cannot be read") from error
-    if reader.GetDimension() != 3:
-        raise InputError(f"{path}: has {reader.GetDimension()} axes, not 3")
-    lps = np.eye(4)
-    lps[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
-    lps[:3, 3] = reader.GetOrigin()
-    x, y, z = reader.GetSize()
-    return Geometry((x, y, z), affine_from_lps(lps))
-
-
-def _dicom_geometry(folder: Path) -> Geometry | None:
-    """Size and spacing of a folder's longest series from its headers, enough for a plan."""
-    import pydicom
-    from pydicom.errors import InvalidDicomError
-
-    tags = ["Rows", "Columns", "PixelSpacing", "SliceThickness", "NumberOfFrames",
-            "SpacingBetweenSlices", "SeriesInstanceUID", "ImagePositionPatient"]  # fmt: skip
-    series: dict[str, list[Any]] = defaultdict(list)
-    try:
-        for path in sorted(p for p in folder.iterdir() if is_dicom_file(p)):
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
-            series[str(header.get("SeriesInstanceUID"))].append(header)
-        return _series_geometry(max(series.values(), key=len))
-    except (InvalidDicomError, AttributeError, IndexError, TypeError, ValueError, OSError,
-            EOFError, NotImplementedError):  # fmt: skip
-        return None  # the reader will name the fault
-
-
-def _series_geometry(headers: Sequence[Any]) -> Geometry:
-    first = headers[0]
-    places = {tuple(float(v) for v in h.get("ImagePositionPatient") or ()) for h in headers}
-    slices = int(first.get("NumberOfFrames") or len(places - {()}) or len(headers))
-    step = first.get("SpacingBetweenSlices") or first.get("SliceThickness")
-    if slices == len(places) > 1:  # a slice may be thicker or thinner than the step to the next
-        low, high = np.min(list(places), axis=0), np.max(list(places), axis=0)
-        step = np.linalg.norm(high - low) / (slices - 1)
-    spacing = [float(first.PixelSpacing[1]), float(first.PixelSpacing[0]), float(step)]
-    return Geometry((int(first.Columns), int(first.Rows), slices), np.diag([*spacing, 1.0]))

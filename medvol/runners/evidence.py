@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from medvol.bundle import Bundle
 from medvol.core.errors import MissingInputError
 from medvol.core.files import atomic_path, sha256_file
+from medvol.io import read_label, read_scan
+from medvol.runners.record import PredictOptions
+from medvol.runners.session import Session
 
 if TYPE_CHECKING:
     from medvol.datasets import Case
 
 Map = NDArray[np.uint8]
-_DECISIONS = ("AsDiscreted", "ToLabelMapd", "RegionsToLabelMapd")
 
 
 @dataclass(frozen=True)
@@ -125,23 +127,12 @@ def ensemble_config(bundle: Bundle, count: int) -> dict[str, Any]:
     member = bundle.config("train")["network_def"]
     if count == 1:
         return member
-    steps = bundle.config("inference")["postprocessing"]["transforms"]
-    is_sigmoid = any(step.get("sigmoid") is True for step in steps if isinstance(step, dict))
     return {
         "_target_": "medvol.networks.Ensemble",
         "networks": member,
-        "activation": "sigmoid" if is_sigmoid else "softmax",
+        "activation": bundle.config("inference")["decision"]["activation"],
         "count": count,
     }
-
-
-def decision_place(steps: Sequence[Any]) -> int | None:
-    """Where in the postprocessing the decision stands."""
-    for place, step in enumerate(steps):
-        name = str(step.get("_target_", "")) if isinstance(step, dict) else ""
-        if name.rpartition(".")[2] in _DECISIONS:
-            return place
-    return None
 
 
 def predict_cases(
@@ -155,36 +146,48 @@ def predict_cases(
     """Predict a data set, or the cases that one fold held out, with the mean of some members.
 
     Args:
-        bundle: Whose evaluation is run.
+        bundle: Whose pipeline predicts.
         data: Data set.
         members: Weights files; several are averaged.
-        cache: Folder of label maps; what the same members said of the same files before is there
-            already and needs no prediction.
+        cache: Folder of label maps; those of the same members and files are not predicted again.
         fold: Only the cases that this fold held out.
         keeps_probs: Keep probabilities beside the label maps.
     """
-    from ignite.engine import Events
-
     from medvol.datasets import read_dataset
 
     found = read_dataset(data).cases
     cache = cache / _key(bundle, members, found)
-    parser = bundle.parser(
-        "evaluate", dataset_dir=data, fold=fold, output_dir=str(cache / "scores"),
-        checkpoint=str(_joined(members, cache)),
-        network_def=ensemble_config(bundle, len(members)), **{"handlers": []},
-        **({"postprocessing": _with_copy(bundle)} if keeps_probs else {}),
-    )  # fmt: skip
+    listed = bundle.parser("evaluate", dataset_dir=data, fold=fold).get_parsed_content("cases")
     patients = {case.case: case.group for case in found}
-    names = [str(row["case"]) for row in parser.get_parsed_content("cases")]
-    places = [cache / f"{name}.npz" for name in names]
+    places = [cache / f"{row['case']}.npz" for row in listed]
     if not all(_holds(path, keeps_probs) for path in places):
-        engine = parser.get_parsed_content("evaluator")
-        engine.add_event_handler(Events.ITERATION_COMPLETED, _Keeper(places))
-        engine.run()
+        formats = ("nifti", "probabilities") if keeps_probs else ("nifti",)
+        options = PredictOptions(
+            str(bundle.path), str(cache), formats, ensemble=tuple(map(str, members)),
+            is_trusted=bool(bundle.is_trusted),
+        )  # fmt: skip
+        session = Session(options)
+        for row, place in zip(listed, places, strict=True):
+            _keep(session, row, place)
     number = -1 if fold is None else fold
+    names = [str(row["case"]) for row in listed]
     return [_read(path, name, number, patients[name], keeps_probs)
             for path, name in zip(places, names, strict=True)]  # fmt: skip
+
+
+def _keep(session: Session, row: Mapping[str, Any], place: Path) -> None:
+    """Predict one case and write its maps."""
+    data: Any = session.preprocessing({"image": row["image"]})
+    prediction = session.predict(data)
+    label = read_label(row["label"], session.labels, reference=read_scan(row["image"]))
+    ref = np.asarray(label.array)[0].reshape(prediction.source.shape)
+    maps = {"pred": prediction.labels, "ref": np.rint(ref).astype(np.uint8)}
+    if prediction.probabilities is not None:
+        maps["probs"] = np.round(255 * np.moveaxis(prediction.probabilities, -1, 0)).astype(
+            np.uint8
+        )
+    with atomic_path(place) as scratch:
+        np.savez_compressed(scratch, voxel_mm3=math.prod(prediction.source.spacing_mm), **maps)
 
 
 def _key(bundle: Bundle, members: Sequence[Path], cases: Sequence[Case]) -> str:
@@ -195,52 +198,11 @@ def _key(bundle: Bundle, members: Sequence[Path], cases: Sequence[Case]) -> str:
     return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
 
 
-class _Keeper:
-    """Ignite handler that writes each case's maps to its place."""
-
-    def __init__(self, places: Sequence[Path]) -> None:
-        self.places = iter(places)
-
-    def __call__(self, engine: Any) -> None:
-        import torch
-
-        for row in engine.state.output:
-            ref, pred = row["label"], row["pred"]
-            voxel = math.prod(float(v) for v in ref.pixdim[: ref.ndim - 1])
-            maps = {name: np.asarray(torch.as_tensor(v).cpu())[0].astype(np.uint8)
-                    for name, v in (("pred", pred), ("ref", ref))}  # fmt: skip
-            if "probs" in row:
-                probs = np.asarray(torch.as_tensor(row["probs"]).cpu(), np.float32)
-                maps["probs"] = np.round(255 * probs).astype(np.uint8)
-            with atomic_path(next(self.places)) as scratch:
-                np.savez_compressed(scratch, voxel_mm3=voxel, **maps)
-
-
-def _with_copy(bundle: Bundle) -> dict[str, Any]:
-    """The bundle's postprocessing, which copies the probabilities before it decides."""
-    found = bundle.config("evaluate")["postprocessing"]
-    steps = list(found["transforms"])
-    step = {"_target_": "CopyItemsd", "keys": "pred", "names": "probs"}
-    steps.insert(decision_place(steps) or 0, step)
-    return {**found, "transforms": steps}
-
-
 def _holds(path: Path, has_probs: bool) -> bool:
     if not path.is_file():
         return False
     with np.load(path) as found:
         return not has_probs or "probs" in found.files
-
-
-def _joined(members: Sequence[Path], cache: Path) -> Path:
-    if len(members) == 1:
-        return members[0]
-    from medvol.engines import save_checkpoint
-    from medvol.networks import join_states, load_weights
-
-    path = cache / "members.pt"
-    save_checkpoint(path, join_states([load_weights(member) for member in members]))
-    return path
 
 
 def _read(path: Path, case: str, fold: int, patient: str, has_probs: bool) -> CaseMaps:

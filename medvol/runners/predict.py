@@ -15,7 +15,7 @@ from medvol.core.memory import peak_ram_bytes
 from medvol.inferers import Prediction, is_out_of_memory
 from medvol.inferers.pipeline import source_of
 from medvol.runners.cases import CaseInput, input_digest
-from medvol.runners.cost import plan_case, read_geometry
+from medvol.runners.cost import header_grid, plan_case
 from medvol.runners.outputs import structures, write_outputs
 from medvol.runners.record import Record, earlier, sweep
 from medvol.runners.session import Session
@@ -54,7 +54,7 @@ def load(session: Session, case: CaseInput) -> PreparedCase:
             prepared.record = found
             return prepared
         sweep(options.out, case.name)
-        record.predicted = plan_case(session, read_geometry(case.path))
+        record.predicted = plan_case(session, header_grid(session, case.path))
         with _timed(record, "load"):
             data: Any = session.preprocessing({"image": case.path})
         record.predicted = record.predicted or plan_case(session, source_of(data["image"]))

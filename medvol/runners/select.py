@@ -26,12 +26,12 @@ from medvol.runners.evidence import (
     predict_cases,
 )
 from medvol.runners.thresholds import (
-    Decision,
+    ThresholdRule,
     Thresholds,
     choose_thresholds,
-    decision_of,
     insert_thresholds,
     redrawn,
+    rule_of,
 )
 from medvol.runners.train import RECORD, Say
 
@@ -112,7 +112,7 @@ def select(
     if Path(output).exists():
         raise ConfigError(f"{output}: exists; choose another folder")
     source = load(bundle, is_trusted=True if options.is_trusted else None)
-    decision = decision_of(source) if options.thresholds else None
+    decision = rule_of(source) if options.thresholds else None
     pools = _pools(source, [Path(run) for run in runs], data, decision is not None, say)
     rows = [choice_of(pool.name, [mean_dice(maps, source.labels) for maps in pool.cases],
                       pool.cases) for pool in pools]  # fmt: skip
@@ -174,7 +174,7 @@ def _require_same_split(source: Bundle, run: Path) -> None:
 
 
 def _refined(
-    pool: Sequence[CaseMaps], labels: Mapping[int, str], decision: Decision | None
+    pool: Sequence[CaseMaps], labels: Mapping[int, str], decision: ThresholdRule | None
 ) -> tuple[Thresholds, Cleaning, list[Choice]]:
     """Thresholds first, then cleaning of what they draw."""
     chosen: Thresholds = {}
@@ -191,7 +191,7 @@ def export(
     members: Sequence[Path],
     chosen: Selection,
     output: Path,
-    decision: Decision | None = None,
+    decision: ThresholdRule | None = None,
 ) -> None:
     """Write the bundle: averaging network, joined weights, thresholds, cleaning, its evidence."""
     from medvol.engines import save_checkpoint
@@ -201,17 +201,17 @@ def export(
     states = [load_weights(path) for path in members]
     state = states[0] if len(states) == 1 else join_states(states)
     save_checkpoint(output / "models" / "model.pt", state)
+    channels = len(source.metadata["network_data_format"]["outputs"]["pred"]["channel_def"])
     for task in ("inference", "evaluate"):
         path = output / "configs" / f"{task}.json"
         if not path.is_file():
             continue
         config = json.loads(path.read_text("utf-8"))
         config["network_def"] = ensemble_config(source, len(members))
-        steps = config["postprocessing"]["transforms"]
         if chosen.thresholds and decision is not None:
-            insert_thresholds(steps, decision, chosen.thresholds)
+            insert_thresholds(config, decision, chosen.thresholds, channels)
         if chosen.cleaning:
-            insert_cleaning(steps, chosen.cleaning)
+            insert_cleaning(config["postprocessing"]["transforms"], chosen.cleaning)
         write_text(path, json.dumps(config, indent=4, ensure_ascii=False) + "\n")
     path = output / "configs" / "metadata.json"
     facts = json.loads(path.read_text("utf-8"))
@@ -278,7 +278,7 @@ def _members(
 
 
 def _crossfitted(
-    pool: Sequence[CaseMaps], labels: Mapping[int, str], decision: Decision | None
+    pool: Sequence[CaseMaps], labels: Mapping[int, str], decision: ThresholdRule | None
 ) -> float:
     found = []
     for fold in sorted({maps.fold for maps in pool}):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Mapping
 from functools import cached_property
@@ -15,6 +16,7 @@ from medvol.bundle import load
 from medvol.core.errors import ConfigError
 from medvol.core.files import sha256_file
 from medvol.inferers import Prediction, PredictionPipeline
+from medvol.io import MedvolReader, ReadOptions
 from medvol.runners.backend import open_backend
 from medvol.runners.foreign import EvaluatorPipeline
 from medvol.runners.members import joint_digest, member_identities, named_members
@@ -98,6 +100,15 @@ class Session:
         inputs = self.bundle.metadata.get("network_data_format", {}).get("inputs", {})
         stated = inputs.get("image", {}).get("num_channels")
         return int(stated or self.config.get("network_def", {}).get("in_channels", 1))
+
+    @property
+    def read_options(self) -> ReadOptions:
+        """How the bundle's ``LoadImaged`` reads an image, with what the user states of it."""
+        steps = self.config["preprocessing"]["transforms"]
+        load = next((s for s in steps if str(s.get("_target_")).endswith("LoadImaged")), {})
+        known = inspect.signature(MedvolReader).parameters
+        named = {k: v for k, v in {**load, **self.options.reader}.items() if k in known}
+        return MedvolReader(**named).options
 
     @property
     def window(self) -> tuple[int, ...]:

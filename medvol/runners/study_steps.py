@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medvol.core.errors import ConfigError, MedvolError
-from medvol.core.files import write_bytes, write_json, write_text
+from medvol.core.files import rows_to_csv, write_bytes, write_json, write_text
 from medvol.runners.monai_run import run_task
 from medvol.runners.study_file import Arm, Study, StudyData
 
@@ -176,7 +176,7 @@ def evaluate_seed(job: Job, jobs: int, report: Report) -> None:
 
 def write_tables(study: Study, data: Mapping[str, Path], out: Path, report: Report) -> None:
     """``arms.csv`` and ``tests.csv`` from the evaluations of every seed."""
-    from medvol.evaluation import BootstrapPlan, adjusted, rows_to_csv
+    from medvol.evaluation import BootstrapPlan, adjusted
 
     plan, arms, keys, tests = BootstrapPlan(resamples=study.resamples), [], [], []
     for count, one in enumerate(study.data):
@@ -299,8 +299,6 @@ def _held_out(job: Job) -> Path:
 
 def _join_folds(job: Job, part: str) -> None:
     """The predictions of all folds in one table with the column ``fold``."""
-    from medvol.evaluation import rows_to_csv
-
     rows = []
     for fold in job.folds:
         path = replace(job, folds=(fold,)).run / "predicted" / part / "predictions.csv"

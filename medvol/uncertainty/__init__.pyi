@@ -9,16 +9,10 @@ from .operating import fit_operating as fit_operating
 from .operating import load_operating as load_operating
 from .review import Review as Review
 from .review import ReviewLimits as ReviewLimits
-from .review import RiskCoverage as RiskCoverage
 from .review import fit_limit as fit_limit
 from .review import review_case as review_case
-from .review import risk_coverage as risk_coverage
-from .sampling import Spread as Spread
 from .sampling import ensemble as ensemble
-from .sampling import entropy as entropy
 from .sampling import mc_dropout as mc_dropout
-from .sampling import spread_of as spread_of
-from .sampling import structure_agreement as structure_agreement
 from .table import PredictionTable as PredictionTable
 from .temperature import apply_temperature as apply_temperature
 from .temperature import fit_temperature as fit_temperature

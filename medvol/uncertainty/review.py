@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from medvol.core import ConfigError, InputError
+from medvol.core import InputError
 
 
 @dataclass(frozen=True)
@@ -97,46 +97,6 @@ def fit_limit(uncertainty: ArrayLike, share: float = 0.1) -> float:
         raise InputError("a limit needs finite values and a share between 0 and 1")
     index = math.ceil(len(values) * (1 - share) - 1e-9) - 1
     return float(values[max(0, index)])
-
-
-@dataclass(frozen=True)
-class RiskCoverage:
-    """Error rate among the cases that are kept when the least sure are sent to review.
-
-    Attributes:
-        kept: Share of cases kept, rising to 1.
-        risk: Their error rate.
-    """
-
-    kept: tuple[float, ...]
-    risk: tuple[float, ...]
-
-    @property
-    def area(self) -> float:
-        """Mean risk over all shares (AURC); uncertainty is of use if it is below the last risk."""
-        return float(np.mean(self.risk))
-
-    def risk_at(self, share: float) -> float:
-        """Error rate when that share of the cases is kept."""
-        return self.risk[int(np.searchsorted(self.kept, share - 1e-9))]
-
-
-def risk_coverage(uncertainty: ArrayLike, is_wrong: ArrayLike) -> RiskCoverage:
-    """The risk-coverage curve; ties are kept together, so their order cannot flatter it.
-
-    Source:
-        Geifman & El-Yaniv 2017, NeurIPS, arXiv:1705.08500.
-    """
-    uncertainty = np.asarray(uncertainty, np.float64).ravel()
-    wrong: NDArray[np.float64] = np.asarray(is_wrong, np.float64).ravel()
-    if len(uncertainty) != len(wrong) or not len(wrong):
-        raise ConfigError(f"{len(uncertainty)} uncertainties for {len(wrong)} cases")
-    order = np.argsort(uncertainty, kind="stable")
-    _, starts, sizes = np.unique(uncertainty[order], return_index=True, return_counts=True)
-    blocks = np.add.reduceat(wrong[order], starts) / sizes
-    errors = np.cumsum(np.repeat(blocks, sizes))
-    count = np.arange(1, len(wrong) + 1)
-    return RiskCoverage(tuple((count / len(wrong)).tolist()), tuple((errors / count).tolist()))
 
 
 def _near(probability: float, threshold: float, margin: float) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -13,46 +12,6 @@ from torch.nn.modules.dropout import _DropoutNd
 from medvol.core import ConfigError
 
 Predict = Callable[[Tensor, nn.Module], Tensor]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """What several probability predictions say together; shapes (B, ...) unless stated.
-
-    Attributes:
-        mean: Mean probability, shape (B, classes, ...).
-        total: Entropy of the mean, in nats.
-        aleatoric: Mean of the entropies: ambiguity that every member sees.
-        epistemic: Total minus aleatoric, the members' disagreement; 0 if they agree.
-    """
-
-    mean: Tensor
-    total: Tensor
-    aleatoric: Tensor
-    epistemic: Tensor
-
-
-def spread_of(probabilities: Tensor) -> Spread:
-    """Split the uncertainty of several predictions into its two kinds.
-
-    Args:
-        probabilities: Shape (samples, B, classes, ...), summing to 1 over classes.
-
-    Source:
-        Depeweg et al. 2018, ICML, arXiv:1710.07283 (mutual information).
-    """
-    if probabilities.ndim < 3 or not len(probabilities):
-        raise ConfigError(
-            f"probabilities of shape {tuple(probabilities.shape)}: (samples, B, classes, ...)"
-        )
-    mean = probabilities.mean(0)
-    total, aleatoric = entropy(mean), entropy(probabilities, 2).mean(0)
-    return Spread(mean, total, aleatoric, (total - aleatoric).clamp_min(0))
-
-
-def entropy(probabilities: Tensor, dim: int = 1) -> Tensor:
-    """Entropy over the classes in nats, 0 to log(classes)."""
-    return -torch.xlogy(probabilities, probabilities).sum(dim)
 
 
 def mc_dropout(
@@ -109,25 +68,6 @@ def ensemble(networks: Sequence[nn.Module], x: Tensor, *, predict: Predict | Non
         for module, flag in flags:
             module.training = flag
     return torch.stack(found)
-
-
-def structure_agreement(masks: Tensor) -> float:
-    """Mean Dice over all pairs of sampled masks of one structure; 1 if all are empty.
-
-    Args:
-        masks: Boolean, shape (samples, X, Y, Z), at least two samples.
-
-    Source:
-        Roy et al. 2019, NeuroImage 195:11, doi:10.1016/j.neuroimage.2019.03.042.
-    """
-    if len(masks) < 2:
-        raise ConfigError("agreement needs two samples")
-    flat = masks.flatten(1).double()
-    sizes = flat.sum(1)
-    both = sizes[:, None] + sizes[None]
-    dice = torch.where(both > 0, 2 * (flat @ flat.T) / both.clamp_min(1), 1.0)
-    rows, columns = torch.triu_indices(len(masks), len(masks), 1)
-    return float(dice[rows, columns].mean())
 
 
 def _probabilities(network: nn.Module, x: Tensor, predict: Predict | None) -> Tensor:

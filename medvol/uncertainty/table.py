@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import os
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 from ignite.engine import Engine, Events
 
-from medvol.core import ConfigError, output_path, sha256_file, write_json, write_text
+from medvol.core import ConfigError, output_path, rows_to_csv, sha256_file, write_json, write_text
 from medvol.io import image_digest
 from medvol.uncertainty.operating import Decision, load_operating
 
@@ -136,7 +134,7 @@ class PredictionTable:
         write_json(output_path(self.folder, name, "prediction.json"), content)
 
     def _write(self) -> None:
-        write_text(self.folder / "predictions.csv", _csv(self.rows))
+        write_text(self.folder / "predictions.csv", rows_to_csv(self.rows, ("case", "image")))
 
 
 def decision_columns(decision: Decision) -> dict[str, str]:
@@ -172,12 +170,3 @@ def _bundle_facts(root: Path) -> dict[str, Any]:
     if weights.is_file():
         facts["weights_sha256"] = sha256_file(weights)
     return facts
-
-
-def _csv(rows: Sequence[dict[str, str]]) -> str:
-    sink = io.StringIO()
-    names = list(rows[0]) if rows else ["case", "image"]
-    writer = csv.DictWriter(sink, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return sink.getvalue()

@@ -38,30 +38,32 @@ def run(capsys, *arguments):
 
 def test_segmentation_prints_n_misses_and_intervals(folder, capsys):
     masks = ("--pred", folder / "pred", "--ref", folder / "ref", "--resamples", 200)
-    code, out, _ = run(capsys, "evaluate", *masks, "-o", folder / "out", "--labels", "1=liver")
+    code, out, _ = run(
+        capsys, "evaluate", "masks", *masks, "-o", folder / "out", "--labels", "1=liver"
+    )
     assert code == 0
-    assert "n=6, 0 undefined, 1 infinite, 1 missed, 0 invented" in out
-    assert "c3  liver  hd95 inf mm  (prediction is empty: the structure was missed)" in out
-    code, out, _ = run(capsys, "evaluate", *masks, "-o", folder / "out", "--json")
+    assert "n=6, 0 undefined, 1 infinite, 1 false negative, 0 false positive" in out
+    assert "c3  liver  hd95 inf mm  (prediction is empty: false negative)" in out
+    code, out, _ = run(capsys, "evaluate", "masks", *masks, "-o", folder / "out", "--json")
     rows = json.loads(out)["table"]
     assert {row["metric"] for row in rows} == {"dice", "hd95", "assd", "nsd_voxel@2mm"}
     assert rows[1]["mean"] == "inf"
-    code, out, _ = run(capsys, "evaluate", "--rerun", folder / "out" / "run.json")
+    code, out, _ = run(capsys, "evaluate", "rerun", folder / "out" / "run.json")
     assert (code, "repeated exactly" in out) == (0, True)
 
 
 def test_a_run_that_does_not_repeat_exits_1(folder, capsys):
-    run(capsys, "evaluate", "--scores", folder / "test.csv", "-o", folder / "o", "--resamples", 99)
+    run(capsys, "evaluate", "scores", folder / "test.csv", "-o", folder / "o", "--resamples", 99)
     path = folder / "o" / "run.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    code, out, _ = run(capsys, "evaluate", "--rerun", path, "--json")
+    code, out, _ = run(capsys, "evaluate", "rerun", path, "--json")
     assert code == 1
     assert json.loads(out)["changed"] == ["curves.json", "summary.csv"]
 
 
 def test_classification_prints_counts_and_where_the_threshold_is_from(folder, capsys):
     code, out, _ = run(
-        capsys, "evaluate", "--scores", folder / "test.csv", "--validation", folder / "val.csv",
+        capsys, "evaluate", "scores", folder / "test.csv", "--validation", folder / "val.csv",
         "-o", folder / "out", "--resamples", 200, "--by", "age",
     )  # fmt: skip
     assert code == 0
@@ -102,45 +104,43 @@ def test_drift_of_images_alarms_with_exit_1(folder, capsys):
 def test_pairs_in_time_are_followed(folder, capsys):
     (folder / "pairs.csv").write_text("case,baseline,followup\na,ref/c0.nii.gz,ref/c1.nii.gz\n")
     code, out, _ = run(
-        capsys, "evaluate", "--longitudinal", folder / "pairs.csv", "-o", folder / "out",
+        capsys, "evaluate", "lesions", folder / "pairs.csv", "-o", folder / "out",
         "--repeatability", 20, "--json",
     )  # fmt: skip
     assert (code, json.loads(out)[0]["status"]) == (0, "stable")
 
 
+_MASKS = ("masks", "--pred", "pred", "--ref", "ref", "-o", "out")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--pred", "pred", "--ref", "ref"], "output folder"),
-        (["--pred", "pred", "-o", "out"], "--pred and --ref"),
-        (["--pred", "none", "--ref", "ref", "-o", "out"], "none: no such folder"),
-        (["--pred", "pred", "--ref", "ref", "-o", "out", "--metrics", "dyce"], "'dyce' is unknown"),
-        (["--pred", "pred", "--ref", "ref", "-o", "out", "--tau", "wide"], "'wide' is no number"),
-        (["--pred", "pred", "--ref", "ref", "-o", "out", "--tau", "-1"], "tau must be"),
-        (["--pred", "pred", "--ref", "ref", "-o", "out", "--labels", "liver"], "1=liver"),
-        (["--pred", "pred", "--ref", "ref", "-o", "out", "--by", "site"], "no case has a value"),
-        (["--pred", "pred", "--ref", "ref", "-o", "out", "--resamples", "0"], "resamples"),
-        (["--scores", "test.csv", "--pred", "pred", "-o", "out"], "--scores is for"),
-        (["--scores", "test.csv", "--validation", "val.csv", "--at", "best", "-o", "out"], "best"),
-        (["--rerun", "test.csv"], "is no JSON"),
-        (["--scores", "test.csv", "--at", "youden", "-o", "out"], "--at needs --validation"),
-        (["--scores", "test.csv", "--tau", "1", "-o", "out"], "--tau says nothing beside --scores"),
-        (
-            ["--pred", "pred", "--ref", "ref", "--validation", "val.csv", "-o", "out"],
-            "--validation says nothing beside --pred",
-        ),
-        (
-            ["--pred", "pred", "--ref", "ref", "--external-data", "x", "-o", "out"],
-            "--external-data needs",
-        ),
-        (["--longitudinal", "pairs.csv", "--by", "site", "-o", "out"], "--by says nothing"),
-        (["--rerun", "run.json", "-o", "out"], "--output says nothing beside --rerun"),
+        (("masks", "--pred", "pred", "--ref", "ref"), "'--output'"),
+        (("masks", "--pred", "pred", "-o", "out"), "'--ref'"),
+        (("masks", "--pred", "none", "--ref", "ref", "-o", "out"), "none: no such folder"),
+        ((*_MASKS, "--metrics", "dyce"), "'dyce' is unknown"),
+        ((*_MASKS, "--tau", "wide"), "'wide' is not a number"),
+        ((*_MASKS, "--tau", "-1"), "tau must be"),
+        ((*_MASKS, "--labels", "liver"), "1=liver"),
+        ((*_MASKS, "--by", "site"), "no case has a value"),
+        ((*_MASKS, "--resamples", "0"), "resamples"),
+        ((*_MASKS, "--validation", "val.csv"), "No such option: --validation"),
+        ((*_MASKS, "--external-data", "x"), "--external-data needs"),
+        ((*_MASKS, "--external-pred", "x"), "belong together"),
+        (("scores", "test.csv", "--pred", "pred", "-o", "out"), "No such option: --pred"),
+        (("scores", "test.csv", "--validation", "val.csv", "--at", "best", "-o", "out"), "best"),
+        (("scores", "test.csv", "--at", "youden", "-o", "out"), "--at needs --validation"),
+        (("scores", "test.csv", "--external", "test.csv", "-o", "out"), "other patients"),
+        (("rerun", "test.csv"), "is not JSON"),
+        (("rerun", "run.json", "-o", "out"), "No such option: -o"),
+        (("--pred", "pred"), "No such option: --pred"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_exit_2(folder, capsys, monkeypatch, arguments, words):
     monkeypatch.chdir(folder)
     code, out, err = run(capsys, "evaluate", *arguments)
-    assert (code, out) == (2, "")
+    assert (code, out, (folder / "out").exists()) == (2, "", False)
     assert words in err
     assert err.count("\n") == 1
 
@@ -149,15 +149,20 @@ def test_a_run_notes_the_digest_of_every_table_of_its_data_sets(folder, capsys):
     shutil.copytree(folder / "ref", folder / "images")
     for k in range(6):
         shutil.copy(folder / "ref" / f"c{k}.nii.gz", folder / "images" / f"t{k}.nii.gz")
-    for name in ("own", "far", "old"):
+    shutil.copytree(folder / "ref", folder / "there")
+    for path in (folder / "there").iterdir():
+        image = nib.load(path)
+        moved = np.roll(np.asarray(image.dataobj), 1, axis=1)
+        nib.save(nib.Nifti1Image(moved, image.affine, image.header), path)
+    for name, images in (("own", "images"), ("far", "there"), ("old", "images")):
         (folder / name).mkdir()
         case = "t" if name == "old" else "c"
-        cases = [f"{case}{k},../images/{case}{k}.nii.gz,,{name}{k}" for k in range(6)]
+        cases = [f"{case}{k},../{images}/{case}{k}.nii.gz,,{name}{k}" for k in range(6)]
         text = "\n".join(["case,image,label,patient_id", *cases])
         (folder / name / "datalist.csv").write_text(text)
     code, _, err = run(
-        capsys, "evaluate", "--pred", folder / "pred", "--ref", folder / "ref", "--data",
-        folder / "own", "--external-pred", folder / "pred", "--external-ref", folder / "ref",
+        capsys, "evaluate", "masks", "--pred", folder / "pred", "--ref", folder / "ref", "--data",
+        folder / "own", "--external-pred", folder / "pred", "--external-ref", folder / "there",
         "--external-data", folder / "far", "--train", folder / "old", "-o", folder / "out",
         "--resamples", 50,
     )  # fmt: skip
@@ -165,7 +170,7 @@ def test_a_run_notes_the_digest_of_every_table_of_its_data_sets(folder, capsys):
     noted = json.loads((folder / "out" / "run.json").read_text())["inputs"]
     assert {f"../{name}/datalist.csv" for name in ("own", "far", "old")} <= noted.keys()
     (folder / "far" / "datalist.csv").write_text("changed")
-    code, _, err = run(capsys, "evaluate", "--rerun", folder / "out" / "run.json")
+    code, _, err = run(capsys, "evaluate", "rerun", folder / "out" / "run.json")
     assert code == 2
     assert "datalist.csv has changed since the run" in err
 
@@ -174,9 +179,9 @@ def test_a_run_notes_the_digest_of_every_table_of_its_data_sets(folder, capsys):
     ("option", "said"),
     [(("--labels", "0=air,1=liver"), "0 is the background"), (("--worst", "-1"), "--worst")],
 )
-def test_what_cannot_be_meant_is_refused_in_one_line(folder, capsys, option, said):
+def test_what_cannot_be_meant_is_rejected_in_one_line(folder, capsys, option, said):
     masks = ("--pred", folder / "pred", "--ref", folder / "ref")
-    code, out, err = run(capsys, "evaluate", *masks, "-o", folder / "out", *option)
+    code, out, err = run(capsys, "evaluate", "masks", *masks, "-o", folder / "out", *option)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err
 
@@ -189,13 +194,13 @@ def test_what_cannot_be_meant_is_refused_in_one_line(folder, capsys, option, sai
         ("drift", "BAD", "--reference", "test.csv"),
         ("drift", "test.csv", "--reference", "test.csv", "--scores", "none.csv",
          "--reference-scores", "none.csv"),
-        ("evaluate", "--scores", "BAD", "-o", "out"),
-        ("evaluate", "--longitudinal", "BAD", "-o", "out"),
-        ("evaluate", "--rerun", "run.json"),
+        ("evaluate", "scores", "BAD", "-o", "out"),
+        ("evaluate", "lesions", "BAD", "-o", "out"),
+        ("evaluate", "rerun", "run.json"),
         ("report", "."),
     ],
 )  # fmt: skip
-def test_a_damaged_file_is_refused_in_one_line(folder, capsys, monkeypatch, arguments):
+def test_a_damaged_file_is_rejected_in_one_line(folder, capsys, monkeypatch, arguments):
     monkeypatch.chdir(folder)
     (folder / "BAD").write_bytes(b"\xff\xfe\x00\x81 no text")
     (folder / "run.json").write_text('{"medvol_run": 1}')

@@ -21,7 +21,7 @@ def test_a_name_too_long_for_the_disk_is_refused(tmp_path, capsys, verb):
 
 @pytest.mark.parametrize(
     "verb",
-    [("data", "check", "x", "--leakage"), ("evaluate", "--scores", "x", "-o", "y"),
+    [("data", "check", "x", "--leakage"), ("evaluate", "scores", "x", "-o", "y"),
      ("compare", "x", "y"), ("calibrate", "--validation", "x", "--test", "y"),
      ("drift", "x", "--reference", "y"), ("plan", "x", "-o", "y")],
 )  # fmt: skip

@@ -15,6 +15,7 @@ from monai.bundle import ConfigWorkflow
 from medvol.bundle import fork, load
 from medvol.core.errors import refusal_in
 from medvol.engines import load_checkpoint
+from medvol.evaluation import MaskOptions, evaluate_segmentation, read_results
 from tests.blobs import make_blob, write_blobs
 
 BUNDLE = "hippocampus_mri_segmentation"
@@ -130,6 +131,19 @@ def test_evaluation_scores_every_case_and_label(data, tmp_path):
     metrics = workflow.parser.get_parsed_content("evaluator").state.metrics
     assert len(dice) == 12
     assert metrics["val_mean_dice"] == pytest.approx(np.mean(dice), abs=1e-6)
+
+
+def test_the_bundle_and_the_verb_score_one_prediction_alike(data, tmp_path):
+    # The verb has the masks as files and the names from the data set, the bundle both in memory.
+    run("inference", dataset_dir=str(data / "imagesTr"), output_dir=str(tmp_path / "masks"))
+    run("evaluate", dataset_dir=str(data), output_dir=str(tmp_path / "bundle"))
+    options = MaskOptions(tmp_path / "masks", data, tmp_path / "verb", resamples=50)
+    evaluate_segmentation(options)
+    for name in ("scores.csv", "volumes.csv", "cases.csv"):
+        texts = [(tmp_path / way / name).read_text() for way in ("bundle", "verb")]
+        assert texts[0] == texts[1]
+        assert texts[0].count("\n") > 6
+    assert len(read_results(tmp_path / "bundle").table) == 3 * 4
 
 
 def test_bundle_without_weights_says_so(data, tmp_path):

@@ -40,7 +40,7 @@ def write_csv() -> Callable[[Path, Sequence[str], Sequence[Sequence[object]]], P
 
 @pytest.fixture
 def study(tmp_path: Path, write_csv) -> Path:
-    """Ten cases of five patients, a liver everywhere, and a tumour missed in five of ten."""
+    """Ten cases of five patients, a liver everywhere, a false negative tumour in five."""
     rows = []
     for k in range(10):
         ref = np.zeros((16, 16, 10), np.uint8)

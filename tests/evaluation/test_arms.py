@@ -49,7 +49,7 @@ def test_an_arm_is_the_mean_of_its_seeds_and_shows_their_range():
     assert rows["sensitivity@fixed"].seeds == 2
 
 
-def test_seeds_of_other_cases_are_refused():
+def test_seeds_of_other_cases_are_rejected():
     truth = [0, 1]
     with pytest.raises(InputError, match="does not hold the cases"):
         arm(predictions([0.1, 0.9], truth), predictions([0.1, 0.9], truth, prefix="d"))
@@ -101,7 +101,7 @@ def test_f1_is_tested_by_every_exchange_of_whole_patients():
     assert rows["sensitivity@fixed"].test == "sign flips by patient"
 
 
-def test_a_case_missed_by_one_seed_makes_the_arms_mean_distance_infinite():
+def test_a_false_negative_of_one_seed_makes_the_arms_mean_distance_infinite():
     def seed(values):
         return [Score(f"c{k}", "liver", "hd95", v, "mm") for k, v in enumerate(values)]
 

@@ -65,10 +65,10 @@ def test_the_bundle_uses_the_temperature_from_its_next_prediction_on(tmp_path, w
         assert float(new["threshold"]) == pytest.approx(kept["threshold"], abs=1e-6)
 
 
-def test_a_temperature_of_other_classes_or_for_no_bundle_is_refused(tmp_path, write_csv):
+def test_a_temperature_of_other_classes_or_for_no_bundle_is_rejected(tmp_path, write_csv):
     paths = [logits(tmp_path / f"{s}.csv", write_csv, s, n=60) for s in (0, 1)]
     found = calibrate(*paths, plan=FAST)
-    with pytest.raises(MissingInputError, match="is no bundle"):
+    with pytest.raises(MissingInputError, match="is not a bundle"):
         store(found, tmp_path, paths[0])
     bundle = write("lung_nodule_ct_classification", tmp_path / "lung_nodule_ct_classification")
     with pytest.raises(ConfigError, match="are not the bundle's"):
@@ -93,7 +93,7 @@ def table(path):
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
-def test_fitting_and_testing_on_the_same_patients_is_refused(tmp_path, write_csv):
+def test_fitting_and_testing_on_the_same_patients_is_rejected(tmp_path, write_csv):
     path = logits(tmp_path / "a.csv", write_csv, 0, n=30)
     with pytest.raises(InputError, match="other patients"):
         calibrate(path, path)
@@ -103,7 +103,7 @@ def test_fitting_and_testing_on_the_same_patients_is_refused(tmp_path, write_csv
 
 
 @pytest.mark.parametrize(("truth", "said"), [(0, "one class"), (1, "called rightly")])
-def test_cases_that_no_finite_temperature_fits_best_are_refused(tmp_path, write_csv, truth, said):
+def test_cases_that_no_finite_temperature_fits_best_are_rejected(tmp_path, write_csv, truth, said):
     # All of class 0 and half of them called 1; or both classes and none of them wrong.
     rows = [(f"v{k}", truth * (k % 2), 2 * (k % 2) - 1) for k in range(20)]
     path = write_csv(tmp_path / "v.csv", ("case", "truth", "logit"), rows)

@@ -171,7 +171,7 @@ def test_an_evaluation_writes_its_tables_and_repeats(tmp_path, write_csv):
     assert rerun(tmp_path / "out" / "run.json") == []
 
 
-def test_thresholds_fixed_on_tested_patients_are_refused(tmp_path, write_csv):
+def test_thresholds_fixed_on_tested_patients_are_rejected(tmp_path, write_csv):
     path = binary(tmp_path / "t.csv", write_csv, patients=[f"secret{k}" for k in range(90)])
     with pytest.raises(InputError, match="90 cases belong to patients of") as caught:
         evaluate_scores(ScoreOptions(path, tmp_path / "out", validation=path))
@@ -215,14 +215,14 @@ def test_truth_may_come_from_the_data_set(tmp_path, write_csv):
     [
         (("name", "prob"), [("a", 0.1)], InputError, "no column 'case'"),
         (("case", "x"), [("a", 0.1)], InputError, "neither 'prob'"),
-        (("case", "prob"), [("a", "high")], InputError, "line 2: prob is no number"),
+        (("case", "prob"), [("a", "high")], InputError, "line 2: prob is not a number"),
         (("case", "prob"), [("a", "nan")], NonFiniteError, "line 2: prob is nan"),
         (("case", "prob"), [("a", 0.1), ("a", 0.2)], InputError, "'a' has several rows"),
         (("case", "truth", "prob_x", "prob_y"), [("a", "z", 1, 0)], LabelError, "class 'z'"),
         (("case", "prob"), [], MissingInputError, "holds no row"),
     ],
 )
-def test_a_broken_file_is_refused_with_its_name_and_line(
+def test_a_broken_file_is_rejected_with_its_name_and_line(
     tmp_path, write_csv, header, rows, error, words
 ):
     path = write_csv(tmp_path / "p.csv", header, rows)

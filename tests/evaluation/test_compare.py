@@ -2,6 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
@@ -14,7 +16,7 @@ from medvol.evaluation import (
     evaluate_scores,
     read_predictions,
 )
-from medvol.metrics import Score, delong_test, scores_to_csv
+from medvol.metrics import CaseLine, Score, cases_to_csv, delong_test, scores_to_csv
 
 FAST = BootstrapPlan(resamples=500)
 
@@ -36,7 +38,7 @@ def test_a_shift_of_every_case_is_found(tmp_path):
     assert row.p == pytest.approx(stats.wilcoxon(a, b, method="exact").pvalue)
 
 
-def test_a_miss_counts_against_the_model_that_missed(tmp_path):
+def test_a_false_negative_counts_against_its_model(tmp_path):
     a, b = [3.0, 4.0, 5.0, math.nan], [math.inf, 4.5, 5.5, 2.0]
     first, second = (scores(tmp_path / n, v, "hd95") for n, v in (("a.csv", a), ("b.csv", b)))
     row = compare(first, second, plan=FAST)[0]
@@ -84,7 +86,7 @@ def test_repeated_patients_are_resampled_whole(tmp_path, write_csv):
     assert auc.lower < auc.difference < auc.upper
 
 
-def test_other_cases_or_other_truth_are_refused(tmp_path, write_csv):
+def test_other_cases_or_other_truth_are_rejected(tmp_path, write_csv):
     first = scores(tmp_path / "a.csv", [0.1, 0.2])
     with pytest.raises(InputError, match="same cases"):
         compare(first, scores(tmp_path / "b.csv", [0.1, 0.2, 0.3]))
@@ -169,3 +171,53 @@ def test_the_data_set_may_know_the_truth(tmp_path, write_csv):
     files = [write_csv(tmp_path / n, header, r) for n, r in (("x.csv", right), ("y.csv", flat))]
     auc = compare(*files, data=data, plan=FAST)[0]
     assert (auc.label, auc.first, auc.second) == ("b", 1.0, 0.5)
+
+
+def test_folders_keep_the_patients_that_their_evaluation_knew(shared_data, tmp_path):
+    source = shared_data.parent / "cases" / "verbs" / "compare_loses_patients"
+    for name in "ab":
+        evaluate_scores(ScoreOptions(source / f"{name}.csv", tmp_path / name, resamples=50))
+    folders = compare(tmp_path / "a", tmp_path / "b", plan=FAST)
+    files = compare(source / "a.csv", source / "b.csv", plan=FAST)
+    assert folders == files
+    assert [row.test for row in folders] == ["clustered bootstrap", "sign flips by patient"]
+    assert folders[0].p > 1e-3  # 24 patients, not 240
+
+
+@given(names=st.permutations(range(10)))
+@settings(max_examples=10, deadline=None,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+def test_no_number_depends_on_what_patients_are_called(names, tmp_path_factory, write_csv):
+    folder = tmp_path_factory.mktemp("names")
+    found = []
+    for called in (range(10), names):
+        patients = [f"p{called[k // 8]}" for k in range(80)]
+        files = [predictions(folder / f"{n}.csv", write_csv, n, patients)[2] for n in (0, 1)]
+        found.append(compare(*files, plan=FAST))
+    assert found[0] == found[1]
+
+
+def test_mask_scores_beside_cases_csv_keep_patients_together(tmp_path):
+    rng = np.random.default_rng(0)
+    a = 0.8 + rng.normal(0, 0.01, 60)
+    for name, values in (("a", a), ("b", a - 0.05)):
+        scores(tmp_path / name / "scores.csv", values)
+        lines = [CaseLine(f"c{k}", f"{name}{k % 6}") for k in range(60)]
+        write_text(tmp_path / name / "cases.csv", cases_to_csv(lines))
+    (row,) = compare(tmp_path / "a", tmp_path / "b", plan=FAST)
+    assert (row.test, row.p) == ("signed ranks by patient", 2 / 64)
+    (tmp_path / "b" / "cases.csv").unlink()  # one that knows is enough
+    assert compare(tmp_path / "a", tmp_path / "b", plan=FAST) == [row]
+    lines = [CaseLine(f"c{k}", f"p{k % 5}") for k in range(60)]
+    write_text(tmp_path / "b" / "cases.csv", cases_to_csv(lines))
+    with pytest.raises(InputError, match="groups the cases by other patients"):
+        compare(tmp_path / "a", tmp_path / "b", plan=FAST)
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_another_separator_is_named(tmp_path, separator):
+    path = tmp_path / "a.csv"
+    path.write_text("\ufeff" + separator.join(["case", "truth", "prob"]) + "\n")
+    with pytest.raises(InputError, match=r"separated by") as caught:
+        read_predictions(path)
+    assert repr(separator) in str(caught.value)

@@ -109,7 +109,7 @@ def test_a_missing_file_or_column_is_named(tmp_path, write_csv):
         follow_pairs(path, tmp_path)
 
 
-def test_a_misspelt_kind_is_refused_and_not_followed(tmp_path, save_mask, write_csv):
+def test_a_misspelt_kind_is_rejected_and_not_followed(tmp_path, save_mask, write_csv):
     path = pairs_csv(tmp_path, save_mask, write_csv)
     text = path.read_text()
     path.write_text(text.replace("retest", "Retest"))

@@ -38,15 +38,15 @@ def scores(tmp_path, write_csv):
     return tmp_path / "out"
 
 
-def test_volumes_count_voxels_and_missed_structures_have_none(masks):
+def test_volumes_count_voxels_and_empty_masks_have_none(masks):
     volumes = read_results(masks).volumes["internal"]
     assert len(volumes) == 20
     livers = [v for v in volumes if v.label == "liver"]
     # 7 x 7 x 5 voxels of 1 x 1 x 2 mm
     assert {v.ref for v in livers} == {0.49}
-    missed = [v for v in volumes if v.label == "tumour" and v.pred == 0]
-    assert {v.case for v in missed} == {f"c{k}" for k in range(5)}
-    assert all(v.difference == -v.ref and v.mean == v.ref / 2 for v in missed)
+    empty = [v for v in volumes if v.label == "tumour" and v.pred == 0]
+    assert {v.case for v in empty} == {f"c{k}" for k in range(5)}
+    assert all(v.difference == -v.ref and v.mean == v.ref / 2 for v in empty)
 
 
 def test_agreement_holds_every_case_by_patient(masks):
@@ -62,7 +62,7 @@ def test_agreement_holds_every_case_by_patient(masks):
 def test_cases_name_their_subgroup_and_never_their_patient(masks):
     cases = read_results(masks).cases["internal"]
     assert [row["group_site"] for row in cases] == ["A", "B"] * 5
-    assert list(cases[0]) == ["case", "cohort", "patient_known", "group_site"]
+    assert list(cases[0]) == ["case", "cohort", "patient_group", "split", "group_site"]
 
 
 def test_unknown_patients_are_counted_and_said(study):
@@ -73,7 +73,7 @@ def test_unknown_patients_are_counted_and_said(study):
 
     assert unknown(study / "data.csv") == 0
     assert unknown(None) == 10
-    assert {r["patient_known"] for r in read_results(study / "out2").cases["internal"]} == {"no"}
+    assert {r["patient_group"] for r in read_results(study / "out2").cases["internal"]} == {""}
 
 
 def test_curves_end_where_the_table_does(scores):
@@ -111,7 +111,7 @@ def test_a_class_without_cases_has_no_curve(tmp_path, write_csv):
     assert json.loads((tmp_path / "out" / "curves.json").read_text())["cohorts"][0]["curves"] == []
 
 
-def test_what_is_no_evaluation_is_refused_by_name(tmp_path, masks):
+def test_what_is_no_evaluation_is_rejected_by_name(tmp_path, masks):
     with pytest.raises(MissingInputError, match="holds no evaluation"):
         read_results(tmp_path)
     (masks / "volumes.csv").write_text("case,label\n")

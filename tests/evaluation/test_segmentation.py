@@ -12,9 +12,9 @@ from medvol.evaluation import (
     MaskOptions,
     evaluate_segmentation,
     find_masks,
+    measure_masks,
     pair_masks,
     rerun,
-    score_masks,
 )
 from medvol.metrics import MetricPlan, dice, hd95
 
@@ -37,7 +37,7 @@ def test_five_misses_in_ten_show_in_every_aggregate(study):
     assert {label for label, _ in table} == {"(all labels)", "liver", "tumour"}
     for (label, metric), row in table.items():
         assert row.n == (20 if label == "(all labels)" else 10)
-        assert row.n_missed == (0 if label == "liver" else 5)
+        assert row.n_false_negative == (0 if label == "liver" else 5)
         if label == "tumour" and row.unit == "mm":
             assert (row.n_infinite, row.mean, row.worst) == (5, math.inf, math.inf)
         if (label, metric) == ("tumour", "dice"):
@@ -61,8 +61,8 @@ def test_subgroups_carry_their_n_and_small_ones_are_marked(study):
     found = evaluate(study, data=study / "data.csv", by=("site", "sex", "age"))
     groups = {row.group: row for row in found.table if row.label == "tumour"}
     assert set(groups) >= {"all", "site=A", "site=B", "sex=F", "sex=M", "age=18 to <40"}
-    assert groups["sex=F"].n_missed == 5
-    assert groups["sex=M"].n_missed == 0
+    assert groups["sex=F"].n_false_negative == 5
+    assert groups["sex=M"].n_false_negative == 0
     assert (groups["all"].n, groups["all"].n_patients) == (10, 5)
     assert all(row.is_small for row in found.table)
 
@@ -70,8 +70,9 @@ def test_subgroups_carry_their_n_and_small_ones_are_marked(study):
 def test_misses_show_beside_metrics_that_need_no_empty_rule(study):
     names = ("absolute_volume_difference", "relative_volume_difference", "specificity_voxel")
     found = evaluate(study, metrics=names)
-    missed = {(r.label, r.metric): r.n_missed for r in found.table if r.label != "(all labels)"}
-    assert missed == {(n, m): 5 * (n == "tumour") for n in ("liver", "tumour") for m in names}
+    rows = [row for row in found.table if row.label != "(all labels)"]
+    empty = {(row.label, row.metric): row.n_false_negative for row in rows}
+    assert empty == {(n, m): 5 * (n == "tumour") for n in ("liver", "tumour") for m in names}
 
 
 def test_areas_of_images_have_one_unit_where_the_first_lacks_a_label(tmp_path):
@@ -100,8 +101,11 @@ def test_worst_cases_come_first_and_misses_lead(study):
     assert all(row.value == math.inf for row in tumour)
 
 
-def test_an_external_cohort_stands_beside_the_internal(study):
-    found = evaluate(study, external_pred=study / "pred", external_ref=study / "ref")
+def test_an_external_cohort_stands_beside_the_internal(study, save_mask):
+    other = np.zeros((16, 16, 10))
+    other[3:9, 2:9, 2:7], other[11:14, 11:14, 7:9] = 1, 2
+    save_mask(study / "far" / "c0.nii.gz", other)
+    found = evaluate(study, external_pred=study / "far", external_ref=study / "far")
     assert {row.cohort for row in found.table} == {"internal", "external"}
     assert (study / "out" / "scores_external.csv").is_file()
 
@@ -124,9 +128,9 @@ def test_workers_give_the_same_rows(study):
     files = pair_masks(find_masks(study / "pred"), find_masks(study / "ref"), "pred")[:3]
     plan = MetricPlan(taus_mm=(1.0,))
     seen = []
-    alone = score_masks(files, plan, progress=lambda done, total: seen.append((done, total)))
+    alone = measure_masks(files, plan, progress=lambda *counts: seen.append(counts)).scores
     assert seen == [(1, 3), (2, 3), (3, 3)]
-    assert score_masks(files, plan, jobs=2) == alone
+    assert measure_masks(files, plan, jobs=2).scores == alone
 
 
 def test_labels_nobody_listed_are_found_in_any_case(study, save_mask):
@@ -136,19 +140,20 @@ def test_labels_nobody_listed_are_found_in_any_case(study, save_mask):
         MaskFiles("a", *[save_mask(study / n / "a.nii", odd) for n in ("p", "r")]),
         MaskFiles("b", *[save_mask(study / n / "b.nii", odd * 0) for n in ("p", "r")]),
     ]
-    rows = {(r.case, r.label): r for r in score_masks(files, MetricPlan(metrics=("dice",)))}
+    found = measure_masks(files, MetricPlan(metrics=("dice",)))
+    rows = {(row.case, row.label): row for row in found.scores}
     assert rows["a", "7"].value == 1
     assert math.isnan(rows["b", "7"].value)
     assert rows["b", "7"].why_undefined == "prediction and reference are empty"
 
 
-def test_patients_of_the_training_data_are_refused_without_naming_them(study):
+def test_patients_of_the_training_data_are_rejected_without_naming_them(study):
     with pytest.raises(InputError, match="10 test cases belong to patients") as caught:
         evaluate(study, data=study / "data.csv", train=study / "data.csv")
     assert "secret" not in str(caught.value)
 
 
-def test_cases_without_patients_are_not_said_to_be_strangers(study, write_csv):
+def test_cases_without_patients_are_not_taken_to_be_apart(study, write_csv):
     rows = [(f"t{k}", f"pred/c{k}.nii.gz", f"ref/c{k}.nii.gz", "p" * (k > 0)) for k in range(3)]
     header = ("case", "image", "label", "patient_id")
     train = write_csv(study / "train.csv", header, rows)
@@ -156,19 +161,19 @@ def test_cases_without_patients_are_not_said_to_be_strangers(study, write_csv):
         evaluate(study, data=study / "data.csv", train=train)
 
 
-def test_a_reference_without_prediction_is_refused(study):
+def test_a_reference_without_prediction_is_rejected(study):
     (study / "pred" / "c4.nii.gz").unlink()
     with pytest.raises(MissingInputError, match=r"1 of 10 cases have no prediction.*'c4'"):
         evaluate(study)
 
 
-def test_a_prediction_on_another_grid_is_refused(study, save_mask):
+def test_a_prediction_on_another_grid_is_rejected(study, save_mask):
     save_mask(study / "pred" / "c2.nii.gz", np.zeros((16, 16, 10)), np.diag([1.0, 1.0, 2.5, 1.0]))
     with pytest.raises(GridMismatchError, match="c2"):
         evaluate(study)
 
 
-def test_a_value_outside_the_class_list_is_refused(study):
+def test_a_value_outside_the_class_list_is_rejected(study):
     with pytest.raises(LabelError, match="label value 2"):
         evaluate(study, labels={1: "liver"})
 
@@ -182,7 +187,7 @@ def test_a_flipped_file_of_the_same_grid_scores_the_same(study, save_mask):
         "c", save_mask(study / "x" / "c.nii", ref[::-1], flipped),
         save_mask(study / "y" / "c.nii", ref),
     )  # fmt: skip
-    assert score_masks([files], MetricPlan(metrics=("dice",)))[0].value == 1
+    assert measure_masks([files], MetricPlan(metrics=("dice",))).scores[0].value == 1
 
 
 def test_case_names_come_from_files_or_their_folders(tmp_path):
@@ -225,5 +230,17 @@ def test_a_dicom_seg_scores_like_the_nifti_it_was_made_from(shared_data, tmp_pat
     )  # fmt: skip
     save_mask(tmp_path / "r" / "a.nii.gz", labels, scan.affine)
     files = pair_masks(find_masks(tmp_path / "p"), find_masks(tmp_path / "r"), "p")
-    rows = score_masks(files, MetricPlan(metrics=("dice", "hd95")))
+    rows = measure_masks(files, MetricPlan(metrics=("dice", "hd95"))).scores
     assert [row.value for row in rows] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("folder", ["slab", "flat"])
+def test_a_single_slice_is_scored_as_an_image(shared_data, tmp_path, folder):
+    source = shared_data.parent / "cases" / "verbs" / "single_slice_surface"
+    want = json.loads((source / "expected.json").read_text())["expected"]
+    paths = [source / f"{folder}_{side}" for side in ("pred", "ref")]
+    evaluate_segmentation(MaskOptions(*paths, tmp_path, taus_mm=(0.3,), resamples=20))
+    found = {row["metric"]: float(row["value"]) for row in rows_of(tmp_path / "scores.csv")}
+    assert found["hd95"] == want["hd95_mm"]
+    assert found["assd"] == pytest.approx(want["assd_mm"])
+    assert found["nsd_voxel@0.3mm"] == pytest.approx(want["nsd_voxel@0.3"])

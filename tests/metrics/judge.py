@@ -38,8 +38,15 @@ def overlap(pred, ref):
     }
 
 
-def steps(ndim):
-    return [tuple(s * (a == k) for k in range(ndim)) for a in range(ndim) for s in (-1, 1)]
+def across(mask):
+    """The axis across a single slice, which has no surface; None of images and volumes."""
+    return mask.shape.index(1) if mask.ndim == 3 and 1 in mask.shape else None
+
+
+def steps(mask):
+    """To the face neighbours."""
+    axes = [axis for axis in range(mask.ndim) if axis != across(mask)]
+    return [tuple(s * (a == k) for k in range(mask.ndim)) for a in axes for s in (-1, 1)]
 
 
 def edge(mask):
@@ -47,7 +54,7 @@ def edge(mask):
     inside = voxels(mask)
     return sorted(
         v for v in inside
-        if any(tuple(np.add(v, s).tolist()) not in inside for s in steps(mask.ndim))
+        if any(tuple(np.add(v, s).tolist()) not in inside for s in steps(mask))
     )  # fmt: skip
 
 
@@ -106,7 +113,10 @@ def boundary_iou(pred, ref, spacing, width):
     bands = []
     for mask in (pred, ref):
         inside = voxels(mask)
-        around = itertools.product(*(range(-1, n + 1) for n in mask.shape))
+        reach = [int(axis != across(mask)) for axis in range(mask.ndim)]
+        around = itertools.product(
+            *(range(-r, n + r) for n, r in zip(mask.shape, reach, strict=True))
+        )
         outside = [v for v in around if v not in inside]
         bands.append(
             {v for v in inside if min(distance(v, o, spacing) for o in outside) <= width + 1e-9}

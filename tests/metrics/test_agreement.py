@@ -34,7 +34,7 @@ def test_a_repeated_patient_adds_nothing_to_the_interval():
     assert twice.upper[0] == pytest.approx(alone.upper[0])
 
 
-def test_what_cannot_be_measured_is_undefined_or_refused():
+def test_what_cannot_be_measured_is_undefined_or_rejected():
     assert np.isnan(limits_of_agreement([], []).value).all()
     one = limits_of_agreement([2.0], [1.0])
     assert one.value[0] == 1

@@ -151,7 +151,7 @@ def test_a_class_without_cases_makes_the_macro_mean_undefined():
         ([[0, 1]], [[0.1, 0.2]], GridMismatchError, "one_vs_rest"),
     ],
 )
-def test_truth_and_scores_that_do_not_fit_are_refused(y, score, error, words):
+def test_truth_and_scores_that_do_not_fit_are_rejected(y, score, error, words):
     for metric in (auc_roc, average_precision, confusion, threshold_at_sensitivity):
         with pytest.raises(error, match=words):
             metric(y, score)

@@ -20,7 +20,7 @@ def label_maps(seed, labels=(0, 0, 1, 2, 5), shape=(6, 7, 5)):
 @given(seed=st.integers(0, 2**32 - 1))
 def test_one_pass_equals_each_metric_alone(seed):
     pred, ref = label_maps(seed)
-    pred[pred == 5] = 0  # a label that is missed everywhere
+    pred[pred == 5] = 0  # a label that no prediction holds
     params = {"boundary_iou": {"width_mm": 2.0}}
     report = surface_report(pred, ref, SP, 1.5, SCALAR, params=params)
     assert list(report) == sorted(set(np.unique([pred, ref])) - {0})
@@ -71,11 +71,11 @@ def test_images_and_floats_of_whole_numbers_are_label_maps():
         ((np.full((2, 2), 70000), np.zeros((2, 2))), 1, ("dice",), LabelError, "70000"),
         ((np.ones((2, 2)), np.zeros((2, 2))), None, ("nsd_voxel",), ConfigError, "tolerance"),
         ((np.ones((2, 2)), np.zeros((2, 2))), [1, 2], ("dice",), ConfigError, "2 values"),
-        ((np.ones((2, 2)), np.zeros((2, 2))), 1, ("auc_roc",), ConfigError, "no mask metric"),
+        ((np.ones((2, 2)), np.zeros((2, 2))), 1, ("auc_roc",), ConfigError, "not a mask metric"),
         ((np.ones((2, 2)), np.zeros((2, 2))), 1, ("dyce",), ConfigError, "unknown"),
         ((np.full((2, 2), np.nan), np.zeros((2, 2))), 1, ("dice",), LabelError, "whole"),
     ],
 )
-def test_what_is_no_label_map_is_refused(maps, taus, metrics, error, words):
+def test_what_is_no_label_map_is_rejected(maps, taus, metrics, error, words):
     with pytest.raises(error, match=words):
         surface_report(*maps, (1, 1), taus, metrics)

@@ -88,7 +88,7 @@ def test_distances_grow_with_the_voxels(name, blobs):
 
 
 @pytest.mark.parametrize("name", list(MASK))
-def test_masks_of_other_shape_are_refused(name, blobs):
+def test_masks_of_other_shape_are_rejected(name, blobs):
     with pytest.raises(GridMismatchError, match="resample pred"):
         call(name, blobs[0], blobs[1][:-1])
 

@@ -61,14 +61,14 @@ def test_a_box_weighs_its_faces_by_their_area():
 
 def test_average_distance_says_which_side_is_missing(ball):
     nothing = np.zeros_like(ball)
-    missed, invented = asd_surfel(nothing, ball, (1, 1, 1)), asd_surfel(ball, nothing, (1, 1, 1))
-    assert missed[0] == math.inf
-    assert math.isnan(missed[1])
-    assert math.isnan(invented[0])
-    assert invented[1] == math.inf
+    one, other = asd_surfel(nothing, ball, (1, 1, 1)), asd_surfel(ball, nothing, (1, 1, 1))
+    assert one[0] == math.inf
+    assert math.isnan(one[1])
+    assert math.isnan(other[0])
+    assert other[1] == math.inf
 
 
-def test_four_axes_are_refused():
+def test_four_axes_are_rejected():
     cube = np.ones((2, 2, 2, 2), bool)
     with pytest.raises(GeometryError, match="2 or 3 axes"):
         nsd_surfel(cube, cube, (1, 1, 1, 1), tau=1)

@@ -32,7 +32,7 @@ def save(path: Path, values: np.ndarray) -> Path:
 
 @pytest.fixture(scope="session")
 def mask_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six cases of two structures, one missed in case 3, one invented in case 4."""
+    """Six cases of two structures, a false negative in case 3, a false positive in case 4."""
     folder = tmp_path_factory.mktemp("masks")
     rng = np.random.default_rng(0)
     for k in range(6):

@@ -138,7 +138,7 @@ def test_words_comparisons_and_choices_filter(browser):
 
     assert search("case3") == 2
     assert search("dice<0.5") == len([v for v in column(browser, "run0", 2) if float(v) < 0.5]) > 0
-    assert search("missed") == 1
+    assert search("false negative") == 1
     assert search("") == 12
     script(browser, "const s = document.querySelector('#run0 select'); s.value = 'liver'; "
            "s.dispatchEvent(new Event('change'))")  # fmt: skip

@@ -60,7 +60,7 @@ def test_a_persons_facts_fill_items_and_are_named_as_theirs(tmp_path):
 def test_an_evaluation_brings_numbers_with_n_and_misses(mask_run):
     facts = collect_facts([mask_run])
     assert facts["performance"]
-    assert all("n=" in f.text and "missed" in f.text for f in facts["performance"])
+    assert all("n=" in f.text and "false negative" in f.text for f in facts["performance"])
     assert all(f.evidence == "out/summary.csv: internal, all" for f in facts["performance"])
     assert "n=6" in facts["performance"][0].text or "n=12" in facts["performance"][0].text
 
@@ -81,8 +81,8 @@ def test_text_of_files_cannot_break_the_tables(tmp_path):
     assert r"a \| b \<script>alert(1)\</script> \[x](javascript:y)" in text
 
 
-def test_a_folder_that_is_nothing_is_refused(tmp_path):
-    with pytest.raises(MissingInputError, match="no bundle and no run"):
+def test_a_folder_that_is_nothing_is_rejected(tmp_path):
+    with pytest.raises(MissingInputError, match="neither a bundle nor a run"):
         write_card([tmp_path], tmp_path / "out")
 
 

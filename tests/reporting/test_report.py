@@ -36,7 +36,7 @@ def test_every_row_of_the_summary_shows_its_n_and_its_misses(mask_run, tmp_path)
     assert len(rows) == 3 * 4  # two structures and both pooled, four metrics
     assert {row["n (patients)"] for row in rows} == {"6 (6)", "12 (6)"}
     of_two = [row for row in rows if row["label"].startswith(HOSTILE)]
-    assert {(row["missed"], row["invented"]) for row in of_two} == {("1", "1")}
+    assert {(row["false negative"], row["false positive"]) for row in of_two} == {("1", "1")}
 
 
 def test_latex_cells_are_escaped(mask_run, tmp_path):
@@ -95,4 +95,4 @@ def test_scores_that_are_no_probabilities_are_not_shown_as_such(tmp_path):
     assert table.header[-1] == "ranked rightly"
     assert not any(name.startswith("P(") for name in table.header)
     assert [table.rows[k].case for k in (0, 1)] == ["c10", "c9"]
-    assert "no probabilities" in table.note
+    assert "not probabilities" in table.note

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from medvol.core.errors import ConfigError
+from medvol.core.errors import ConfigError, InputError
+from medvol.io import inspect_image
 from medvol.runners import Session, find_cases, job_plan, predict_case, run_local
-from medvol.runners.cost import read_geometry
 
 
 def write_series(folder: Path, count: int, step_mm: float, uid: str, **changes) -> None:
@@ -28,6 +28,10 @@ def write_series(folder: Path, count: int, step_mm: float, uid: str, **changes) 
         row.file_meta.MediaStorageSOPClassUID = row.SOPClassUID = CTImageStorage
         row.file_meta.MediaStorageSOPInstanceUID = row.SOPInstanceUID = f"{uid}.{index + 1}"
         row.SeriesInstanceUID, row.Modality = uid, "CT"
+        row.RescaleSlope, row.RescaleIntercept = 1, -1024
+        row.BitsAllocated = row.BitsStored = 16
+        row.HighBit, row.PixelRepresentation, row.SamplesPerPixel = 15, 0, 1
+        row.PhotometricInterpretation, row.PixelData = "MONOCHROME2", bytes(2 * 4 * 6)
         row.Rows, row.Columns, row.PixelSpacing, row.SliceThickness = 4, 6, [0.5, 0.7], 1.25
         row.ImagePositionPatient = [0, 0, index * step_mm]
         row.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
@@ -37,21 +41,30 @@ def write_series(folder: Path, count: int, step_mm: float, uid: str, **changes) 
 
 
 def test_the_step_and_not_the_thickness_is_estimated(tmp_path):
+    from medvol.io import DicomOptions, ReadOptions
+
     write_series(tmp_path, 7, 5.0, "1.2.3")
     write_series(tmp_path, 3, 5.0, "1.2.4")  # a second series is none of the first one's slices
-    (tmp_path / "notes.txt").write_text("not a slice")
-    geometry = read_geometry(str(tmp_path))
+    with pytest.raises(InputError, match="2 series"):
+        inspect_image(tmp_path)
+    chosen = ReadOptions(dicom=DicomOptions(series="1.2.3"))
+    geometry = inspect_image(tmp_path, chosen).geometry
     assert geometry is not None
     assert geometry.shape == (6, 4, 7)
     assert geometry.spacing_mm == pytest.approx((0.7, 0.5, 5.0))
 
 
-def test_a_damaged_header_is_left_to_the_reader(tmp_path):
+def test_a_damaged_header_is_rejected_in_the_readers_words(tmp_path):
+    from medvol.io import read_image
+
     write_series(tmp_path, 2, 5.0, "1.2.3")
     whole = (tmp_path / "1.2.3.1.dcm").read_bytes()
-    (tmp_path / "1.2.3.1.dcm").write_bytes(whole[: len(whole) - 30])
     (tmp_path / "1.2.3.2.dcm").write_bytes(whole[:132])
-    assert read_geometry(str(tmp_path)) is None
+    with pytest.raises(InputError) as before:
+        inspect_image(tmp_path)
+    with pytest.raises(InputError) as after:
+        read_image(tmp_path)
+    assert str(before.value) == str(after.value)
 
 
 def test_a_damaged_stream_is_refused_and_the_rest_go_on(tmp_path, options, make_image):

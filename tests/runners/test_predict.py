@@ -131,13 +131,13 @@ def test_a_ceiling_is_refused_before_loading(options, images):
 
 
 def test_the_plan_knows_the_networks_grid(options, images):
-    from medvol.runners.cost import read_geometry
+    from medvol.io import inspect_image
     from medvol.transforms import output_grid
 
     session = Session(options())
     path = str(images / "case0.nii.gz")
     loaded = session.preprocessing({"image": path})["image"]
-    grid = output_grid(session.preprocessing, read_geometry(path))
+    grid = output_grid(session.preprocessing, inspect_image(path).geometry)
     assert grid.shape == tuple(loaded.shape[1:])
     np.testing.assert_allclose(grid.affine, loaded.affine, atol=1e-5)
 

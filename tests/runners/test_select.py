@@ -13,10 +13,11 @@ from medvol.bundle.verify import verify
 from medvol.cli.main import main
 from medvol.core.errors import MissingInputError
 from medvol.engines import save_checkpoint
+from medvol.inferers import Decision
 from medvol.networks import load_weights
 from medvol.runners.cleaning import choose_cleaning, mean_dice
 from medvol.runners.evidence import CaseMaps, fold_weights
-from medvol.runners.thresholds import Decision, choose_thresholds, redrawn
+from medvol.runners.thresholds import ThresholdRule, choose_thresholds, redrawn
 from tests.blobs import write_blobs
 
 LABELS = {1: "anterior", 2: "posterior"}
@@ -51,9 +52,11 @@ def test_gain_is_the_difference_of_mean_dice():
     assert choose_cleaning(pool, LABELS)[1][0].dice == pytest.approx(np.mean(gained))
 
 
-ARGMAX = {"_target_": "medvol.transforms.ToLabelMapd", "keys": "pred", "values": [0, 1, 2],
-          "threshold": 0.0}  # fmt: skip
-REGIONS = {"_target_": "medvol.transforms.RegionsToLabelMapd", "keys": "pred", "values": [1, 2]}
+def arg_max() -> ThresholdRule:
+    return ThresholdRule(Decision("softmax"), {1: "anterior", 2: "posterior"})
+
+
+REGIONS = ThresholdRule(Decision("sigmoid", (1, 2), overlaps=True), {0: "whole", 1: "core"})
 
 
 def probable(folder, index: int, anterior: float) -> CaseMaps:
@@ -70,18 +73,16 @@ def probable(folder, index: int, anterior: float) -> CaseMaps:
 
 def test_a_structure_that_is_always_doubted_gets_the_threshold_that_draws_it(tmp_path):
     pool = [probable(tmp_path, index, anterior=0.35) for index in range(8)]
-    decision = Decision(ARGMAX, {1: "anterior", 2: "posterior"}, is_exclusive=True)
-    chosen, steps = choose_thresholds(pool, LABELS, decision)
+    chosen, steps = choose_thresholds(pool, LABELS, arg_max())
     assert chosen == {1: 0.3}
     assert [row.what for row in steps if row.is_chosen] == ["anterior: threshold 0.3"]
-    for maps_ in redrawn(pool, chosen, decision):
+    for maps_ in redrawn(pool, chosen, arg_max()):
         assert np.array_equal(maps_.pred, maps_.ref)
 
 
 def test_no_threshold_moves_where_none_helps(tmp_path):
     pool = [probable(tmp_path, index, anterior=0.9) for index in range(8)]
-    decision = Decision(ARGMAX, {1: "anterior", 2: "posterior"}, is_exclusive=True)
-    assert choose_thresholds(pool, LABELS, decision)[0] == {}
+    assert choose_thresholds(pool, LABELS, arg_max())[0] == {}
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.4, 0.7])
@@ -91,8 +92,7 @@ def test_a_regions_threshold_is_the_probability_from_which_it_is_painted(tmp_pat
     np.savez_compressed(tmp_path / "a.npz", probs=probs)
     empty = np.zeros((1, 1, 256), np.uint8)
     case = CaseMaps("a", 0, "a", 1.0, empty, empty, tmp_path / "a.npz")
-    decision = Decision(REGIONS, {0: "whole", 1: "core"}, is_exclusive=False)
-    drawn = decision.draw(case, {0: threshold})[0, 0]
+    drawn = REGIONS.draw(case, {0: threshold})[0, 0]
     assert np.array_equal(drawn > 0, np.arange(256) >= np.ceil(255 * threshold - 1e-3))
 
 
@@ -186,3 +186,34 @@ def test_hold_out_set_decides_between_one_fold_and_all(trained, tmp_path, capsys
                                                 "hold-out set: all folds")  # fmt: skip
     assert one["n"] == 3
     assert len(found["members"]) == (1 if one["dice"] >= all_folds["dice"] else 2)
+
+
+def test_chosen_thresholds_leave_probabilities_true_and_draw_the_mask_from_them(trained, tmp_path):
+    import nibabel as nib
+
+    from medvol.runners import PredictOptions, Session, find_cases, run_local
+    from medvol.runners.thresholds import insert_thresholds, rule_of
+
+    folder, runs, data = trained
+    save_checkpoint(folder / "models" / "model.pt", load_weights(runs / "fold_0" / "model.pt"))
+    images = find_cases([data / "imagesTr"])[:1]
+    found = []
+    for thresholds in ({}, {1: 0.2, 2: 0.7}):
+        path = folder / "configs" / "inference.json"
+        config = json.loads(path.read_text())
+        if thresholds:
+            insert_thresholds(config, rule_of(load(folder, is_trusted=True)), thresholds, 3)
+            path.write_text(json.dumps(config))
+        out = tmp_path / f"out{len(thresholds)}"
+        asked = PredictOptions(str(folder), str(out), ("nifti", "probabilities"), is_trusted=True)
+        (record,) = run_local(images, asked)
+        assert record.status == "done", record.reason
+        case = out / record.case
+        probs, mask = (np.asarray(nib.load(case / f"{name}.nii.gz").dataobj)  # pyright: ignore
+                       for name in ("probabilities", "seg"))  # fmt: skip
+        decision = Session(asked).own_pipeline.decision
+        again = decision.labels(torch.from_numpy(probs).movedim(-1, 0)).numpy()
+        np.testing.assert_array_equal(again, mask)
+        found.append((probs, mask))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert (found[0][1] != found[1][1]).any()

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medvol.core import ConfigError, InputError
-from medvol.uncertainty import ReviewLimits, fit_limit, review_case, risk_coverage
+from medvol.core import InputError
+from medvol.uncertainty import ReviewLimits, fit_limit, review_case
 
 ALL = ReviewLimits(margin=0.1, epistemic=0.2, agreement=0.8)
 
@@ -49,23 +49,3 @@ def test_limit_of_nothing_is_refused():
     for values in ([], [math.nan]):
         with pytest.raises(InputError):
             fit_limit(values)
-
-
-def test_perfect_uncertainty_keeps_no_error_until_only_errors_are_left():
-    wrong = np.array([0] * 8 + [1] * 2)
-    curve = risk_coverage(wrong, wrong)
-    assert curve.risk_at(0.8) == 0
-    assert curve.risk[-1] == pytest.approx(0.2)
-    assert curve.area < 0.2
-
-
-@given(seed=st.integers(0, 50))
-def test_useless_uncertainty_has_the_error_rate_everywhere(seed):
-    wrong = np.random.default_rng(seed).random(30) < 0.3
-    curve = risk_coverage(np.ones(30), wrong)
-    np.testing.assert_allclose(curve.risk, wrong.mean())
-
-
-def test_lengths_must_agree():
-    with pytest.raises(ConfigError):
-        risk_coverage([1.0], [0, 1])

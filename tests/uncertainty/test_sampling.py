@@ -1,12 +1,9 @@
-import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from medvol.core import ConfigError
-from medvol.uncertainty import ensemble, mc_dropout, spread_of, structure_agreement
+from medvol.uncertainty import ensemble, mc_dropout
 
 
 def network(p=0.5, dims=2):
@@ -76,41 +73,3 @@ def test_ensemble_is_each_networks_own_prediction():
         torch.testing.assert_close(member, net(x).softmax(1).detach())
     with pytest.raises(ConfigError):
         ensemble([], x)
-
-
-@given(seed=st.integers(0, 100), samples=st.integers(1, 6), classes=st.integers(2, 4))
-def test_uncertainty_splits_into_two_parts_within_their_bounds(seed, samples, classes):
-    generator = torch.Generator().manual_seed(seed)
-    p = (4 * torch.randn(samples, 3, classes, 2, generator=generator)).double().softmax(2)
-    spread = spread_of(p)
-    torch.testing.assert_close(spread.total, spread.aleatoric + spread.epistemic)
-    assert float(spread.epistemic.min()) >= 0
-    assert float(spread.total.max()) <= np.log(classes) + 1e-9
-    if samples == 1:
-        assert float(spread.epistemic.max()) < 1e-9
-
-
-def test_known_kinds_of_uncertainty_are_told_apart():
-    agree_unsure = torch.full((2, 1, 2), 0.5)
-    disagree_sure = torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
-    sure = torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]])
-    log2 = float(np.log(2))
-    for p, aleatoric, epistemic in (
-        (agree_unsure, log2, 0),
-        (disagree_sure, 0, log2),
-        (sure, 0, 0),
-    ):
-        spread = spread_of(p)
-        assert float(spread.aleatoric) == pytest.approx(aleatoric, abs=1e-6)
-        assert float(spread.epistemic) == pytest.approx(epistemic, abs=1e-6)
-
-
-def test_agreement_is_the_mean_pairwise_dice():
-    masks = torch.zeros(3, 4, 4, 4, dtype=torch.bool)
-    masks[0, :2] = masks[1, :2] = True
-    masks[2, 1:3] = True
-    assert structure_agreement(masks) == pytest.approx((1 + 0.5 + 0.5) / 3)
-    assert structure_agreement(torch.zeros(2, 3, 3, 3, dtype=torch.bool)) == 1
-    one = torch.zeros(2, 3, 3, 3, dtype=torch.bool)
-    one[0, 1, 1, 1] = True
-    assert structure_agreement(one) == 0

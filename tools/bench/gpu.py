@@ -18,8 +18,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import SlidingWindowInferer as MonaiInferer
 
-from medvol.core.geometry import Geometry
-from medvol.inferers import SlidingWindowInferer
+from medvol.inferers import Decision, PredictionPipeline, SlidingWindowInferer
 from tools.bench.inference import WINDOW, network
 
 CLASSES = 14
@@ -46,9 +45,8 @@ def contenders(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """MONAI with AMP, medvol in its three placements."""
     net = network(CLASSES).cuda()
     plain = torch.randn(1, 1, *options.size)
-    image = MetaTensor(plain, affine=torch.eye(4, dtype=torch.float64))
-    x, y, z = options.size
-    source = Geometry((x, y, z), np.eye(4))
+    prepared = MetaTensor(plain[0], affine=torch.eye(4, dtype=torch.float64))
+    prepared.meta |= {"spatial_shape": np.array(options.size), "original_affine": np.eye(4)}
     common: dict[str, Any] = {
         "roi_size": WINDOW, "sw_batch_size": options.batch, "overlap": 0.5, "mode": "gaussian",
         "sw_device": "cuda",
@@ -62,8 +60,7 @@ def contenders(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
         return SlidingWindowInferer(**common, device=device, amp=True)(plain, net)
 
     def labels() -> Any:
-        inferer = SlidingWindowInferer(**common, device="cuda", amp=True)
-        return inferer.label_map(image, net, source)
+        return PredictionPipeline(SlidingWindowInferer(**common), Decision()).predict(prepared, net)
 
     return {
         "MONAI, stitched on the GPU": lambda: monai("cuda"),

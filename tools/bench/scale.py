@@ -120,29 +120,27 @@ def whole(size: tuple[int, ...], is_small: bool, overlap: float) -> dict[str, An
 
 def one_size(size: tuple[int, ...], is_small: bool, overlap: float) -> dict[str, Any]:
     """Label one phantom of a size at its own spacing; compare predicted and measured peak."""
-    import psutil
     from monai.data.meta_tensor import MetaTensor
     from monai.networks.nets.unet import UNet
 
     from medvol.core.geometry import Geometry
-    from medvol.inferers import Job, SlidingWindowInferer, plan_job, window_footprint
+    from medvol.inferers import Decision, PredictionPipeline, SlidingWindowInferer
     from tools.bench.inference import WINDOW, network
 
     torch.set_num_threads(1)
     net = UNet(3, 1, CLASSES, (4, 8), (2,)).eval() if is_small else network(CLASSES)
     inferer = SlidingWindowInferer(WINDOW, 1, overlap, "gaussian")
-    roi = tuple(min(r, n) for r, n in zip(WINDOW, size, strict=True)) if is_small else WINDOW
-    footprint = window_footprint(net, roi)
-    base = psutil.Process().memory_info().rss
-    job = Job(size, size, WINDOW, overlap, footprint, base_bytes=base)
-    plan = plan_job(job)
-    print(plan.line(), file=sys.stderr)
-    image = MetaTensor(torch.zeros((1, 1, *size)), affine=torch.eye(4, dtype=torch.float64))
-    image[..., 0].normal_()
+    pipeline = PredictionPipeline(inferer, Decision())
     source = Geometry((size[0], size[1], size[2]), np.eye(4))
+    plan = pipeline.plan(source, size, net, 1, is_asked=True)
+    assert plan is not None
+    print(plan.line(), file=sys.stderr)
+    image = MetaTensor(torch.zeros((1, *size)), affine=torch.eye(4, dtype=torch.float64))
+    image[..., 0].normal_()
+    image.meta |= {"spatial_shape": np.array(size), "original_affine": np.eye(4)}
     wall, cpu = time.perf_counter(), time.process_time()
-    labels = inferer.label_map(image, net, source)
-    infer_bytes = base + plan.phases["infer"]
+    labels = pipeline.predict(image, net).labels
+    infer_bytes = pipeline.base_bytes + plan.phases["infer"]
     return {
         "size": list(size),
         "windows": plan.windows,

@@ -236,7 +236,7 @@ def score_nnunet(
     import numpy as np
 
     from medvol.io import read_image
-    from medvol.metrics import MetricPlan, score_case, scores_to_csv
+    from medvol.metrics import MetricPlan, Structures, measure_case, scores_to_csv
 
     model = next((options.work / "results").rglob(f"{TRAINERS[side]}__*"))
     masks, out = options.work / f"{side}_masks", options.work / "scores" / side
@@ -250,7 +250,9 @@ def score_nnunet(
         pred = read_image(masks / f"{name}.nii.gz")
         spacing = tuple(float(v) for v in ref.pixdim[:3])
         maps = [np.asarray(one[0]).astype("uint16") for one in (pred, ref)]
-        rows += score_case(name, *maps, spacing, labels=labels, plan=MetricPlan(("dice",), ()))
+        measured = measure_case(name, *maps, spacing, structures=Structures(labels),
+                                plan=MetricPlan(("dice",), ()))  # fmt: skip
+        rows += [score for one in measured.values() for score in one.scores]
     write_text(out / "scores.csv", scores_to_csv(rows))
     return out
 

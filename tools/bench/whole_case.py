@@ -93,9 +93,9 @@ def by_medvol(
     from monai.transforms.io.dictionary import LoadImaged
     from monai.transforms.spatial.dictionary import Orientationd
 
-    from medvol.core.geometry import Geometry
     from medvol.inferers import (
         Decision,
+        PredictionPipeline,
         SlidingWindowInferer,
         compiled_openvino,
         convert_openvino,
@@ -113,15 +113,13 @@ def by_medvol(
         ]
     )
     data: Any = before({"image": image})
-    x, y, z = (int(n) for n in data["image"].meta["spatial_shape"])
-    source = Geometry((x, y, z), np.asarray(data["image"].meta["original_affine"]))
     inferer = SlidingWindowInferer(WINDOW, 1, 0.5, "gaussian", background=0.0, overlap_slack=slack)
     predictor: Any = net
     if engine == "openvino":
         predictor = compiled_openvino(convert_openvino(net, (1, *WINDOW)), threads=1)
-    labels = inferer.label_map(data["image"][None], predictor, source, Decision(), anti_alias=True)
-    write_nifti(folder / "seg.nii.gz", labels, source.affine, dtype=np.uint8)
-    return labels
+    found = PredictionPipeline(inferer, Decision()).predict(data["image"], predictor)
+    write_nifti(folder / "seg.nii.gz", found.labels, found.source.affine, dtype=np.uint8)
+    return found.labels
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from medvol.core.errors import ConfigError
-from medvol.core.files import atomic_path, write_bytes, write_json, write_text
+from medvol.core.files import atomic_path, csv_text, write_bytes, write_json, write_text
 from medvol.datasets.phantoms.chest import chest_phantom
 from medvol.datasets.phantoms.ct import ct_phantom
 from medvol.datasets.phantoms.mr import MR_CHANNELS, mr_phantom
@@ -74,7 +73,7 @@ def write_phantom_dataset(
         volumes += [(name, structure, f"{ml:.6f}") for structure, ml in phantom.volumes_ml.items()]
     assert phantom is not None
     channels = MR_CHANNELS if kind == "mr" else ("CT",)
-    write_text(folder / "volumes.csv", _csv(("case", "label", "volume_ml"), volumes))
+    write_text(folder / "volumes.csv", csv_text(("case", "label", "volume_ml"), volumes))
     described = _description(channels, phantom.labels, training)
     write_json(folder / "dataset.json", {"name": f"{kind.upper()} phantom", **described})
     return folder
@@ -139,7 +138,7 @@ def write_phantom_classes(
             else:
                 _write_png(target, array)
         rows.append((f"images/{name}{ending}", phantom.category, f"patient_{name}"))
-    write_text(folder / "datalist.csv", _csv(("image", "class", "patient_id"), rows))
+    write_text(folder / "datalist.csv", csv_text(("image", "class", "patient_id"), rows))
     return folder
 
 
@@ -171,9 +170,3 @@ def _seed(seed: int, held_out: bool) -> int:
     if not 0 <= seed < _HELD_OUT:
         raise ConfigError(f"seed {seed} must be at least 0 and below {_HELD_OUT}")
     return seed + _HELD_OUT if held_out else seed
-
-
-def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows([header, *rows])
-    return out.getvalue()

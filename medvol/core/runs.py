@@ -13,6 +13,8 @@ from medvol import __version__
 from medvol.core.errors import InputError, MissingInputError
 from medvol.core.files import sha256_file, write_json
 
+#: What ``run.json`` calls an evaluation that a bundle's ``evaluate.json`` ran.
+BUNDLE_RUN = "bundle run evaluate"
 _FORMAT = 1
 _PARTS = {"command": str, "options": dict, "inputs": dict, "outputs": dict, "versions": dict}
 _PACKAGES = ("numpy", "scipy", "scikit-learn", "nibabel", "SimpleITK")
@@ -25,7 +27,7 @@ def write_run(
     inputs: Iterable[Path],
     outputs: Iterable[str],
 ) -> None:
-    """Write ``run.json``: enough for ``--rerun`` to repeat the run and to know that it did.
+    """Write ``run.json``: enough for ``medvol evaluate rerun`` to repeat it and to compare.
 
     Args:
         folder: The run's output folder.
@@ -52,7 +54,7 @@ def read_run(path: Path) -> dict[str, Any]:
 
     Raises:
         MissingInputError: If the file, or an input, is gone.
-        InputError: If it is no run, or an input has changed since.
+        InputError: If it is not a run, or an input has changed since.
     """
     run = load_run(path)
     folder = path.parent.absolute()
@@ -70,16 +72,16 @@ def load_run(path: Path) -> dict[str, Any]:
 
     Raises:
         MissingInputError: If there is no such file.
-        InputError: If it is no run.
+        InputError: If it is not a run.
     """
     if not path.is_file():
         raise MissingInputError(f"{path}: no such file")
     try:
         run = json.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: is no JSON: {error}") from error
+        raise InputError(f"{path}: is not JSON: {error}") from error
     if not isinstance(run, dict) or run.get("medvol_run") != _FORMAT:
-        raise InputError(f"{path}: is no run.json of this version of medvol")
+        raise InputError(f"{path}: is not a run.json of this version of medvol")
     if missing := [name for name in _PARTS if not isinstance(run.get(name), _PARTS[name])]:
         raise InputError(f"{path}: is damaged: {missing[0]!r} is missing or of another kind")
     folder = path.parent.absolute()
@@ -128,7 +130,8 @@ def _plain(value: Any, folder: Path) -> Any:
     if isinstance(value, Path):
         return {"path": _relative(value, folder)}
     if isinstance(value, Mapping):
-        return {"table": {str(k): v for k, v in value.items()}}
+        is_by_value = all(isinstance(key, int) for key in value)
+        return {"table" if is_by_value else "names": {str(k): v for k, v in value.items()}}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -137,4 +140,6 @@ def _absolute(value: Any, folder: Path) -> Any:
         return Path(os.path.normpath(folder / value["path"]))
     if isinstance(value, dict) and "table" in value:
         return {int(k): v for k, v in value["table"].items()}
+    if isinstance(value, dict) and "names" in value:
+        return {k: tuple(v) for k, v in value["names"].items()}
     return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,124 @@
+"""What one image is, from its headers: the check that every reader and every verb shares."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medvol.core.errors import InputError, MissingInputError
+from medvol.core.geometry import Geometry
+from medvol.io import dicom, itk_formats, nifti, picture
+from medvol.io.dicom_header import DicomImage, read_header
+from medvol.io.dicom_parse import NotDicomError
+from medvol.io.door import shown
+from medvol.io.image import ReadOptions, is_nifti_name
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """An image that is usable as far as its headers can tell.
+
+    Attributes:
+        path: What the user named.
+        kind: ``NIfTI``, ``NRRD``, ``MetaImage``, ``DICOM``, ``segmentation``, ``projection``,
+            ``image`` (a photograph's format) or ``stack`` (a folder of numbered images).
+        shape: Voxels along X, Y, Z, or X, Y of an image without depth.
+        affine: Voxel index to RAS millimetres; None where the format has none.
+        channels: Channels of each voxel.
+    """
+
+    path: Path
+    kind: str
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64] | None = None
+    channels: int = 1
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """The grid in the patient; None where the format has none."""
+        if self.affine is None or len(self.shape) != 3:
+            return None
+        x, y, z = self.shape
+        return Geometry((x, y, z), self.affine)
+
+
+def inspect_image(path: str | os.PathLike[str], options: ReadOptions | None = None) -> ImageHeader:
+    """Check everything about an image that takes no decoding of voxels.
+
+    ``data scan``, ``--dry-run`` and the memory plan ask this, and readers make the same checks by
+    the same functions: what is rejected here is rejected there, in the same words. What only
+    voxels show is left to reading: NaN, integers that float32 cannot hold, damage inside a
+    compressed stream.
+
+    Args:
+        path: A file, a folder with one DICOM series, or a folder of numbered images.
+        options: What the user states about the input.
+
+    Raises:
+        InputError: One line naming the file and its fault.
+    """
+    options, path = options or ReadOptions(), Path(path)
+    if "\0" in os.fspath(path):
+        raise InputError(f"{shown(path)}: the name holds a null character")
+    if not path.exists():
+        raise MissingInputError(f"{shown(path)}: does not exist")
+    if path.is_dir():
+        return _folder(path, options)
+    suffix = path.suffix.lower()
+    if is_nifti_name(path.name):
+        shape, affine = nifti.read_grid(path, options.orientation, channels=options.channels)
+        return _volume(path, "NIfTI", shape, affine)
+    if suffix in itk_formats.SUFFIXES:
+        kind = "NRRD" if "hdr" in suffix or "nrrd" in suffix else "MetaImage"
+        shape, affine = itk_formats.read_grid(
+            path, channels=options.channels, assume_ras=options.orientation == "assume_ras"
+        )
+        return _volume(path, kind, shape, affine)
+    if suffix in picture.SUFFIXES:
+        return ImageHeader(path, "image", picture.read_size(path))
+    try:
+        image = read_header(path)
+    except NotDicomError as error:
+        raise InputError(f"{shown(path)}: is not a DICOM file, and of no other format that medvol "
+                         "reads by its name") from error  # fmt: skip
+    if image is None:
+        raise InputError(f"{shown(path)}: is a DICOM object without pixel data, not an image")
+    return inspect_series(path, [image], options.dicom)
+
+
+def inspect_series(
+    where: Path, images: list[DicomImage], options: dicom.DicomOptions
+) -> ImageHeader:
+    """The same for the DICOM images of one series, whose headers are read already."""
+    first = images[0]
+    if first.is_segmentation:
+        shape = (first.columns, first.rows, len(first.frames))
+        return ImageHeader(where, "segmentation", shape)
+    if dicom.is_projection(images):
+        dicom.gate_projection(where, first)
+        return ImageHeader(where, "projection", (first.columns, first.rows))
+    stack = dicom.gate(where, images, options)
+    return ImageHeader(where, "DICOM", stack.shape, stack.affine)
+
+
+def _folder(path: Path, options: ReadOptions) -> ImageHeader:
+    files = dicom.walk_files(path)
+    images = [file for file in files if file.suffix.lower() in picture.SUFFIXES]
+    if images and all(dicom.is_beside(file) for file in files):
+        spacing = picture.stack_spacing(path, options.spacing_mm)
+        numbered = picture.numbered(path)
+        shape = (*picture.read_size(numbered[0]), len(numbered))
+        return ImageHeader(path, "stack", shape, np.diag([*spacing, 1.0]))
+    series = dicom.choose_series(path, dicom.find_images(path), options.dicom)
+    return inspect_series(path, series, options.dicom)
+
+
+def _volume(
+    path: Path, kind: str, shape: tuple[int, ...], affine: NDArray[np.float64]
+) -> ImageHeader:
+    channels = shape[3] if len(shape) > 3 else 1
+    return ImageHeader(path, kind, shape[:3], affine, channels)
