@@ -90,8 +90,8 @@ class SidedLoss(nn.Module):
         shared, total, held = summed(shared, log_probs.exp().sum(1) + held, held)
         is_here = held > 0
         is_here[0] = False
-        missed = 1 - (2 * shared + 1) / (total + 1)
-        return (missed * is_here).sum() / is_here.sum().clamp_min(1)
+        lost = 1 - (2 * shared + 1) / (total + 1)
+        return (lost * is_here).sum() / is_here.sum().clamp_min(1)
 
 
 def _side(logit: Tensor, side: Tensor) -> Tensor:

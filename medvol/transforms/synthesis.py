@@ -35,8 +35,8 @@ class RandSynthesised(RandomizableTransform, MapTransform):
         keys: Key of one channel-first integer label map, (1, X, Y, Z) or (1, X, Y).
         image_key: Where the image goes, float32 in [0, 1].
         prob: Share of calls that make an image.
-        mean_range: Bounds of a label's mean; SynthSeg: 0 to 255, here 0 to 1.
-        std_range: Bounds of a label's standard deviation; SynthSeg's code draws 15 +- 15 of 255.
+        mean_range: Bounds of a label's mean; SynthSeg: 0 to 250 of 255.
+        std_range: Bounds of a label's standard deviation; SynthSeg: 0 to 30 of 255.
         tied_labels: Groups of labels that share one Gaussian (left and right of a structure),
             as SynthSeg's generation classes do.
         dark_background_prob: Share of images whose label 0 is dark (mean up to 15 / 255, spread up
@@ -45,7 +45,7 @@ class RandSynthesised(RandomizableTransform, MapTransform):
             background in the image, though not in the label map. Whole-brain training removes
             skull and scalp, as after skull-stripping.
         bias_std_range: Spread of the logarithm of the bias field at its 4 x 4 x 4 control points;
-            SynthSeg: 0 to 0.5.
+            SynthSeg: 0 to 0.5 (0.7 in later versions).
         isotropic_prob: Share of images with cubic voxels; the others have one coarse axis.
             SynthSeg: 0.1.
         isotropic_mm: Voxel size of cubic voxels; SynthSeg: 1 to 4 mm.
@@ -55,15 +55,15 @@ class RandSynthesised(RandomizableTransform, MapTransform):
             voxel where that is larger; SynthSeg: 0.5 on the finest grid and 0.75 below it.
         noise_range: Standard deviation of the noise of the acquired voxels, in the range of means.
         percentiles: Intensities that become 0 and 1; those beyond are clipped.
-        gamma_std: Spread of the logarithm of gamma; SynthSeg: 0.5.
+        gamma_std: Spread of the logarithm of gamma; SynthSeg: 0.4.
 
     Raises:
         ConfigError: If a range does not run from low to high, or a label is in two groups.
         LabelError: If the label map is not one channel of whole numbers from 0 to 65535.
 
     Source:
-        Billot et al. 2023, Medical Image Analysis 86:102789, doi:10.1016/j.media.2023.102789,
-        table A.1, and the published code (``SynthSeg/brain_generator.py``, ``model_inputs.py``).
+        Billot et al. 2023, Medical Image Analysis 86:102789, doi:10.1016/j.media.2023.102789;
+        the values are those of its code (github.com/BBillot/SynthSeg, Apache-2.0).
     """
 
     def __init__(
