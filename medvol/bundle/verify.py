@@ -281,11 +281,12 @@ def _policy(bundle: Bundle) -> Iterator[str]:
 
     facts = bundle.metadata.get("medvol", {})
     for task in bundle.tasks:
+        config = bundle.config(task)
+        labels = config.get("labels") or list(
+            bundle.labels.values()
+        )  # values, since mirrors may swap them
         for fault in policy_violations(
-            bundle.config(task),
-            facts.get("modality"),
-            facts.get("body_part"),
-            list(bundle.labels.values()),
+            config, facts.get("modality"), facts.get("body_part"), labels
         ):
             yield f"{task}.json: {fault}"
 

@@ -51,6 +51,7 @@ VERBS: dict[str, str | dict[str, str]] = {
         "split": "data_split",
         "fetch": "data_fetch",
         "profile": "data_profile",
+        "synthesise": "data_synthesise",
     },
     "augment": {
         "preview": "augment_preview",
@@ -63,7 +64,7 @@ VERBS: dict[str, str | dict[str, str]] = {
 EXAMPLE = "medvol predict hippocampus_mri_segmentation scan.nii.gz -o out"
 _GROUP_HELP = {
     "evaluate": "Score segmentations and classifications, follow lesions, repeat a run.",
-    "data": "Scan, check, split, fetch and de-identify data sets.",
+    "data": "Scan, check, split, fetch, de-identify and synthesise data sets.",
     "bundle": "Write, list, verify and fork bundles.",
     "augment": "Look at augmentation before training.",
     "label": "MONAI Label with medvol's bundles.",

@@ -34,6 +34,7 @@ from .samplers import PrevalenceSampler as PrevalenceSampler
 from .scores import EarlyStop as EarlyStop
 from .scores import SegmentationScores as SegmentationScores
 from .segmentation_loss import SegmentationLoss as SegmentationLoss
+from .sided_loss import SidedLoss as SidedLoss
 from .tracking import Tracker as Tracker
 from .unfreezing import GradualUnfreezing as GradualUnfreezing
 from .unfreezing import discriminative_groups as discriminative_groups

@@ -14,6 +14,7 @@ from .published import medicalnet_resnet as medicalnet_resnet
 from .published import torchvision_efficientnet as torchvision_efficientnet
 from .published import torchvision_resnet as torchvision_resnet
 from .restore import with_weights as with_weights
+from .sides import SidedNetwork as SidedNetwork
 from .sizes import PoolingPlan as PoolingPlan
 from .sizes import legal_size as legal_size
 from .sizes import pooling_plan as pooling_plan
