@@ -154,9 +154,9 @@ def _same_file(ours: Mapping[str, Path], theirs: Mapping[str, Path]) -> tuple[st
 
 
 def _read(path: Path) -> Manifest:
-    from medvol.datasets import read_dataset
+    from medvol.datasets import locked_cases
 
-    return read_dataset(path)
+    return locked_cases(path).manifest
 
 
 def _references(ref: Path) -> tuple[Manifest | None, Path | None]:

@@ -70,10 +70,10 @@ def write_splits(study: Study, root: Path, folder: Path) -> None:
     In ``fit.json`` fold 0 validates and fold 1 trains; in ``test.json`` fold 0 tests and fold 1 is
     the same training cases, so that what a bundle derives from them stays the same.
     """
-    from medvol.datasets import read_dataset, split_patients, write_manifest, write_split
+    from medvol.datasets import locked_cases, split_patients, write_manifest, write_split
 
-    manifest = read_dataset(root)
-    usable = _usable(manifest, study)
+    manifest = locked_cases(root).manifest  # its test cases stay out of every fold
+    usable = _usable(manifest.select(case.case for case in manifest.training), study)
     split = split_patients(usable, folds=study.folds, seed=study.split_seed)
     write_split(split, folder / "split.json")
     for fold in study.test_folds:

@@ -211,15 +211,15 @@ def test_an_edited_bundle_is_trained_again(tmp_path, images, monkeypatch, change
     configs = shutil.copytree(medvol.bundle.configs_dir(), tmp_path / "configs")
     monkeypatch.setattr(medvol.bundle, "configs_dir", lambda: configs)
 
-    def wishes():
+    def inputs():
         steps = plan_study(study_of(CLASSES, "t.yaml"), {"d": images}, tmp_path / "out")
-        return [step.wants for step in steps if step.name.startswith("train")]
+        return [step.inputs for step in steps if step.name.startswith("train")]
 
-    before = wishes()
-    assert before == wishes()
+    before = inputs()
+    assert before == inputs()
     with (configs / changed).open("a") as handle:
         handle.write("# edited\n")
-    assert all(a != b for a, b in zip(before, wishes(), strict=True))
+    assert all(a != b for a, b in zip(before, inputs(), strict=True))
 
 
 def test_every_shipped_study_can_be_read_and_planned(tmp_path):
