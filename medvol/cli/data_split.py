@@ -83,4 +83,4 @@ def run(
     for place, count in counts.items():
         print(f"  {place}: {count}")
     if output and output.absolute() != manifest.root / LOCK_FILE:
-        print(f"next: pass it on: medvol plan --split {target}, medvol train --set split={target}")
+        print(f"next: pass it on by --split {target} of plan, or --set split={target} of train")

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from medvol.transforms import RandSpatiald, RandSynthesised
 
 
+EXAMPLE = "medvol data synthesise label_maps -o synthetic -n 4 --seed 1"
+
+
 def run(
     labels: Annotated[Path, typer.Argument(help="A NIfTI label map, or a folder of them.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for images and labels.")],
@@ -33,7 +36,7 @@ def run(
     deform: Annotated[
         bool, typer.Option("--deform/--no-deform", help="Move the anatomy, or keep it.")
     ] = True,
-    as_json: Json = False,
+    is_json: Json = False,
 ) -> None:
     """Write pairs of a synthetic image and its label map, each on its label map's grid."""
     from medvol.engines.data import sample_seed
@@ -65,7 +68,7 @@ def run(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_nifti(target, made[kind][0].numpy(), source.affine.numpy())
             written.append(name)
-    if as_json:
+    if is_json:
         print(json.dumps({"output": str(output), "maps": len(maps), "pairs": written}))
         return
     print(f"{output}: {len(written)} images of {len(maps)} label maps, in images/ and labels/")

@@ -53,7 +53,7 @@ def training_cases(
     """
     if not dataset_dir:
         return {"train": [], "validate": []}
-    manifest = _labelled(locked_cases(dataset_dir, split), labels)
+    manifest = _labelled(dataset_dir, locked_cases(dataset_dir, split), labels)
     if not allow_shared_patients:
         require_disjoint_patients(manifest)
     names = [case.case for case in manifest.cases]
@@ -92,7 +92,7 @@ def evaluation_cases(
     if not dataset_dir:
         return []
     dataset = locked_cases(dataset_dir, split)
-    manifest = _labelled(dataset, labels, for_test=fold is None)
+    manifest = _labelled(dataset_dir, dataset, labels, for_test=fold is None)
     names = [case.case for case in manifest.cases]
     if fold is not None:
         names = _fold_names(manifest, labels, int(fold), folds, seed)[1]
@@ -119,17 +119,21 @@ def _with_facts(whole: Manifest, names: list[str], split: str | None) -> list[di
 
 
 def _labelled(
-    dataset: LockedDataset, labels: Mapping[Any, str], *, for_test: bool = False
+    place: str | os.PathLike[str],
+    dataset: LockedDataset,
+    labels: Mapping[Any, str],
+    *,
+    for_test: bool = False,
 ) -> Manifest:
     manifest = dataset.manifest
     wanted = {int(value): str(name).lower() for value, name in labels.items()}
     found = {int(value): name.lower() for value, name in manifest.labels.items()}
     if found and found != wanted:
-        raise LabelError(f"{manifest.root}: its labels are {found}, the bundle's are {wanted}")
+        raise LabelError(f"{place}: its labels are {found}, the bundle's are {wanted}")
     labelled = [case for case in manifest.cases if case.label is not None]
     names = dataset.choose(labelled, for_test=for_test)
     if not names:
-        raise MissingInputError(f"{manifest.root}: holds no case with a label map")
+        raise MissingInputError(f"{place}: holds no case with a label map")
     return manifest.select(names)
 
 

@@ -17,13 +17,16 @@ def label_map_cases(
     """Label maps of a folder as lists for ``train`` and ``validate``.
 
     Args:
-        dataset_dir: Holds one NIfTI label map per person.
+        dataset_dir: Holds one NIfTI label map per person; nothing gives no case, so that a config
+            can be inspected without data.
         held_out: Names without their ending of those that only validate.
 
     Raises:
         MissingInputError: If the folder is missing or holds no map to train on.
         ConfigError: If a map that is held out is not there: the others might stand in for it.
     """
+    if not dataset_dir:
+        return {"train": [], "validate": []}
     folder = Path(dataset_dir)
     if not folder.is_dir():
         raise MissingInputError(f"{folder}: is not a folder; give the folder of the label maps")

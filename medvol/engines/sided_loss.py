@@ -67,7 +67,7 @@ class SidedLoss(nn.Module):
         Args:
             logits: (B, classes + 1, ...), the last channel that of "right", as ``SidedNetwork``
                 gives them in training.
-            label: Label map, (B, 1, ...); values that are no structure count as background.
+            label: Label map, (B, 1, ...); values without a structure count as background.
         """
         if logits.shape[1] != self.classes + 1:
             raise ConfigError(

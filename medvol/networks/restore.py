@@ -58,8 +58,8 @@ def with_weights(
 def _filled(network: nn.Module, path: str | os.PathLike[str], member: int | None) -> nn.Module:
     state = load_weights(path)
     if members_in(state) and member is not None:
-        logger.info("%s: starting from member %d of %d", path, member, members_in(state))
-        state = member_state(state, member, path)
+        count, state = members_in(state), member_state(state, member, path)
+        logger.info("%s holds %d members; starting from member %d", path, count, member)
     if members_in(state) and not isinstance(network, Ensemble):
         network = Ensemble(network)
     apply_weights(network, network.fit(state) if isinstance(network, Ensemble) else state)

@@ -52,6 +52,10 @@ class Session:
         self.bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
         self.config_path = self.bundle.config_path("inference")
         self.config = self.bundle.config("inference")
+        family = self.bundle.metadata.get("medvol", {}).get("family", "segmentation")
+        if family != "segmentation":
+            raise ConfigError(f"{self.bundle.name}: is for {family} and predicts without windows; "
+                              "this is supported for segmentation only")  # fmt: skip
         self.device = _device(options.device)
         self.labels = self.bundle.labels
         self.is_foreign = "pipeline" not in self.config

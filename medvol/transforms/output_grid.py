@@ -15,7 +15,7 @@ _PAIRS = ("LR", "PA", "IS")
 def output_grid(preprocessing: Any, source: Geometry) -> Geometry:
     """The grid of an image after the transforms of a ``Compose``.
 
-    A transform that changes the grid says how by a method ``output_grid(geometry)``; crops, whose
+    A transform that changes the grid states it by a method ``output_grid(geometry)``; crops, whose
     size follows from the voxels, count as the whole.
 
     Args:

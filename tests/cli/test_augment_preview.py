@@ -40,6 +40,6 @@ def test_preview_needs_no_label(scan, tmp_path, capsys):
 
 def test_preview_refuses_in_one_line(scan, tmp_path, capsys):
     assert main(["augment", "preview", BUNDLE, str(tmp_path / "no.nii"), "-o", "a.png"]) == 2
-    assert "no.nii: no such file" in capsys.readouterr().err
+    assert "no.nii: does not exist" in capsys.readouterr().err
     assert main(["augment", "preview", BUNDLE, str(scan[0]), "-o", "a.gif"]) == 2
     assert ".png or .html" in capsys.readouterr().err

@@ -76,7 +76,7 @@ def require_refused(path, content, fault):
         ('{"a": Infinity}', "Infinity"),
         ('{"a": {"_target_": "$eval"}}', "not allowed"),
         ('{"a": {"_target_": "monai.utils.module.os.system"}}', "not allowed"),
-        ('{"a": {"_target_": ["os.system"]}}', "no name"),
+        ('{"a": {"_target_": ["os.system"]}}', "not a name"),
         ('{"a": [{"b": ["$__import__(1)"]}]}', "code"),
         ('{"a": "%../../x.json::b"}', "another file"),
         ('{"a": {"_target_": "UNet", "_mode_": "debug"}}', "debugger"),

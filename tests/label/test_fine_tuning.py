@@ -61,9 +61,9 @@ def test_submitted_pairs_train_weights_and_a_bad_one_ends_with_its_line(
     pairs = pairs_of(write_blobs(tmp_path / "data", n=3))
     assert len(pairs) == 3
     request = {"max_epochs": 1, "device": "cpu"}
-    state = task._train(request, pairs, [], tmp_path / "run", None)
+    state = task._train(request, pairs, [], tmp_path / "run", {})
     assert all(torch.isfinite(value).all() for value in state.values())
     assert "epoch 1/1" in (tmp_path / "run" / "train.log").read_text()
     Path(pairs[1]["image"]).write_bytes(b"no image")
     with pytest.raises(MedvolError, match=r"\.nii\.gz"):
-        task._train(request, pairs, [], tmp_path / "again", None)
+        task._train(request, pairs, [], tmp_path / "again", {})

@@ -153,7 +153,7 @@ def test_training_starts_from_one_member_of_an_ensembles_weights_and_names_it(tm
     assert not isinstance(network, Ensemble)
     for name, value in network.state_dict().items():
         assert torch.equal(value, states[1][name])
-    with pytest.raises(ConfigError, match="has members 0 to 2, not 3"):
+    with pytest.raises(WeightsError, match="holds 3 members, 0 to 2, not 3"):
         with_weights(member(9), tmp_path / "model.pt", member=3)
     torch.save(states[2], tmp_path / "one.pt")
     one = with_weights(member(9), tmp_path / "one.pt", member=0)

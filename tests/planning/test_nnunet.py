@@ -130,7 +130,7 @@ def test_verb_imports_and_refuses_half_a_question(tmp_path, capsys):
     words[-1] = str(tmp_path / "t_segmentation")
     words += ["--body-part", "hippocampus"]
     assert main([*words, "--budget", "2h"]) == 2
-    assert "--budget goes with a data set" in capsys.readouterr().err
+    assert "--budget cannot be combined with --from-nnunet" in capsys.readouterr().err
     assert main([*words, "--modality", "PT"]) == 0
     found = load(tmp_path / "t_segmentation", is_trusted=True).metadata["medvol"]
     assert found["modality"] == "PT"

@@ -115,7 +115,7 @@ def test_a_case_that_kills_every_worker_fails_alone(options, make_bundle, make_i
 
 
 def test_a_bundle_that_cannot_load_is_refused_once(options, images):
-    with pytest.raises(MissingInputError, match="no bundle"):
+    with pytest.raises(MissingInputError, match="is not a bundle"):
         run_workers(find_cases([images]), options(bundle="nowhere"), 2)
 
 

@@ -89,14 +89,21 @@ BUNDLES = {
     "single windows": lambda folder, _: forked(
         folder, "hippocampus_mri_segmentation", [24, 32, 24], tta=None
     ),
-    "single network": lambda folder, make: make(
-        folder / "single_mri_segmentation", spacing_mm=(1.1, 1.3, 1.2), roi_size=[20, 16, 12]
+    "single network": lambda folder, make: rooted(
+        make(folder / "single_mri_segmentation", spacing_mm=(1.1, 1.3, 1.2), roi_size=[20, 16, 12])
     ),
     "mirrors": lambda folder, _: forked(folder, "hippocampus_mri_segmentation", [24, 32, 24]),
     "slices": lambda folder, _: forked(folder, "hippocampus_mri_slice_segmentation", [24, 32]),
     "nnU-Net plain": lambda folder, _: _imported(folder, "plain"),
     "nnU-Net residual": lambda folder, _: _imported(folder, "residual"),
 }
+
+
+def rooted(bundle: Path) -> Path:
+    """A hand-made bundle whose config knows its folder, whatever the working directory."""
+    path = bundle / "configs" / "inference.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "bundle_root": str(bundle)}))
+    return bundle
 
 
 def _imported(folder: Path, kind: str) -> Path:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from monai.data.dataloader import DataLoader
 from monai.data.meta_tensor import MetaTensor
@@ -86,6 +86,7 @@ def test_inverse_of_any_chain_returns_within_half_a_voxel(names, moves, lazy, ma
 @given(CHAINS, STORAGE, st.integers(0, 1000))
 @settings(max_examples=25)
 def test_a_chain_reads_every_voxel_where_its_affine_states(names, matrix, seed):
+    assume(names.count("space") < 2)  # the second would mix in the repeated edge of the first
     compose = Compose([step(name, ["image"], seed + i) for i, name in enumerate(names)])
     out = compose({"image": ramp(matrix)})["image"]
     want = world(out.shape[1:], out.affine.numpy())
