@@ -29,6 +29,7 @@ class ImageHeader:
         shape: Voxels along X, Y, Z, or X, Y of an image without depth.
         affine: Voxel index to RAS millimetres; None where the format has none.
         channels: Channels of each voxel.
+        tilt_deg: Gantry tilt of a DICOM series.
     """
 
     path: Path
@@ -36,6 +37,7 @@ class ImageHeader:
     shape: tuple[int, ...]
     affine: NDArray[np.float64] | None = None
     channels: int = 1
+    tilt_deg: float = 0.0
 
     @property
     def geometry(self) -> Geometry | None:
@@ -46,17 +48,21 @@ class ImageHeader:
         return Geometry((x, y, z), self.affine)
 
 
-def inspect_image(path: str | os.PathLike[str], options: ReadOptions | None = None) -> ImageHeader:
+def inspect_image(
+    path: str | os.PathLike[str], options: ReadOptions | None = None, *, is_whole: bool = False
+) -> ImageHeader:
     """Check everything about an image that takes no decoding of voxels.
 
     ``data scan``, ``--dry-run`` and the memory plan ask this, and readers make the same checks by
     the same functions: what is rejected here is rejected there, in the same words. What only
-    voxels show is left to reading: NaN, integers that float32 cannot hold, damage inside a
-    compressed stream.
+    voxels show is left to reading: NaN, integers that float32 cannot hold, damage inside an
+    image codec's stream.
 
     Args:
         path: A file, a folder with one DICOM series, or a folder of numbered images.
         options: What the user states about the input.
+        is_whole: Decompress a gzipped NIfTI file to its end too, keeping nothing, so that one that
+            was cut or damaged shows.
 
     Raises:
         InputError: One line naming the file and its fault.
@@ -70,7 +76,8 @@ def inspect_image(path: str | os.PathLike[str], options: ReadOptions | None = No
         return _folder(path, options)
     suffix = path.suffix.lower()
     if is_nifti_name(path.name):
-        shape, affine = nifti.read_grid(path, options.orientation, channels=options.channels)
+        shape, affine = nifti.read_grid(path, options.orientation, channels=options.channels,
+                                        is_whole=is_whole)  # fmt: skip
         return _volume(path, "NIfTI", shape, affine)
     if suffix in itk_formats.SUFFIXES:
         kind = "NRRD" if "hdr" in suffix or "nrrd" in suffix else "MetaImage"
@@ -102,7 +109,7 @@ def inspect_series(
         dicom.gate_projection(where, first)
         return ImageHeader(where, "projection", (first.columns, first.rows))
     stack = dicom.gate(where, images, options)
-    return ImageHeader(where, "DICOM", stack.shape, stack.affine)
+    return ImageHeader(where, "DICOM", stack.shape, stack.affine, tilt_deg=stack.tilt_deg or 0.0)
 
 
 def _folder(path: Path, options: ReadOptions) -> ImageHeader:

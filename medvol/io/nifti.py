@@ -105,9 +105,15 @@ def read_nifti(path: Path, orientation: Orientation = "strict", *, channels: boo
 
 
 def read_grid(
-    path: Path, orientation: Orientation = "strict", *, channels: bool = True
+    path: Path,
+    orientation: Orientation = "strict",
+    *,
+    channels: bool = True,
+    is_whole: bool = False,
 ) -> tuple[tuple[int, ...], NDArray[np.float64]]:
     """Shape (channels last) and affine of a file that passes every check up to its voxels.
+
+    With ``is_whole`` a compressed file is read to its end as well, though nothing is kept.
 
     Nothing is decompressed; of a plain file its length is compared with the header's claim.
 
@@ -120,10 +126,10 @@ def read_grid(
         shape, n_channels = _volume_shape(path, header.shape, channels)
         affine = header_affine(path, header, shape, orientation)
         if header.single:
-            source.check_length(header.offset + header.n_bytes)
+            _check_data(source, header, is_whole)
     if not header.single:
         with open_bytes(data_path) as source:
-            source.check_length(header.offset + header.n_bytes)
+            _check_data(source, header, is_whole)
     return (*shape, n_channels) if n_channels > 1 else shape, affine
 
 
@@ -361,6 +367,14 @@ def _read_voxels(path: Path, source: ByteSource, header: NiftiHeader) -> NDArray
     buffer = source.read_exactly(header.offset, header.n_bytes)
     source.check_end(one_more=header.n_bytes // max(header.shape[-1], 1))
     return np.frombuffer(buffer, dtype=header.dtype)
+
+
+def _check_data(source: ByteSource, header: NiftiHeader, is_whole: bool) -> None:
+    end = header.offset + header.n_bytes
+    source.check_length(end)
+    if is_whole:
+        source.skip_through(end)
+        source.check_end(one_more=header.n_bytes // max(header.shape[-1], 1))
 
 
 def _scaled(path: Path, raw: NDArray[Any], header: NiftiHeader) -> NDArray[np.float32]:

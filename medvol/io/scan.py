@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medvol.core.errors import InputError, MedvolError, MissingInputError
+from medvol.core.errors import GeometryError, InputError, MedvolError, MissingInputError
 from medvol.core.geometry import Geometry
 from medvol.io import dicom, itk_formats, nifti, picture
 from medvol.io.dicom_header import DicomImage, read_header
@@ -18,7 +18,7 @@ from medvol.io.dicom_pixels import SYNTAX_NAMES
 from medvol.io.dicom_series import group_series
 from medvol.io.door import shown
 from medvol.io.image import ReadOptions, is_nifti_name
-from medvol.io.inspect import inspect_image
+from medvol.io.inspect import inspect_image, inspect_series
 
 _WORKERS = 4
 
@@ -144,7 +144,7 @@ def _volume_row(path: Path, kind: str) -> ScanRow:
     try:
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
-            header = inspect_image(path, ReadOptions(channels=True))
+            header = inspect_image(path, ReadOptions(channels=True), is_whole=True)
         row.notes += [str(w.message).split(": ", 1)[-1] for w in heard]
         row.shape = (*header.shape, header.channels) if header.channels > 1 else header.shape
         if header.channels > 1:
@@ -179,23 +179,18 @@ def _series_row(group: list[DicomImage]) -> ScanRow:
     try:
         if first.is_segmentation:
             row.notes.append("a segmentation")
-            return row
-        if dicom.is_projection(group):
-            row.shape = row.shape[:2]
-            dicom.gate_projection(where, first)
-            return row
+        elif not dicom.is_projection(group) and (volumes := dicom.count_volumes(group)) > 1:
+            row.notes.append(f"4D: {volumes} volumes at the same positions: choose one with "
+                             f"--volume 1 to {volumes}")  # fmt: skip
         options = dicom.DicomOptions(resample_tilt=True, volume=1)
-        volumes = dicom.count_volumes(group)
-        if volumes > 1:
-            row.notes.append(f"4D: {volumes} volumes at the same positions")
         with warnings.catch_warnings(record=True) as heard:
             warnings.simplefilter("always")
-            stack = dicom.gate(where, group, options)
+            header = inspect_series(where, group, options)
         row.notes += [str(w.message).split(": ", 1)[-1] for w in heard]
-        row.shape = stack.shape
-        _describe(row, Geometry(stack.shape, stack.affine))
-        if stack.tilt_deg:
-            row.tilt_deg = round(stack.tilt_deg, 2)
+        row.shape = header.shape
+        _describe(row, header.geometry)
+        if header.tilt_deg:
+            row.tilt_deg = round(header.tilt_deg, 2)
             row.notes.append(f"gantry tilt {row.tilt_deg:g} degrees: read it with --resample-tilt")
     except MedvolError as error:
         row.problem = str(error)
@@ -206,6 +201,9 @@ def _picture_rows(where: Path, group: list[Path]) -> Iterable[ScanRow]:
     if len(group) > 1:
         try:
             numbered = picture.numbered(where)
+        except GeometryError as error:  # a slice of a stack is missing
+            yield ScanRow(str(where), "stack", files=len(group), problem=str(error), members=group)
+            return
         except MedvolError:
             numbered = []
         sizes = {_size(path) for path in numbered}

@@ -12,6 +12,8 @@ from medvol.core.errors import InputError
 from medvol.io.door import check_file, shown, warn
 
 _CHUNK = 1 << 18
+#: Bytes that are decompressed at a time where nothing of them is kept.
+_SKIPPED = 1 << 22
 _GZIP = b"\x1f\x8b"
 #: Writers pad files to blocks of at most this many bytes; fewer bytes than a row are no slice.
 _PADDING, _LEAST_SLICE = 4096, 16
@@ -121,6 +123,22 @@ class ByteSource:
             raise InputError(f"{shown(self.path)}: truncated: expected {offset + n} bytes, found "
                              f"{found} after decompression")  # fmt: skip
         return body
+
+    def skip_through(self, n: int) -> None:
+        """Decompress up to byte ``n`` and keep nothing, so that damage before it shows.
+
+        Raises:
+            InputError: If the content ends earlier or its compression is damaged.
+        """
+        self.check_length(n)
+        found = min(len(self._peeked), n) if self._inflater is not None else n
+        while self._inflater is not None and found < n:
+            got = len(self._inflater.read(min(_SKIPPED, n - found)))
+            if not got:
+                raise InputError(f"{shown(self.path)}: truncated: expected {n} bytes, found "
+                                 f"{found} after decompression")  # fmt: skip
+            found += got
+        self._position = n
 
     def check_length(self, n: int) -> None:
         """Refuse a plain file of fewer than ``n`` bytes; a compressed one does not say.
