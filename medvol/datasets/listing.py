@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medvol.core.errors import InputError, MissingInputError
+from medvol.io.image import is_nifti_name
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".nrrd", ".nhdr", ".mha", ".mhd")
+VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 IMAGE_SUFFIXES = VOLUME_SUFFIXES + PICTURE_SUFFIXES
@@ -34,8 +35,8 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """
     root = Path(os.path.abspath(folder))
     if root.is_file():
-        if not (has_image_suffix(root) or is_dicom_file(root)):
-            raise InputError(f"{folder}: is no image that medvol reads")
+        if not (has_image_suffix(root) or is_nifti_name(root.name) or is_dicom_file(root)):
+            raise InputError(f"{folder}: is not an image that medvol reads")
         return [root]
     if not root.is_dir():
         raise MissingInputError(f"{folder}: no such folder")
@@ -73,8 +74,6 @@ def is_dicom_file(path: Path) -> bool:
         return False
     if path.name.lower().endswith(DICOM_SUFFIXES):
         return True
-    if path.suffix and not path.suffix[1:].isdigit():
-        return False
     try:
         with path.open("rb") as handle:
             return handle.read(132)[128:] == b"DICM"
