@@ -70,9 +70,9 @@ class WindowSource:
             if any(tuple(part.shape[2:]) != self.grid.roi for part in parts):
                 raise OtherSizeError
             if self.device.type != "cuda" or to.type == "cuda":
-                planes = [channels_first(part) for part in parts]
+                values = [list(channels_first(part).to(to)) for part in parts]
                 del parts  # here and below: no window is held while the next is predicted
-                yield from _by_window(planes, to)
+                yield from _by_window(values)
                 continue
             started = _copy_out(parts)
             if waiting is not None:
@@ -137,11 +137,12 @@ def blend(
             parts = next(outputs)
             sums = sums or [_zeros(part, share, weight) for part in parts]
             inner = (place, *(s for a, s in enumerate(box) if a != axis))
-            for total, part in zip(sums, parts, strict=True):
-                total[(slice(None), *inner)].addcmul_(part.movedim(axis + 1, 1).to(total), weight)
+            for total in sums:
+                part = parts.pop(0).movedim(axis + 1, 1)
+                total[(slice(None), *inner)].addcmul_(part.to(total), weight)
+                del part
             if skips:
                 share[inner].add_(weight)
-            del parts
         if plain_share is not None:
             share[place].add_(plain_share)
         if whole:
@@ -225,10 +226,8 @@ def _shift(buffer: torch.Tensor, by: int) -> None:
     buffer.narrow(0, max(0, depth - by), min(by, depth)).zero_()
 
 
-def _by_window(planes: list[torch.Tensor], to: torch.device) -> Iterator[list[torch.Tensor]]:
-    values = [list(part.to(to)) for part in planes]
-    del planes
-    for _ in range(len(values[0])):
+def _by_window(values: list[list[torch.Tensor]]) -> Iterator[list[torch.Tensor]]:
+    while values[0]:
         yield [part.pop(0) for part in values]
 
 
@@ -253,4 +252,4 @@ def _arrived(
 ) -> Iterator[list[torch.Tensor]]:
     copies, event = waiting
     event.synchronize()
-    yield from _by_window(copies, to)
+    yield from _by_window([list(part.to(to)) for part in copies])

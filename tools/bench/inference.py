@@ -8,6 +8,7 @@ The network is the reference U-Net (16-32-64-128-256, 2 residual units, instance
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import resource
@@ -121,7 +122,9 @@ def predict(options: argparse.Namespace) -> dict[str, Any]:
     """The whole way of one CT to 1.5 mm with 14 classes, each contender in a process of its own."""
     if options.image is None:
         return {"work": "predict", "figures": {}, "note": "needs --image"}
-    names = ("MONAI", "medvol", "medvol, slack", "medvol, OpenVINO")
+    names = ["MONAI", "medvol", "medvol, slack"]
+    if importlib.util.find_spec("openvino"):
+        names.append("medvol, OpenVINO")
     found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in names}
     for _ in range(options.rounds):
         for name, rows in found.items():
