@@ -183,7 +183,7 @@ def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool)
         else:
             rows.append({"case": case.name, "plan": asdict(plan) if plan else None})
             plans += [plan] if plan else []
-            line = plan.line() if plan else "its header does not tell its size"
+            line = plan.line() if plan else "its memory cannot be estimated before it is read"
         if not is_json:
             print(f"{case.name}: {line}")
     whole = run_estimate(session, plans)

@@ -143,6 +143,7 @@ class Prediction:
         maps: Uncertainty by name (``aleatoric``, ``epistemic``), in nats, shape (X, Y, Z).
         intervals_ml: Volume of each label at a strict and at a lenient probability, in ml, where
             uncertainty was asked for.
+        names: Label value to name, where the bundle's own names do not fit the values.
         voxels: Voxels of each label whose mask overlaps others; the label map tells the rest.
         fallback: What was given up because memory ran out; empty if nothing.
     """
@@ -152,6 +153,7 @@ class Prediction:
     probabilities: NDArray[np.float32] | None = None
     maps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     intervals_ml: dict[int, tuple[float, float]] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
     voxels: dict[int, int] = field(default_factory=dict)
     fallback: str = ""
 

@@ -106,7 +106,7 @@ def run_estimate(session: Session, plans: Sequence[MemoryPlan]) -> RunEstimate:
     seconds = sum(plan.seconds for plan in plans)
     if session.options.max_ram is not None:
         return RunEstimate(max((plan.ram_bytes for plan in plans), default=0), seconds)
-    base, peak = session.own_pipeline.base_bytes, 0
+    base, peak = getattr(session.pipeline, "base_bytes", 0), 0
     for index, plan in enumerate(plans):
         after, before = plans[index + 1 : index + 2], plans[max(0, index - 1) : index]
         beside = [max(p.phases["load"], p.phases["prepare"]) for p in after]

@@ -3,34 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.data.utils import list_data_collate
 
-from medvol.core.errors import ConfigError, InputError
+from medvol.core.errors import ConfigError, InputError, WeightsError
 from medvol.inferers.pipeline import source_of
 from medvol.inferers.source_grid import Prediction
+from medvol.networks import load_weights
 
 
 class EvaluatorPipeline:
     """The evaluator of a bundle that names no pipeline of ours.
 
-    One output channel is a label map. Several are masks that may overlap: they are painted into
-    one label map from the largest to the smallest, so that nested regions stay visible, and each
-    structure's voxels are counted in its own mask.
+    One output channel is a label map; where the metadata names overlapping regions instead of its
+    values, labels are called by their values. Several channels are masks that may overlap: they
+    are painted into one label map from the largest to the smallest, so that nested regions stay
+    visible, and each structure's voxels are counted in its own mask.
 
     Args:
         parser: The bundle's inference config; its writer and data are replaced.
         labels: Label value to name, from ``network_data_format.outputs.pred.channel_def``.
+        weights: The bundle's weights file.
+        are_regions: Whether these name output channels that may overlap, background not among
+            them.
 
     Raises:
         ConfigError: If the config names no evaluator.
+        WeightsError: If there are no weights, or the bundle's own steps do not load them.
     """
 
-    def __init__(self, parser: ConfigParser, labels: Mapping[int, str]) -> None:
+    def __init__(
+        self,
+        parser: ConfigParser,
+        labels: Mapping[int, str],
+        weights: Path,
+        *,
+        are_regions: bool,
+    ) -> None:
         if "evaluator" not in parser:
             raise ConfigError("the bundle's inference config names neither a pipeline nor an "
                               "evaluator, so that nothing can run it")  # fmt: skip
@@ -39,15 +54,28 @@ class EvaluatorPipeline:
             step for step in steps if str(step.get("_target_", "")).split(".")[-1] != "SaveImaged"
         ]
         parser["evaluator#val_data_loader"] = [None]
-        self.labels = dict(labels)
+        self.labels, self.are_regions = dict(labels), are_regions
         self.evaluator: Any = parser.get_parsed_content("evaluator")
+        self._load(parser, weights)
         self.found: list[Any] = []
         self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._note)
+
+    def _load(self, parser: ConfigParser, weights: Path) -> None:
+        """Let the bundle load its weights, and make sure that it did."""
+        state = load_weights(weights)
+        if "initialize" in parser:
+            parser.get_parsed_content("initialize")
+        self.evaluator.fire_event(Events.STARTED)  # a checkpoint loader may wait for this
+        found = self.evaluator.network.state_dict()
+        if found.keys() != state.keys() or not all(
+            torch.equal(found[name].cpu(), state[name]) for name in state
+        ):
+            raise WeightsError(f"{weights}: neither the config's initialize list nor its handlers "
+                               "load these weights into the evaluator's network")  # fmt: skip
 
     @property
     def network(self) -> Any:
         """The bundle's network with its weights; another one may take its place."""
-        self.evaluator.fire_event(Events.STARTED)  # its checkpoint loader waits for this
         return self.evaluator.network
 
     @network.setter
@@ -73,7 +101,11 @@ class EvaluatorPipeline:
                 f"shape {source.shape}; it must bring its prediction back to the image's grid"
             )
         if len(output) == 1:
-            return Prediction(np.rint(output[0]).astype(np.uint8), source)
+            prediction = Prediction(np.rint(output[0]).astype(np.uint8), source)
+            values = {int(v) for v in np.unique(prediction.labels)} - {0}
+            if self.are_regions or values - set(self.labels):
+                prediction.names = {v: f"label {v}" for v in sorted(values)}
+            return prediction
         return self._painted(output >= 0.5, source)
 
     def _painted(self, masks: np.ndarray, source: Any) -> Prediction:

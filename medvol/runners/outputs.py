@@ -38,6 +38,7 @@ def write_outputs(session: Session, case: CaseInput, prediction: Prediction) -> 
 
 def structures(labels: Mapping[int, str], prediction: Prediction) -> list[dict[str, Any]]:
     """Voxels and volume of every label of the bundle, found or not."""
+    labels = prediction.names or labels
     counts = np.bincount(prediction.labels.ravel(), minlength=max(labels, default=0) + 1)
     ml = float(np.prod(prediction.source.spacing_mm)) / 1000
     rows = []

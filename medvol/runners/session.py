@@ -62,7 +62,7 @@ class Session:
         self.parser = self.bundle.parser(
             "inference",
             device=str(self.device),
-            **reader_overrides(self.config, options.reader),
+            **reader_overrides(self.config, self._reading),
             **({} if self.is_foreign else self._overrides()),
         )
         self.pipeline: PredictionPipeline | EvaluatorPipeline
@@ -70,7 +70,14 @@ class Session:
         self.predictor: Any
         if self.is_foreign:
             self._require_plain()
-            self.pipeline = EvaluatorPipeline(self.parser, self.labels)
+            outputs = self.bundle.metadata.get("network_data_format", {}).get("outputs", {})
+            first = str(outputs.get("pred", {}).get("channel_def", {}).get("0", "background"))
+            self.pipeline = EvaluatorPipeline(
+                self.parser,
+                self.labels,
+                self.bundle.weights,
+                are_regions=first.lower() != "background",
+            )
             self.network = self.predictor = self.pipeline.network
             self.postprocessing = Compose([])
         else:
@@ -111,8 +118,16 @@ class Session:
         steps = self.config["preprocessing"]["transforms"]
         load = next((s for s in steps if str(s.get("_target_")).endswith("LoadImaged")), {})
         known = inspect.signature(MedvolReader).parameters
-        named = {k: v for k, v in {**load, **self.options.reader}.items() if k in known}
+        named = {k: v for k, v in {**load, **self._reading}.items() if k in known}
         return MedvolReader(**named).options
+
+    @property
+    def _reading(self) -> dict[str, Any]:
+        """What the user states of the inputs; a foreign bundle also reads by our reader."""
+        if not self.is_foreign:
+            return self.options.reader
+        ours = {"reader": "medvol.io.MedvolReader", "channels": self.in_channels > 1}
+        return {**ours, **self.options.reader}
 
     @property
     def window(self) -> tuple[int, ...]:
@@ -121,10 +136,9 @@ class Session:
         Raises:
             ConfigError: If the window follows the image's size.
         """
-        inputs = self.bundle.metadata.get("network_data_format", {}).get("inputs", {})
-        roi = inputs.get("image", {}).get("spatial_shape", 0)
-        if isinstance(self.pipeline, PredictionPipeline):
-            roi = self.pipeline.inferer.roi_size
+        pipeline = self.pipeline
+        is_own = isinstance(pipeline, PredictionPipeline)
+        roi = getattr(pipeline.inferer if is_own else pipeline.evaluator.inferer, "roi_size", 0)
         if isinstance(roi, int) or min(roi) < 1:
             raise ConfigError(f"the window {roi} is not fixed; the network cannot be exported")
         return (self.in_channels, *(int(n) for n in roi))
