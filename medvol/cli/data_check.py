@@ -21,7 +21,7 @@ def run(
     leakage: Annotated[bool, typer.Option("--leakage", help="Look for shortcuts too.")] = False,
     split: Annotated[Path | None, typer.Option(help="Split file to check for leaks.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for JSON, pictures and HTML.")
+        Path | None, typer.Option("--output", "-o", help="Folder for JSON, images and HTML.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of folds and permutations.", min=0, max=2**32 - 1)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -111,7 +111,7 @@ class EpochSampler(Sampler[int]):
 def _load_all(
     transform: Callable[..., Any], data: Sequence[Mapping[str, Any]], num_workers: int
 ) -> list[Any]:
-    """Every case through the transform; the first refusal stops the others and is raised.
+    """Every case through the transform; the first error stops the others and is raised.
 
     MONAI's CacheDataset ends the process with a C++ abort when a case fails in its thread pool.
     """
@@ -169,7 +169,7 @@ def _own_random(transform: Callable[..., Any], seed: int) -> Iterator[None]:
 def _reseed(transform: Any, seed: int) -> None:
     """``set_random_state`` of a MONAI transform, to the same states at a fraction of the time.
 
-    A ``RandomState`` that is already there is seeded anew; making one asks the system for entropy.
+    A ``RandomState`` that is already there is seeded again; making one asks the system for entropy.
     """
     set_state = getattr(type(transform), "set_random_state", None)
     if set_state not in (Compose.set_random_state, Randomizable.set_random_state):

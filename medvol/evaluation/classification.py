@@ -169,7 +169,7 @@ def positives(data: Predictions) -> list[tuple[int, str]]:
 
 
 def require_other_cases(validation: Predictions, test: Predictions) -> None:
-    """Refuse thresholds fixed on the very patients that are tested.
+    """Reject thresholds fixed on the very patients that are tested.
 
     Raises:
         InputError: Naming a case, never the patient.

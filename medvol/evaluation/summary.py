@@ -201,7 +201,7 @@ def show(value: float, digits: int = 3) -> str:
 
 
 def show_interval(value: float, lower: float, upper: float, digits: int = 3) -> str:
-    """``value (lower to upper)`` with ``show``'s care; bounds that do not exist say so."""
+    """``value (lower to upper)`` with ``show``'s care; missing bounds are stated."""
     if math.isnan(lower) or math.isnan(upper):
         return f"{show(value, digits)} (no interval)"
     if lower == upper:

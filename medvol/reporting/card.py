@@ -13,7 +13,7 @@ from medvol.reporting.checklists import CARD, CHECKLISTS, Checklist, Topic
 from medvol.reporting.facts import Fact, Facts, collect_facts
 
 MISSING = "NOT PROVIDED"
-#: Facts of one kind beyond which a file says "and more", so that a card stays readable.
+#: Facts of one kind beyond which a file states "and more", so that a card stays readable.
 _MOST = 40
 _FEW = 3
 
@@ -71,7 +71,7 @@ def card_text(facts: Facts, title: str = "") -> str:
     """The model card as Markdown."""
     name = title or (facts["title"][0].text if "title" in facts else "Model card")
     lines = [f"# {_cell(name)}", "", f"Written by medvol {__version__} from the files named in "
-             f"brackets. What no file says is {MISSING}.", ""]  # fmt: skip
+             f"brackets. What no file states is {MISSING}.", ""]  # fmt: skip
     for section, keys in CARD.items():
         lines += [f"## {section}", ""]
         for key in keys:
@@ -87,7 +87,7 @@ def checklist_text(listed: Checklist, facts: Facts) -> str:
         f"# {listed.name}", "",
         f"{done} of {total} topics have evidence. Topics are paraphrased in the guideline's order "
         "and carry no item numbers: take the published form for a submission, and this for what "
-        "to put in it. Evidence shows what a file says, not that it is enough.", "",
+        "to put in it. Evidence shows what a file states, not that it is enough.", "",
         "| section | asks for | answer | evidence |", "|---|---|---|---|",
     ]  # fmt: skip
     for topic in listed.topics:

@@ -85,7 +85,7 @@ class CaseFiles:
 def find_files(results: Results, images: Path | None) -> CaseFiles:
     """A run's label maps, and images from a data set or a folder."""
     masks: dict[tuple[str, str], list[MaskFiles]] = {}
-    pictures: dict[tuple[str, str], Path] = {}
+    image_paths: dict[tuple[str, str], Path] = {}
     options, labels, fault = dict(results.options), results.options.get("labels"), ""
     try:
         if results.command == MASK_RUN:
@@ -93,17 +93,19 @@ def find_files(results: Results, images: Path | None) -> CaseFiles:
                 for one in cohort.files:
                     masks.setdefault((cohort.name, one.case), []).append(one)
                 labels = labels or cohort.structures.labels
-                pictures |= {(cohort.name, name): path for name, path in cohort.images.items()}
+                image_paths |= {(cohort.name, name): path for name, path in cohort.images.items()}
         elif options.get("data"):
-            pictures = {("internal", n): path for n, path in _images(options["data"]).items()}
+            image_paths = {("internal", n): path for n, path in _images(options["data"]).items()}
         if images:
             named = _images(images)
-            pictures = {(cohort, n): path for cohort in results.scores for n, path in named.items()}
+            image_paths = {
+                (cohort, n): path for cohort in results.scores for n, path in named.items()
+            }
     except MedvolError as error:
         if images is not None and not images.exists():
             raise
         fault = f"Not all files that were evaluated can be found ({type(error).__name__})."
-    return CaseFiles(masks, pictures, labels or None, fault)
+    return CaseFiles(masks, image_paths, labels or None, fault)
 
 
 def changed_since(results: Results, files: Sequence[MaskFiles]) -> bool:

@@ -3,7 +3,7 @@
 The topics follow CLAIM 2024 (Tejani et al., Radiology: Artificial Intelligence 2024), STARD-AI
 (Sounderajah et al., Nature Medicine 2025) and TRIPOD+AI (Collins et al., BMJ 2024). They are
 paraphrased and not numbered: the published wording was not at hand when they were written, and a
-journal wants its own form filled. A topic is answered when any of its keys has a fact.
+journal requires its own form. A topic is answered when any of its keys has a fact.
 """
 
 from __future__ import annotations

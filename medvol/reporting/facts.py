@@ -74,7 +74,7 @@ def collect_facts(sources: Sequence[Path], own: Path | None = None) -> Facts:
     return facts
 
 
-def say(facts: Facts, key: str, text: Any, file: str, field: str) -> None:
+def add(facts: Facts, key: str, text: Any, file: str, field: str) -> None:
     """Add a fact unless it is empty."""
     if isinstance(text, (list, tuple)):
         text = "; ".join(map(_plain, text))
@@ -89,18 +89,18 @@ def _bundle(source: Path, facts: Facts) -> None:
     file = f"{name}/configs/metadata.json"
     for field, key in _FROM_METADATA.items():
         text = metadata.get(field)
-        say(facts, key, f"{field} {text}" if key == "software" and text else text, file, field)
+        add(facts, key, f"{field} {text}" if key == "software" and text else text, file, field)
     ours = metadata.get("medvol", {})
     for field, key in {"modality": "modality", "body_part": "body_part", "family": "family",
                        "weights_sha256": "weights", "spacing_mm": "spacing"}.items():  # fmt: skip
-        say(facts, key, ours.get(field), file, f"medvol.{field}")
+        add(facts, key, ours.get(field), file, f"medvol.{field}")
     for task in ("inference", "train"):
         if (source / "configs" / f"{task}.json").is_file():
             _config(source, task, facts)
     if (source / "LICENSE").is_file():
         lines = (source / "LICENSE").read_text(encoding="utf-8").split("\n")
         first = next((line for line in lines if line.strip()), "")
-        say(facts, "licence", first, f"{name}/LICENSE", "first line")
+        add(facts, "licence", first, f"{name}/LICENSE", "first line")
     card = source / "docs" / "README.md"
     if card.is_file():
         _card(card, f"{name}/docs/README.md", facts)
@@ -117,30 +117,30 @@ def _config(source: Path, task: str, facts: Facts) -> None:
         plain = {
             k: v for k, v in network.items() if not isinstance(v, (dict, list)) or k[:1] != "_"
         }
-        say(facts, "network", plain, file, "network_def")
+        add(facts, "network", plain, file, "network_def")
         for key in ("preprocessing", "postprocessing"):
             steps = config.get(key, {}).get("transforms", [])
             names = [str(s.get("_target_", s)).rpartition(".")[2] for s in steps
                      if isinstance(s, dict)]  # fmt: skip
-            say(facts, key, " -> ".join(names), file, f"{key}.transforms")
-        say(facts, "labels", config.get("labels"), file, "labels")
+            add(facts, key, " -> ".join(names), file, f"{key}.transforms")
+        add(facts, "labels", config.get("labels"), file, "labels")
         return
     for field in _FROM_TRAINING:
         value = config.get(field)
         if isinstance(value, dict):
             value = str(value.get("_target_", "")).rpartition(".")[2]
-        say(facts, "training", f"{field} {value}" if value is not None else None, file, field)
+        add(facts, "training", f"{field} {value}" if value is not None else None, file, field)
     start = config.get("weights") or "random (weights is null), unless a run's option names others"
-    say(facts, "initialisation", start, file, "weights")
+    add(facts, "initialisation", start, file, "weights")
     augmentation = config.get("train", {}).get("augmentation", {})
     names = [str(step.get("_target_", "")).rpartition(".")[2]
              for step in augmentation.get("transforms", []) if isinstance(step, dict)]  # fmt: skip
-    say(facts, "augmentation", " -> ".join(names), file, "train.augmentation.transforms")
-    say(facts, "partition", f"patients split into {config.get('folds')} folds, seed "
+    add(facts, "augmentation", " -> ".join(names), file, "train.augmentation.transforms")
+    add(facts, "partition", f"patients split into {config.get('folds')} folds, seed "
         f"{config.get('split_seed')}", file, "folds, split_seed")  # fmt: skip
     handlers = config.get("validate", {}).get("handlers", [])
     names = [str(h.get("_target_", "")).rpartition(".")[2] for h in handlers if isinstance(h, dict)]
-    say(facts, "selection", names, file, "validate.handlers")
+    add(facts, "selection", names, file, "validate.handlers")
 
 
 def _card(path: Path, file: str, facts: Facts) -> None:
@@ -152,18 +152,18 @@ def _card(path: Path, file: str, facts: Facts) -> None:
         for word, key in keys.items():
             if word in heading.lower():
                 text = " ".join(line for line in body.splitlines() if line[:1] not in "|`#")
-                say(facts, key, text, file, f"section {heading.strip()!r}")
+                add(facts, key, text, file, f"section {heading.strip()!r}")
 
 
 def _decision(content: Mapping[str, Any], file: str, facts: Facts) -> None:
     for field, key in {"threshold": "threshold", "temperature": "calibration",
                        "source": "threshold"}.items():  # fmt: skip
         value = content.get(field)
-        say(facts, key, f"{field} {value}" if value is not None else None, file, field)
+        add(facts, key, f"{field} {value}" if value is not None else None, file, field)
     for row in content.get("rows", []):
         text = (f"{row['metric']} {row['when']} scaling {_number(row['value'])} "
                 f"({_number(row['lower'])} to {_number(row['upper'])}), n={row['n']}")  # fmt: skip
-        say(facts, "calibration", text, file, "rows")
+        add(facts, "calibration", text, file, "rows")
 
 
 def _evaluation(source: Path, facts: Facts) -> None:
@@ -175,19 +175,19 @@ def _evaluation(source: Path, facts: Facts) -> None:
         return
     results = read_results(source)
     options = results.options
-    say(facts, "evaluation_inputs", f"{len(run['inputs'])} files with SHA-256", file, "inputs")
-    say(facts, "software", [f"{k} {v}" for k, v in run["versions"].items()], file, "versions")
-    say(facts, "statistics", f"{options.get('confidence', 0) * 100:g}% intervals, bootstrap of "
+    add(facts, "evaluation_inputs", f"{len(run['inputs'])} files with SHA-256", file, "inputs")
+    add(facts, "software", [f"{k} {v}" for k, v in run["versions"].items()], file, "versions")
+    add(facts, "statistics", f"{options.get('confidence', 0) * 100:g}% intervals, bootstrap of "
         f"{options.get('resamples')} resamples clustered by patient (a case where unknown), seed "
         f"{options.get('seed')}; DeLong and Wilson where patients are independent", file,
         "options.confidence, resamples, seed")  # fmt: skip
     if results.command.startswith("evaluate"):
-        say(facts, "reproducibility", f"medvol evaluate rerun {file} repeats it", file, "inputs")
+        add(facts, "reproducibility", f"medvol evaluate rerun {file} repeats it", file, "inputs")
     if options.get("train") is not None:
-        say(facts, "disjoint", "no test patient is in the training data (rejected otherwise)", file,
+        add(facts, "disjoint", "no test patient is in the training data (rejected otherwise)", file,
             "options.train")  # fmt: skip
     if options.get("validation") is not None:
-        say(facts, "threshold", "fixed on other patients than those tested", file,
+        add(facts, "threshold", "fixed on other patients than those tested", file,
             "options.validation")  # fmt: skip
     table = f"{source.name}/summary.csv"
     unnamed = {cohort for cohort, cases in results.cases.items()
@@ -208,15 +208,15 @@ def _evaluation(source: Path, facts: Facts) -> None:
             else ("external" if row.cohort == "external" else "performance")
         )
         prefix = f"{row.group}: " if row.group != "all" else ""
-        say(facts, key, prefix + text, table, f"{row.cohort}, {row.group}")
+        add(facts, key, prefix + text, table, f"{row.cohort}, {row.group}")
     for cohort, cases in results.cases.items():
         if trained := [case["case"] for case in cases if case.get("split") == "train"]:
-            say(facts, "disjoint", f"{len(trained)} of {len(cases)} {cohort} cases are training "
+            add(facts, "disjoint", f"{len(trained)} of {len(cases)} {cohort} cases are training "
                 f"cases of their data set, for example {trained[0]}: scores of cases that the "
                 "network was trained on do not measure accuracy", file, "cases.csv, split"
                 )  # fmt: skip
     worst = [f"{row.case} {row.label} {row.metric}" for row in results.worst[:5]]
-    say(facts, "failures", worst, f"{source.name}/worst.csv", "first rows")
+    add(facts, "failures", worst, f"{source.name}/worst.csv", "first rows")
     _cohort(results.options, file, facts)
 
 
@@ -234,7 +234,7 @@ def _cohort(options: Mapping[str, Any], file: str, facts: Facts) -> None:
         return
     field = "options.data" if options.get("data") else "options.ref"
     patients = {case.patient for case in manifest.cases if case.patient}
-    say(
+    add(
         facts,
         "participants",
         f"{len(manifest.cases)} cases"
@@ -242,16 +242,16 @@ def _cohort(options: Mapping[str, Any], file: str, facts: Facts) -> None:
         file,
         field,
     )
-    say(facts, "data_licence", manifest.licence, file, field)
+    add(facts, "data_licence", manifest.licence, file, field)
     for key, column in (("sites", "site"), ("demographics", "sex"), ("classes", "category")):
         counts = Counter(v for case in manifest.cases if (v := getattr(case, column)))
-        say(facts, key, [f"{column} {value}: {n}" for value, n in sorted(counts.items())], file,
+        add(facts, key, [f"{column} {value}: {n}" for value, n in sorted(counts.items())], file,
             field)  # fmt: skip
     ages = [
         float(case.extra["age"]) for case in manifest.cases if _is_number(case.extra.get("age"))
     ]
     if ages:
-        say(
+        add(
             facts, "demographics", f"age {min(ages):g} to {max(ages):g}, n={len(ages)}", file, field
         )
 
@@ -259,23 +259,23 @@ def _cohort(options: Mapping[str, Any], file: str, facts: Facts) -> None:
 def _study(source: Path, facts: Facts) -> None:
     content, file = _json(source / "study.json"), f"{source.name}/study.json"
     study = content["study"]
-    say(facts, "title", study.get("title"), file, "study.title")
-    say(facts, "objectives", study.get("question"), file, "study.question")
+    add(facts, "title", study.get("title"), file, "study.title")
+    add(facts, "objectives", study.get("question"), file, "study.question")
     arms = [f"{a['name']} ({a['bundle'] or 'existing masks'})" for a in study["arms"]]
-    say(facts, "arms", arms, file, "study.arms")
-    say(facts, "partition", f"patients split into {study['folds']} parts, seed "
+    add(facts, "arms", arms, file, "study.arms")
+    add(facts, "partition", f"patients split into {study['folds']} parts, seed "
         f"{study['split_seed']}; test parts {study['test_folds']}, the next validates", file,
         "study.folds, split_seed, test_folds")  # fmt: skip
-    say(facts, "training", f"seeds {study['seeds']}; options {study['train']}; weights "
+    add(facts, "training", f"seeds {study['seeds']}; options {study['train']}; weights "
         f"{study['weights']}", file, "study.seeds, train, weights")  # fmt: skip
-    say(facts, "software", f"medvol {content['medvol']}", file, "medvol")
-    say(facts, "reproducibility", f"{len(content['steps'])} steps, each with the digest of what "
+    add(facts, "software", f"medvol {content['medvol']}", file, "medvol")
+    add(facts, "reproducibility", f"{len(content['steps'])} steps, each with the digest of what "
         "decided it", file, "steps")  # fmt: skip
     for name, key in (("arms", "performance"), ("tests", "comparison")):
         path = source / f"{name}.csv"
         if path.is_file():
             for row in csv.DictReader(path.read_text("utf-8").splitlines()):
-                say(facts, key, _study_row(row), f"{source.name}/{name}.csv", row["metric"])
+                add(facts, key, _study_row(row), f"{source.name}/{name}.csv", row["metric"])
     for path in sorted(source.glob("evaluation/*/*/*/run.json"))[:1]:
         _evaluation(path.parent, facts)
     bundles = sorted(source.glob("runs/*/*/*/*/*/configs/metadata.json"))
@@ -302,7 +302,7 @@ def _training(source: Path, facts: Facts) -> None:
     if not rows:
         return
     seconds = sum(float(row.get("seconds") or 0) for row in rows)
-    say(facts, "training", f"{len(rows)} epochs, {rows[-1].get('steps')} steps, {seconds:.0f} s, "
+    add(facts, "training", f"{len(rows)} epochs, {rows[-1].get('steps')} steps, {seconds:.0f} s, "
         f"final loss {rows[-1].get('loss')}", file, "epoch, steps, seconds, loss")  # fmt: skip
 
 
@@ -322,7 +322,7 @@ def _own(path: Path, facts: Facts) -> None:
     for key, text in content.items():
         if key not in KEYS:
             raise InputError(f"{path}: no item asks for {key!r}; known: {', '.join(sorted(KEYS))}")
-        say(facts, key, text, path.name, str(key))
+        add(facts, key, text, path.name, str(key))
 
 
 def _json(path: Path) -> dict[str, Any]:

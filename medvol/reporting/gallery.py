@@ -85,8 +85,8 @@ def _view(results: Results, files: CaseFiles, key: Key, max_voxels: int) -> View
 
 
 def _shown(key: Key, view: View, why: str) -> Shown:
-    picture: Any = outline_planes(view.image, view.ref, view.pred, view.spacing_mm)
-    uri = "data:image/png;base64," + base64.b64encode(picture).decode()
+    drawn: Any = outline_planes(view.image, view.ref, view.pred, view.spacing_mm)
+    uri = "data:image/png;base64," + base64.b64encode(drawn).decode()
     return Shown(key, why, uri, view.parts(), view.labels, view.note)
 
 

@@ -13,7 +13,7 @@ from medvol.datasets.pages import figure
 from medvol.evaluation import AgreementRow, Results, SummaryRow
 from medvol.metrics import Score, Volume, metric_of
 from medvol.reporting import style
-from medvol.reporting.style import Picture, save_picture, shorten
+from medvol.reporting.style import PageFigure, save_figure, shorten
 from medvol.reporting.tables import metric_name
 
 _MOST_LABELS = 40
@@ -21,7 +21,7 @@ _PANELS_ACROSS = 3
 _COHORTS = {"internal": style.BLUE, "external": style.VERMILION}
 
 
-def mask_pictures(results: Results, folder: Path) -> list[Picture]:
+def draw_masks(results: Results, folder: Path) -> list[PageFigure]:
     """Write every figure of a segmentation run."""
     found = [
         _distribution(results, metric, folder)
@@ -34,7 +34,7 @@ def mask_pictures(results: Results, folder: Path) -> list[Picture]:
     return found
 
 
-def _distribution(results: Results, metric: str, folder: Path) -> Picture:
+def _distribution(results: Results, metric: str, folder: Path) -> PageFigure:
     """A row per label: every case, the quartiles, the median with its interval."""
     rows = [r for r in results.table if isinstance(r, SummaryRow) and r.metric == metric
             and r.group == "all" and r.label != "(all labels)"][:_MOST_LABELS]  # fmt: skip
@@ -60,7 +60,7 @@ def _distribution(results: Results, metric: str, folder: Path) -> Picture:
     caption = f"Every case a dot (n: {n}); box: quartiles; line: median; whisker: its interval."
     if any(row.n_infinite for row in rows):
         caption += " A triangle at the edge: infinite distances, one of two masks empty."
-    return save_picture(fig, folder, f"distribution_{metric.replace('@', '_at_')}",
+    return save_figure(fig, folder, f"distribution_{metric.replace('@', '_at_')}",
                         metric_name(metric), caption)  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def _finite_edge(results: Results, metric: str) -> float:
 
 def _bland_altman(
     volumes: Sequence[Volume], rows: Sequence[AgreementRow], folder: Path, cohort: str
-) -> Picture:
+) -> PageFigure:
     """A panel per label: difference over mean, bias and limits, each with its interval's band."""
     rows = rows[:_MOST_LABELS]
     across = min(_PANELS_ACROSS, len(rows))
@@ -129,10 +129,10 @@ def _bland_altman(
         "empty mask counts with volume 0."
     )
     name = "bland_altman" + ("" if cohort == "internal" else f"_{cohort}")
-    return save_picture(fig, folder, name, "Agreement of volumes", caption, is_wide=across > 2)
+    return save_figure(fig, folder, name, "Agreement of volumes", caption, is_wide=across > 2)
 
 
-def forest(named: Sequence[tuple[str, Results]], folder: Path) -> list[Picture]:
+def forest(named: Sequence[tuple[str, Results]], folder: Path) -> list[PageFigure]:
     """For each metric and label that several segmentation runs share: means with intervals."""
     found = []
     runs = [(name, r) for name, r in named if r.kind == "masks"]
@@ -150,7 +150,7 @@ def forest(named: Sequence[tuple[str, Results]], folder: Path) -> list[Picture]:
 
 def _forest(
     runs: Sequence[tuple[str, Results]], metric: str, labels: Sequence[str], folder: Path
-) -> Picture:
+) -> PageFigure:
     fig = figure(7.2, 0.9 + (0.22 + 0.2 * len(runs)) * len(labels))
     axes = fig.add_subplot()
     for k, (name, results) in enumerate(runs):
@@ -172,5 +172,5 @@ def _forest(
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
     caption = ("Mean of each run with its BCa interval; means that are infinite (one of two "
                "masks empty) are not drawn, see the tables.")  # fmt: skip
-    return save_picture(fig, folder, f"runs_{metric.replace('@', '_at_')}",
+    return save_figure(fig, folder, f"runs_{metric.replace('@', '_at_')}",
                         f"Runs side by side: {metric_name(metric)}", caption)  # fmt: skip

@@ -16,10 +16,10 @@ from medvol.metrics import Score
 from medvol.metrics.registry import FALSE_NEGATIVE, FALSE_POSITIVE
 from medvol.reporting.cases import CaseTable, case_table, find_files
 from medvol.reporting.gallery import Shown, show_worst
-from medvol.reporting.mask_figures import forest, mask_pictures
+from medvol.reporting.mask_figures import draw_masks, forest
 from medvol.reporting.page import write_page
-from medvol.reporting.score_figures import score_pictures
-from medvol.reporting.style import Picture, drawing
+from medvol.reporting.score_figures import draw_scores
+from medvol.reporting.style import PageFigure, drawing
 from medvol.reporting.tables import Table, metric_table, origin_table, summary_tables
 from medvol.reporting.volumes import voxel_cap
 
@@ -75,13 +75,13 @@ def write_report(
         raise ConfigError(f"{len(runs)} runs cannot have {len(names)} names")
     found = [read_results(Path(run)) for run in runs]
     titles = list(names) or _names(found)
-    say = progress or (lambda *_: None)
+    on_progress = progress or (lambda *_: None)
     quota = (-(-volumes // len(found)), voxel_cap(volumes))
     sections = []
     with drawing():
         for key, (name, results) in enumerate(zip(titles, found, strict=True)):
             place = out if len(found) == 1 else output_path(out, f"run{key}_{name}")
-            sections.append(_section(f"run{key}", name, results, place, images, quota, say))
+            sections.append(_section(f"run{key}", name, results, place, images, quota, on_progress))
         overview = forest(list(zip(titles, found, strict=True)), out / "figures")
     page = out / "report.html"
     data, parts = _data(sections)
@@ -90,10 +90,10 @@ def write_report(
         "sections": [section.values() for section in sections], "overview": overview,
     }  # fmt: skip
     write_page(page, values, data, parts)
-    pictures = [*overview, *(p for section in sections for p in section.pictures)]
+    figures = [*overview, *(p for section in sections for p in section.figures)]
     return Report(
         page=page,
-        figures=[path for picture in pictures for path in picture.files],
+        figures=[path for figure in figures for path in figure.files],
         tables=[path for section in sections for path in section.written],
         volumes=[shown.key[1] for section in sections for shown in section.shown],
     )
@@ -108,7 +108,7 @@ class _Section:
     results: Results
     tables: Sequence[Table]
     origin: Table
-    pictures: Sequence[Picture]
+    figures: Sequence[PageFigure]
     cases: CaseTable
     shown: Sequence[Shown]
     note: str
@@ -120,7 +120,7 @@ class _Section:
         table = self.cases
         return {
             "id": self.id, "name": self.name, "facts": _facts(self.results), "tables": self.tables,
-            "pictures": self.pictures, "metrics": metric_table(self.results),
+            "figures": self.figures, "metrics": metric_table(self.results),
             "origin": self.origin, "has_masks": self.results.kind == "masks",
             "cards_note": self.note,
             "cards": [{"at": at[s.key], "name": s.key[1], "why": s.why, "uri": s.uri}
@@ -142,7 +142,7 @@ def _section(
     out: Path,
     images: Path | None,
     quota: tuple[int, int],
-    say: Progress,
+    on_progress: Progress,
 ) -> _Section:
     """Write a run's tables and figures, and gather what the page shows of it."""
     files = find_files(results, images)
@@ -151,15 +151,15 @@ def _section(
     cells = [(row.case, *(cell.text for cell in row.cells)) for row in cases.rows]
     plain = Table("cases", "All cases", cases.note, cases.header, cells)
     written = [path for table in (*tables, plain) for path in _write_table(table, out / "tables")]
-    draw = mask_pictures if results.kind == "masks" else score_pictures
-    say(f"{name}: figures", 0, 1)
-    pictures = draw(results, out / "figures")
-    say(f"{name}: figures", 1, 1)
+    draw = draw_masks if results.kind == "masks" else draw_scores
+    on_progress(f"{name}: figures", 0, 1)
+    figures = draw(results, out / "figures")
+    on_progress(f"{name}: figures", 1, 1)
     shown, note = show_worst(
-        results, cases, files, quota, lambda done, total: say(f"{name}: cases", done, total)
+        results, cases, files, quota, lambda done, total: on_progress(f"{name}: cases", done, total)
     )
     origin = origin_table(results, [files.record(*one) for one in files.masks])
-    return _Section(key, name, results, tables, origin, pictures, cases, shown, note, written)
+    return _Section(key, name, results, tables, origin, figures, cases, shown, note, written)
 
 
 def _data(sections: Sequence[_Section]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -188,7 +188,7 @@ def _patients(name: str, count: int, cases: Sequence[Mapping[str, str]]) -> dict
 
 
 def _facts(results: Results) -> list[dict[str, Any]]:
-    """The counts that a reader wants before any mean."""
+    """The counts that a reader needs before any mean."""
     whole = [row for row in results.table if row.group == "all"]
     facts: list[dict[str, Any]] = []
     for cohort, cases in results.cases.items():

@@ -12,23 +12,25 @@ from medvol.datasets.pages import figure
 from medvol.evaluation import Results, show_interval
 from medvol.evaluation.classification import ClassRow
 from medvol.reporting import style
-from medvol.reporting.style import Picture, save_picture, shorten
+from medvol.reporting.style import PageFigure, save_figure, shorten
 
 _MOST_CLASSES = len(style.SERIES)
 _SQUARE_IN = (4.6, 4.3)
 Curves = Mapping[str, Any]
 
 
-def score_pictures(results: Results, folder: Path) -> list[Picture]:
+def draw_scores(results: Results, folder: Path) -> list[PageFigure]:
     """Write every figure of a classification run, per cohort."""
     found = []
     for cohort in results.curves:
         suffix = "" if cohort["cohort"] == "internal" else f"_{cohort['cohort']}"
-        found += _cohort_pictures(results, cohort, folder, suffix)
+        found += _cohort_figures(results, cohort, folder, suffix)
     return found
 
 
-def _cohort_pictures(results: Results, cohort: Curves, folder: Path, suffix: str) -> list[Picture]:
+def _cohort_figures(
+    results: Results, cohort: Curves, folder: Path, suffix: str
+) -> list[PageFigure]:
     about = (
         f" {cohort['cohort'].capitalize()}: n = {cohort['n']}, {cohort['n_patients']} patients. "
         f"Bands: pointwise {100 * cohort['confidence']:g}% intervals, patients resampled whole."
@@ -50,7 +52,7 @@ def _cohort_pictures(results: Results, cohort: Curves, folder: Path, suffix: str
     return found
 
 
-def _roc(results: Results, cohort: Curves, folder: Path, suffix: str, about: str) -> Picture:
+def _roc(results: Results, cohort: Curves, folder: Path, suffix: str, about: str) -> PageFigure:
     fig = figure(*_SQUARE_IN)
     axes = fig.add_subplot()
     axes.plot([0, 1], [0, 1], color=style.GREY, linewidth=0.8, linestyle=":")
@@ -66,7 +68,7 @@ def _roc(results: Results, cohort: Curves, folder: Path, suffix: str, about: str
     _unit_square(axes, "1 - specificity", "sensitivity")
     axes.legend(loc="lower right")
     text = "Receiver operating characteristic; AUC with its interval."
-    return save_picture(fig, folder, f"roc{suffix}", "ROC curve", text + about)
+    return save_figure(fig, folder, f"roc{suffix}", "ROC curve", text + about)
 
 
 def _operating_points(axes: Any, results: Results, cohort: str, label: str) -> None:
@@ -95,7 +97,7 @@ def _operating_points(axes: Any, results: Results, cohort: str, label: str) -> N
         )
 
 
-def _pr(results: Results, cohort: Curves, folder: Path, suffix: str, about: str) -> Picture:
+def _pr(results: Results, cohort: Curves, folder: Path, suffix: str, about: str) -> PageFigure:
     fig = figure(*_SQUARE_IN)
     axes = fig.add_subplot()
     for k, one in enumerate(cohort["curves"][:_MOST_CLASSES]):
@@ -111,12 +113,12 @@ def _pr(results: Results, cohort: Curves, folder: Path, suffix: str, about: str)
     text = (
         "Average precision is the sum of these steps; dotted: prevalence, which a coin would reach."
     )
-    return save_picture(
+    return save_figure(
         fig, folder, f"precision_recall{suffix}", "Precision and recall", text + about
     )
 
 
-def _calibration(curves: Sequence[Curves], folder: Path, suffix: str, about: str) -> Picture:
+def _calibration(curves: Sequence[Curves], folder: Path, suffix: str, about: str) -> PageFigure:
     fig = figure(*_SQUARE_IN)
     axes, below = fig.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     axes.plot([0, 1], [0, 1], color=style.GREY, linewidth=0.8, linestyle=":")
@@ -142,10 +144,10 @@ def _calibration(curves: Sequence[Curves], folder: Path, suffix: str, about: str
         "Ten bins of equal width; bars: intervals of the observed share; below, "
         "cases per bin. A slope under 1 means overconfidence."
     )
-    return save_picture(fig, folder, f"calibration{suffix}", "Calibration", text + about)
+    return save_figure(fig, folder, f"calibration{suffix}", "Calibration", text + about)
 
 
-def _decision(curves: Sequence[Curves], folder: Path, suffix: str, about: str) -> Picture:
+def _decision(curves: Sequence[Curves], folder: Path, suffix: str, about: str) -> PageFigure:
     fig = figure(*_SQUARE_IN)
     axes = fig.add_subplot()
     top = 0.0
@@ -163,10 +165,10 @@ def _decision(curves: Sequence[Curves], folder: Path, suffix: str, about: str) -
              ylabel="net benefit")  # fmt: skip
     axes.legend(loc="upper right")
     text = "Net benefit of acting above each threshold (Vickers & Elkin 2006)."
-    return save_picture(fig, folder, f"decision_curve{suffix}", "Decision curve", text + about)
+    return save_figure(fig, folder, f"decision_curve{suffix}", "Decision curve", text + about)
 
 
-def _scores(one: Curves, folder: Path, suffix: str, is_numbered: bool, at: int) -> Picture:
+def _scores(one: Curves, folder: Path, suffix: str, is_numbered: bool, at: int) -> PageFigure:
     fig = figure(4.6, 3.0)
     axes = fig.add_subplot()
     hist = one["scores"]
@@ -182,11 +184,11 @@ def _scores(one: Curves, folder: Path, suffix: str, is_numbered: bool, at: int) 
     axes.set(xlabel=f"score of {shorten(one['label'])}", ylabel="cases")
     axes.legend(loc="best")
     name = f"scores{suffix}" + (f"_{at + 1}" if is_numbered else "")
-    return save_picture(fig, folder, name, "Scores by truth",
+    return save_figure(fig, folder, name, "Scores by truth",
                         "How far the scores of both kinds of cases lie apart.")  # fmt: skip
 
 
-def _confusion(matrices: Sequence[Curves], folder: Path, suffix: str, about: str) -> Picture:
+def _confusion(matrices: Sequence[Curves], folder: Path, suffix: str, about: str) -> PageFigure:
     size = len(matrices[0]["classes"])
     across = min(3, len(matrices))
     side = max(2.7, 0.85 * size)
@@ -213,7 +215,7 @@ def _confusion(matrices: Sequence[Curves], folder: Path, suffix: str, about: str
         panel.set_title(rule, fontsize=8.5)
         panel.spines[:].set_visible(False)
         panel.tick_params(length=0)
-    return save_picture(fig, folder, f"confusion{suffix}", "Confusion",
+    return save_figure(fig, folder, f"confusion{suffix}", "Confusion",
                         "Cases, share of the row (sensitivity of that class) and its Wilson "
                         "interval." + about, is_wide=across > 1)  # fmt: skip
 

@@ -34,7 +34,7 @@ _DPI = 200
 
 
 @dataclass(frozen=True)
-class Picture:
+class PageFigure:
     """A figure on disk and, as SVG, for a page.
 
     Attributes:
@@ -56,7 +56,7 @@ class Picture:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Matplotlib with medvol's rules; characters that its font lacks are no reason to stop."""
+    """Matplotlib with medvol's rules; characters that its font lacks do not stop it."""
     import matplotlib
 
     with matplotlib.rc_context(_RULES), warnings.catch_warnings():
@@ -64,9 +64,9 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def save_picture(
+def save_figure(
     figure: Any, folder: Path, name: str, title: str, caption: str, *, is_wide: bool = False
-) -> Picture:
+) -> PageFigure:
     """Write a figure as PDF and PNG, without a date inside, and keep its SVG."""
     dateless: dict[str, dict[str, Any]] = {
         "pdf": {"CreationDate": None}, "png": {"Software": None}, "svg": {"Date": None},
@@ -81,7 +81,7 @@ def save_picture(
         files.append(folder / f"{name}.{kind}")
         write_bytes(files[-1], buffer.getvalue())
     uri = "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
-    return Picture(name, title, caption, tuple(files), uri, is_wide)
+    return PageFigure(name, title, caption, tuple(files), uri, is_wide)
 
 
 def shorten(text: str, most: int = 28) -> str:

@@ -43,11 +43,6 @@ UNCONVERTED = (
     "datasets/reading.py",
     "datasets/split.py",
     "datasets/tables.py",
-    "engines/data.py",
-    "engines/gate.py",
-    "engines/metrics.py",
-    "engines/workflow.py",
-    "evaluation/",
     "inferers/",
     "io/",
     "label/infer.py",
@@ -57,7 +52,6 @@ UNCONVERTED = (
     "networks/weights.py",
     "planning/",
     "privacy/deid.py",
-    "reporting/",
     "runners/",
 )
 
