@@ -169,21 +169,23 @@ def _run_at(
 def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool) -> None:
     from dataclasses import asdict
 
-    from medvol.core.errors import MedvolError
-    from medvol.runners import Session, job_plan, run_estimate
+    from medvol.core.errors import MedvolError, error_line
+    from medvol.runners import Session, rehearse, run_estimate
 
     session, rows, plans, is_rejected = Session(options), [], [], False
     for case in cases:
         try:
-            plan = job_plan(session, case.path, is_timed=True)
-        except MedvolError as error:
-            rows.append({"case": case.name, "refused": str(error)})
+            plan = rehearse(session, case.path)
+        except (MedvolError, RuntimeError, ValueError, OSError) as error:
+            if (fault := error_line(error)) is None:
+                raise
+            rows.append({"case": case.name, "refused": fault})
             is_rejected = True
-            line = f"refused: {error}"
+            line = f"refused: {fault}"
         else:
             rows.append({"case": case.name, "plan": asdict(plan) if plan else None})
             plans += [plan] if plan else []
-            line = plan.line() if plan else "its memory cannot be estimated before it is read"
+            line = plan.line() if plan else "its memory cannot be estimated"
         if not is_json:
             print(f"{case.name}: {line}")
     whole = run_estimate(session, plans)

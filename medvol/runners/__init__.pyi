@@ -4,6 +4,7 @@ from .cases import shard_of as shard_of
 from .classify import is_classification as is_classification
 from .classify import run_classification as run_classification
 from .cost import job_plan as job_plan
+from .cost import rehearse as rehearse
 from .cost import run_estimate as run_estimate
 from .demo import run_demo as run_demo
 from .local import run_local as run_local

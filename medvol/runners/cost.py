@@ -13,6 +13,7 @@ import torch
 from medvol.core.errors import ConfigError
 from medvol.core.geometry import Geometry
 from medvol.inferers import MemoryPlan, PredictionPipeline, onednn_convolutions
+from medvol.inferers.pipeline import source_of
 from medvol.io import InputWarning, inspect_image
 from medvol.runners.session import Session
 from medvol.transforms import output_grid
@@ -62,20 +63,29 @@ def plan_case(session: Session, source: Geometry | None) -> dict[str, Any]:
     return rows
 
 
-def job_plan(session: Session, path: str, *, is_timed: bool = False) -> MemoryPlan | None:
+def job_plan(session: Session, path: str) -> MemoryPlan | None:
     """The plan for one image, from its header; None where that does not tell.
-
-    Args:
-        session: The bundle.
-        path: The image.
-        is_timed: Run one window to estimate the time as well.
 
     Raises:
         TooLargeError: If the ceilings cannot be kept.
         ConfigError: If the network's memory cannot be estimated but there is a ceiling.
     """
     source = header_grid(session, path)
-    return None if source is None else grid_plan(session, source, is_timed=is_timed)
+    return None if source is None else grid_plan(session, source)
+
+
+def rehearse(session: Session, path: str) -> MemoryPlan | None:
+    """What predicting an image would take, and whether it would be rejected.
+
+    The image is read and prepared as in a run, and one window is timed; nothing is predicted.
+
+    Raises:
+        MedvolError: Whatever would stop the run for this image.
+    """
+    job_plan(session, path)  # a ceiling is checked before anything is read
+    image = session.preprocessing({"image": path})["image"]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    source = source_of(image)
+    return grid_plan(session, source, is_timed=True)
 
 
 def grid_plan(session: Session, source: Geometry, *, is_timed: bool = False) -> MemoryPlan | None:
@@ -118,18 +128,15 @@ def run_estimate(session: Session, plans: Sequence[MemoryPlan]) -> RunEstimate:
 def window_seconds(session: Session, size: Sequence[int]) -> float:
     """Seconds for one window and one pass, measured with what the run will use."""
     inferer = session.own_pipeline.inferer
-    volume = torch.zeros((session.in_channels, *size))
-    source, _ = inferer.windows(volume)
-    source = type(source)(source.image, source.grid, 1, session.device)
-    boxes = source.grid.boxes()[:1]
+    window = torch.zeros((1, session.in_channels, *inferer.grid_over(size).roi))
+    window = window.to(session.device)
     plain = type(inferer)(inferer.roi_size, 1, activation=inferer.activation)
-    predict = plain.window_predictor(session.predictor, volume[None])
+    predict = plain.window_predictor(session.predictor, window)
     best = float("inf")
     with torch.no_grad(), onednn_convolutions():
         for _ in range(2):
             start = time.perf_counter()
-            for _ in source.predict(boxes, predict, to=session.device):
-                pass
+            predict(window)
             if session.device.type == "cuda":
                 torch.cuda.synchronize(session.device)
             best = min(best, time.perf_counter() - start)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from medvol.cli.main import main
@@ -202,3 +204,28 @@ def test_links_to_nowhere_are_refused_and_the_rest_go_on(predict, make_image, tm
     record = json.loads((tmp_path / "out" / "b" / "prediction.json").read_text())
     assert record["status"] == "refused"
     assert "link to nowhere" in record["reason"]
+
+
+def test_a_dry_run_rejects_what_predicting_would_in_the_same_words(
+    toy_bundle, tmp_path, make_image, capsys
+):
+    import gzip
+
+    make_image(tmp_path / "in" / "a.nii.gz", 0)
+    cut = make_image(tmp_path / "in" / "cut.nii.gz", 1)
+    cut.write_bytes(cut.read_bytes()[:-900])
+    odd = make_image(tmp_path / "in" / "nan.nii.gz", 2)
+    image = nib.load(odd)
+    values = np.asarray(image.dataobj).copy()
+    values[1, 2, 3] = np.nan
+    nib.save(nib.Nifti1Image(values, image.affine), odd)
+    plain = tmp_path / "in" / "plain.nii.gz"
+    plain.write_bytes(gzip.decompress((tmp_path / "in" / "a.nii.gz").read_bytes()))
+    words = ["predict", str(toy_bundle), str(tmp_path / "in"), "--trust-bundle", "--json"]
+    assert main([*words, "-o", str(tmp_path / "out"), "--dry-run"]) == 1
+    before = {r["case"]: r.get("refused", "") for r in json.loads(capsys.readouterr().out)["cases"]}
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "-o", str(tmp_path / "out")]) == 1
+    after = {r["case"]: r["reason"] for r in json.loads(capsys.readouterr().out)["cases"]}
+    assert before == after
+    assert [name for name, fault in after.items() if not fault] == ["a", "plain"]
