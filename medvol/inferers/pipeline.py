@@ -24,13 +24,13 @@ from medvol.inferers.convolution import onednn_convolutions
 from medvol.inferers.decision import Decision
 from medvol.inferers.fallback import Attempt, with_fallback
 from medvol.inferers.footprint import Footprint, window_footprint
+from medvol.inferers.grid_map import Inverse
 from medvol.inferers.memory import Job, MemoryPlan, parse_bytes, plan_job
 from medvol.inferers.sliding import SlidingWindowInferer
 from medvol.inferers.source_grid import (
     MAPS,
     ON_SOURCE_GRID,
     Allocate,
-    Inverse,
     Prediction,
     SourceGridWriter,
 )

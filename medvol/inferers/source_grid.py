@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from medvol.core.geometry import Geometry
 from medvol.inferers.decision import Decision
 from medvol.inferers.emptiness import fill_unseen, outside_values
 from medvol.inferers.ensemble import Blended, entropy
-from medvol.transforms.separable import gaussian_matrix, shrinking_sigma
+from medvol.inferers.grid_map import FACE, GridMap, Inverse
 
 #: Entry in the meta of a label map that lies on the source grid already.
 ON_SOURCE_GRID = "is_on_source_grid"
@@ -31,105 +30,8 @@ MAPS = ("aleatoric", "epistemic")
 Allocate = Callable[[tuple[int, ...]], NDArray[np.float32]]
 Band = tuple[int, int, int, torch.Tensor]
 _BAND = 32
-#: How far beyond its outer face a grid still counts as seen, in its own voxels.
-_FACE = 0.5 + 1e-3
-_SMALLEST_WEIGHT = 1e-9
 #: Probabilities that bound the volume interval of a structure.
 INTERVAL = (0.05, 0.95)
-
-
-@dataclass(frozen=True)
-class Inverse:
-    """How a scan was brought to the network's grid, as far as the way back needs it.
-
-    Attributes:
-        anti_alias: Low-pass where source voxels are the larger ones.
-        nearest_axis: Network axis across which slices are repeated instead of interpolated.
-    """
-
-    anti_alias: bool = False
-    nearest_axis: int | None = None
-
-    @classmethod
-    def of(cls, image: Any) -> Inverse:
-        """What the transforms of a MetaTensor recorded of themselves."""
-        found: dict[str, Any] = {}
-        for operation in getattr(image, "applied_operations", ()):
-            found |= operation.get("extra_info", {}).get("inverse", {})
-        return cls(**found)
-
-
-@dataclass(frozen=True)
-class GridMap:
-    """How a source grid lies in the network's grid, where their axes are parallel.
-
-    Attributes:
-        axes: For each network axis the source axis that runs along it.
-        scale: Network voxels per source voxel, negative where the axes run against each other.
-        offset: Network coordinate of source voxel 0.
-        size: Shape of the source grid, in source order.
-        network_size: Shape of the network's grid.
-        inverse: How values are brought back.
-    """
-
-    axes: tuple[int, int, int]
-    scale: tuple[float, float, float]
-    offset: tuple[float, float, float]
-    size: tuple[int, int, int]
-    network_size: tuple[int, int, int]
-    inverse: Inverse = field(default_factory=Inverse)
-
-    @classmethod
-    def between(
-        cls, network: Geometry, source: Geometry, inverse: Inverse | None = None
-    ) -> GridMap | None:
-        """The map from ``source`` to ``network``, or None if their axes are not parallel."""
-        step = np.linalg.inv(network.affine) @ source.affine
-        axes = np.abs(step[:3, :3]).argmax(axis=1)
-        scale = step[np.arange(3), axes]
-        rest = step[:3, :3].copy()
-        rest[np.arange(3), axes] = 0
-        drift = np.abs(rest) @ np.asarray(source.shape)  # network voxels, over the whole volume
-        if sorted(axes) != [0, 1, 2] or drift.max() > 1e-3:
-            return None
-        return cls(
-            _three(axes, int), _three(scale, float), _three(step[:3, 3], float),
-            _three(source.shape, int), _three(network.shape, int), inverse or Inverse(),
-        )  # fmt: skip
-
-    def places(self, axis: int) -> NDArray[np.floating]:
-        """Network coordinate of every source plane along network ``axis``."""
-        return self.offset[axis] + np.arange(self.size[self.axes[axis]]) * self.scale[axis]
-
-    def seen(self, axis: int) -> NDArray[np.bool_]:
-        """Which source planes lie inside the outer faces of the network's grid."""
-        places = self.places(axis)
-        return (places >= -_FACE) & (places <= self.network_size[axis] - 1 + _FACE)
-
-    def weights(self, axis: int) -> NDArray[np.floating] | None:
-        """Share of each network plane in each source plane along network ``axis``.
-
-        Inside the network's grid rows sum to 1, edges repeated; outside they are 0. None if the
-        planes are the same.
-        """
-        size, step = self.network_size[axis], abs(self.scale[axis])
-        places = np.clip(self.places(axis), 0, size - 1)
-        matrix = np.zeros((len(places), size))
-        rows = np.arange(len(places))
-        if axis == self.inverse.nearest_axis:
-            matrix[rows, np.floor(places + 0.5).astype(int)] = 1
-        else:
-            low = np.minimum(np.floor(places).astype(int), max(size - 2, 0))
-            share = places - low
-            np.add.at(matrix, (rows, low), 1 - share)
-            np.add.at(matrix, (rows, np.minimum(low + 1, size - 1)), share)
-            if self.inverse.anti_alias and step > 1 and size > 1:
-                matrix = matrix @ gaussian_matrix(size, shrinking_sigma(step))
-        matrix[np.abs(matrix) < _SMALLEST_WEIGHT] = 0
-        matrix[~self.seen(axis)] = 0
-        if matrix.shape == (size, size) and np.allclose(matrix, np.eye(size), atol=1e-5):
-            return None
-        return matrix
 
 
 @dataclass
@@ -347,7 +249,7 @@ class SourceGridWriter:
         for place in range(source.shape[0]):
             index = np.concatenate([np.full_like(across[:1], place), across])
             at = np.einsum("ij,jyz->iyz", step[:3, :3], index) + step[:3, 3][:, None, None]
-            seen = ((at >= -_FACE) & (at <= size - 1 + _FACE)).all(0)
+            seen = ((at >= -FACE) & (at <= size - 1 + FACE)).all(0)
             self.unseen = None if seen.all() else torch.from_numpy(~seen)
             unit = 2 * at / np.maximum(size - 1, 1) - (size > 1)
             grid = torch.from_numpy(unit[::-1].copy()).movedim(0, -1)[None, None].to(volume)
@@ -398,9 +300,3 @@ def _resampled(plane: torch.Tensor, bands: list[Band] | None, dim: int) -> torch
         part = plane.narrow(dim, low, high - low)
         parts.append(weights @ part if dim == 1 else part @ weights.T)
     return torch.cat(parts, dim)
-
-
-def _three(values: Any, kind: type) -> Any:
-    """Exactly three values as a tuple."""
-    first, second, third = values
-    return kind(first), kind(second), kind(third)

@@ -108,10 +108,23 @@ def read_file(path: Path, options: DicomOptions) -> Scan:
     Raises:
         InputError: If it holds no image, or the gate refuses it.
     """
-    image = read_header(path)
+    return read_images(path, [image_header(path)], options)
+
+
+def image_header(path: Path) -> DicomImage:
+    """The header of a DICOM file that holds an image.
+
+    Raises:
+        InputError: If it is not one.
+    """
+    try:
+        image = read_header(path)
+    except NotDicomError as error:
+        raise InputError(f"{shown(path)}: is not a DICOM file, and of no other format that medvol "
+                         "reads by its name") from error  # fmt: skip
     if image is None:
         raise InputError(f"{shown(path)}: is a DICOM object without pixel data, not an image")
-    return read_images(path, [image], options)
+    return image
 
 
 def choose_series(

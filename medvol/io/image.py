@@ -6,18 +6,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from medvol.core.errors import InputError, MissingInputError
 from medvol.io import dicom, itk_formats, nifti, picture
-from medvol.io.dicom_parse import NotDicomError
 from medvol.io.door import Scan, shown
 
 if TYPE_CHECKING:
     from monai.data.meta_tensor import MetaTensor
 
+#: Formats; a stack is a folder of numbered images, a series one of DICOM files.
+Kind = Literal["NIfTI", "NRRD", "MetaImage", "image", "stack", "series", "DICOM"]
 _NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
 
@@ -42,14 +43,18 @@ def read_image(
     path: str | os.PathLike[str],
     *,
     spacing_mm: Sequence[float] | None = None,
+    series: str | int | None = None,
+    volume: int | None = None,
     options: ReadOptions | None = None,
 ) -> MetaTensor:
-    """Read one image through the gate.
+    """Read one image, or reject it in one line.
 
     Args:
         path: A NIfTI, NRRD, MHA/MHD, DICOM or picture file, a folder with one DICOM series, or a
             folder of numbered pictures.
         spacing_mm: Required for a folder of pictures, refused to be guessed.
+        series: Which series of a DICOM folder, by number from 1 or by UID.
+        volume: Which volume of a 4D DICOM series, from 1.
         options: Further answers to what a file leaves open.
 
     Returns:
@@ -62,31 +67,51 @@ def read_image(
     options = options or ReadOptions()
     if spacing_mm is not None:
         options = replace(options, spacing_mm=spacing_mm)
+    chosen = {k: v for k, v in (("series", series), ("volume", volume)) if v is not None}
+    options = replace(options, dicom=replace(options.dicom, **chosen))
     return to_metatensor(read_scan(path, options))
 
 
 def read_scan(path: str | os.PathLike[str], options: ReadOptions | None = None) -> Scan:
-    """The same gate without torch: the scan as a plain array and its affine."""
+    """The same without torch: the scan as a plain array and its affine."""
     options, path = options or ReadOptions(), Path(path)
+    match kind_of(path):
+        case "NIfTI":
+            return nifti.read_nifti(path, options.orientation, channels=options.channels)
+        case "NRRD" | "MetaImage":
+            return itk_formats.read_itk_format(
+                path, channels=options.channels, assume_ras=options.orientation == "assume_ras"
+            )
+        case "image":
+            return picture.read_picture(path)
+        case "stack":
+            return picture.read_stack(path, options.spacing_mm)
+        case "series":
+            return dicom.read_folder(path, options.dicom)
+        case _:
+            return dicom.read_file(path, options.dicom)
+
+
+def kind_of(path: Path) -> Kind:
+    """What reads a path: by its name, or for a folder by what lies in it.
+
+    Raises:
+        InputError: If the path does not exist or cannot.
+    """
     if "\0" in os.fspath(path):
         raise InputError(f"{shown(path)}: the name holds a null character")
     if not path.exists():
         raise MissingInputError(f"{shown(path)}: does not exist")
     if path.is_dir():
-        return _read_folder(path, options)
-    if is_nifti_name(path.name):
-        return nifti.read_nifti(path, options.orientation, channels=options.channels)
+        files = dicom.walk_files(path)
+        has_images = any(file.suffix.lower() in picture.SUFFIXES for file in files)
+        return "stack" if has_images and all(map(dicom.is_beside, files)) else "series"
     suffix = path.suffix.lower()
-    if suffix in picture.SUFFIXES:
-        return picture.read_picture(path)
+    if is_nifti_name(path.name):
+        return "NIfTI"
     if suffix in itk_formats.SUFFIXES:
-        assume_ras = options.orientation == "assume_ras"
-        return itk_formats.read_itk_format(path, channels=options.channels, assume_ras=assume_ras)
-    try:
-        return dicom.read_file(path, options.dicom)
-    except NotDicomError as error:
-        raise InputError(f"{shown(path)}: is not a DICOM file, and of no other format that medvol "
-                         "reads by its name") from error  # fmt: skip
+        return "NRRD" if "hdr" in suffix or "nrrd" in suffix else "MetaImage"
+    return "image" if suffix in picture.SUFFIXES else "DICOM"
 
 
 def is_nifti_name(name: str) -> bool:
@@ -113,11 +138,3 @@ def scan_meta(scan: Scan) -> dict[str, object]:
         "original_channel_dim": 0,
         "filename_or_obj": os.fspath(scan.path),
     }
-
-
-def _read_folder(path: Path, options: ReadOptions) -> Scan:
-    files = dicom.walk_files(path)
-    pictures = [file for file in files if file.suffix.lower() in picture.SUFFIXES]
-    if pictures and all(dicom.is_beside(file) for file in files):
-        return picture.read_stack(path, options.spacing_mm)
-    return dicom.read_folder(path, options.dicom)

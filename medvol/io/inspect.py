@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from medvol.core.errors import InputError, MissingInputError
 from medvol.core.geometry import Geometry
 from medvol.io import dicom, itk_formats, nifti, picture
-from medvol.io.dicom_header import DicomImage, read_header
-from medvol.io.dicom_parse import NotDicomError
-from medvol.io.door import shown
-from medvol.io.image import ReadOptions, is_nifti_name
+from medvol.io.dicom_header import DicomImage
+from medvol.io.image import ReadOptions, kind_of
 
 
 @dataclass(frozen=True)
@@ -68,33 +65,26 @@ def inspect_image(
         InputError: One line naming the file and its fault.
     """
     options, path = options or ReadOptions(), Path(path)
-    if "\0" in os.fspath(path):
-        raise InputError(f"{shown(path)}: the name holds a null character")
-    if not path.exists():
-        raise MissingInputError(f"{shown(path)}: does not exist")
-    if path.is_dir():
-        return _folder(path, options)
-    suffix = path.suffix.lower()
-    if is_nifti_name(path.name):
-        shape, affine = nifti.read_grid(path, options.orientation, channels=options.channels,
-                                        is_whole=is_whole)  # fmt: skip
-        return _volume(path, "NIfTI", shape, affine)
-    if suffix in itk_formats.SUFFIXES:
-        kind = "NRRD" if "hdr" in suffix or "nrrd" in suffix else "MetaImage"
-        shape, affine = itk_formats.read_grid(
-            path, channels=options.channels, assume_ras=options.orientation == "assume_ras"
-        )
-        return _volume(path, kind, shape, affine)
-    if suffix in picture.SUFFIXES:
-        return ImageHeader(path, "image", picture.read_size(path))
-    try:
-        image = read_header(path)
-    except NotDicomError as error:
-        raise InputError(f"{shown(path)}: is not a DICOM file, and of no other format that medvol "
-                         "reads by its name") from error  # fmt: skip
-    if image is None:
-        raise InputError(f"{shown(path)}: is a DICOM object without pixel data, not an image")
-    return inspect_series(path, [image], options.dicom)
+    match kind := kind_of(path):
+        case "NIfTI":
+            shape, affine = nifti.read_grid(path, options.orientation, channels=options.channels,
+                                            is_whole=is_whole)  # fmt: skip
+        case "NRRD" | "MetaImage":
+            shape, affine = itk_formats.read_grid(
+                path, channels=options.channels, assume_ras=options.orientation == "assume_ras"
+            )
+        case "image":
+            return ImageHeader(path, kind, picture.read_size(path))
+        case "stack":
+            spacing, files = picture.stack_spacing(path, options.spacing_mm), picture.numbered(path)
+            shape = (*picture.read_size(files[0]), len(files))
+            affine = np.diag([*spacing, 1.0])
+        case "series":
+            series = dicom.choose_series(path, dicom.find_images(path), options.dicom)
+            return inspect_series(path, series, options.dicom)
+        case _:
+            return inspect_series(path, [dicom.image_header(path)], options.dicom)
+    return ImageHeader(path, kind, shape[:3], affine, shape[3] if len(shape) > 3 else 1)
 
 
 def inspect_series(
@@ -110,22 +100,3 @@ def inspect_series(
         return ImageHeader(where, "projection", (first.columns, first.rows))
     stack = dicom.gate(where, images, options)
     return ImageHeader(where, "DICOM", stack.shape, stack.affine, tilt_deg=stack.tilt_deg or 0.0)
-
-
-def _folder(path: Path, options: ReadOptions) -> ImageHeader:
-    files = dicom.walk_files(path)
-    images = [file for file in files if file.suffix.lower() in picture.SUFFIXES]
-    if images and all(dicom.is_beside(file) for file in files):
-        spacing = picture.stack_spacing(path, options.spacing_mm)
-        numbered = picture.numbered(path)
-        shape = (*picture.read_size(numbered[0]), len(numbered))
-        return ImageHeader(path, "stack", shape, np.diag([*spacing, 1.0]))
-    series = dicom.choose_series(path, dicom.find_images(path), options.dicom)
-    return inspect_series(path, series, options.dicom)
-
-
-def _volume(
-    path: Path, kind: str, shape: tuple[int, ...], affine: NDArray[np.float64]
-) -> ImageHeader:
-    channels = shape[3] if len(shape) > 3 else 1
-    return ImageHeader(path, kind, shape[:3], affine, channels)

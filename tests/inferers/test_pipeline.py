@@ -23,7 +23,7 @@ from medvol.inferers import (
     SlidingWindowInferer,
     ToSourceGridd,
 )
-from medvol.inferers.source_grid import GridMap, Inverse
+from medvol.inferers.grid_map import GridMap, Inverse
 from medvol.networks import Ensemble
 
 
