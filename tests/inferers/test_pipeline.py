@@ -465,3 +465,23 @@ def test_slices_that_were_resampled_one_by_one_come_back_unmixed():
         np.testing.assert_allclose(
             found.probabilities[:, :, place], want.detach().numpy(), atol=1e-6
         )
+
+
+def test_a_network_that_had_to_run_on_the_cpu_returns_home_even_after_a_failure():
+    from medvol.inferers.pipeline import _placed
+
+    home, cpu, moves = torch.device("cuda:0"), torch.device("cpu"), []
+
+    class Moved:
+        def to(self, device):
+            moves.append(device)
+
+    with _placed(Moved(), home, cpu):
+        assert moves == [cpu]
+    assert moves == [cpu, home]
+    with pytest.raises(MemoryError), _placed(Moved(), home, cpu):
+        raise MemoryError
+    assert moves == [cpu, home, cpu, home]
+    with _placed(Moved(), home, home):
+        pass
+    assert len(moves) == 4
