@@ -18,7 +18,7 @@ from monai.inferers.inferer import Inferer
 from monai.transforms.transform import MapTransform
 from numpy.typing import NDArray
 
-from medvol.core.errors import ConfigError, InputError
+from medvol.core.errors import ConfigError, InputError, TooLargeError
 from medvol.core.geometry import Geometry
 from medvol.inferers.convolution import onednn_convolutions
 from medvol.inferers.decision import Decision
@@ -87,9 +87,14 @@ class PredictionPipeline(Inferer):
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> MetaTensor:
         """The label map of a batch (B, C, spatial...), (B, 1, spatial of the source...)."""
         images: Any = decollate_batch(inputs)
-        batch: Any = list_data_collate(
-            [self.predict(image, network).label_map_like(image) for image in images]
-        )
+        labels = []
+        for image in images:
+            try:
+                labels.append(self.predict(image, network).label_map_like(image))
+            except TooLargeError as error:
+                name = image.meta.get("filename_or_obj", "the image")
+                raise TooLargeError(f"{name}: {error}") from error
+        batch: Any = list_data_collate(labels)
         return batch
 
     def predict(

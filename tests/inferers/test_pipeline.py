@@ -424,6 +424,9 @@ def test_probabilities_in_a_mapped_file_are_the_same_and_leave_no_file(tmp_path)
     pipeline.max_ram = 1000
     with pytest.raises(TooLargeError, match="20x14x9"):
         pipeline.predict(made, net)
+    made.meta["filename_or_obj"] = "scan.nii"
+    with pytest.raises(TooLargeError, match=r"^scan\.nii: an image of 20x14x9"):
+        pipeline(list_data_collate([made]), net)
 
 
 def test_slices_of_a_volume_are_what_a_2d_network_says_of_each():
