@@ -19,12 +19,15 @@ def is_shipped(path: str | os.PathLike[str]) -> bool:
 def find_bundle(name_or_path: str | os.PathLike[str]) -> Path:
     """The folder of a bundle given by a shipped name or by a path.
 
+    A name with a separator, as in ``./name``, is a path first.
+
     Raises:
         MissingInputError: If neither a shipped bundle nor a bundle folder is meant.
     """
     given = Path(name_or_path)
     shipped = bundles_dir() / given
-    for folder in (given, shipped) if given.parts[1:] or given.is_absolute() else (shipped, given):
+    is_path = os.fspath(name_or_path) != given.name  # Path drops the "./" of "./name"
+    for folder in (given, shipped) if is_path else (shipped, given):
         if (folder / "configs" / "metadata.json").is_file():
             return folder.resolve()
     known = ", ".join(path.name for path in sorted(bundles_dir().glob("*/")))

@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from medvol.bundle import load, read_config
+from medvol.bundle import find_bundle, load, read_config
 from medvol.core import ConfigError, MissingInputError, UnsafeFileError
+from medvol.core.shipped import bundles_dir
 
 
 def config(tmp_path, content) -> str:
@@ -72,3 +73,14 @@ def test_shipped_bundle_is_trusted_and_a_copy_is_not(tmp_path):
     with pytest.raises(UnsafeFileError, match="--trust-bundle"):
         load(folder)
     assert load(folder, is_trusted=True).name == "mine_segmentation"
+
+
+@pytest.mark.parametrize("written", ["./{}", "{}/", "../here/{}"])
+def test_a_path_never_means_the_shipped_bundle_of_the_same_name(tmp_path, monkeypatch, written):
+    name = "spleen_ct_segmentation"
+    assert find_bundle(name) == (bundles_dir() / name).resolve()
+    own = tmp_path / "here" / name
+    (own / "configs").mkdir(parents=True)
+    (own / "configs" / "metadata.json").write_text("{}")
+    monkeypatch.chdir(own.parent)
+    assert find_bundle(written.format(name)) == own
