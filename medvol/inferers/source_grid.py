@@ -46,7 +46,7 @@ class Prediction:
         intervals_ml: Volume of each label at a strict and at a lenient probability, in ml, where
             uncertainty was asked for.
         names: Label value to name, where the bundle's own names do not fit the values.
-        voxels: Voxels of each label whose mask overlaps others; the label map tells the rest.
+        masks: Mask of each label that overlaps others; the label map tells the rest.
         fallback: What was given up because memory ran out; empty if nothing.
     """
 
@@ -56,8 +56,12 @@ class Prediction:
     maps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     intervals_ml: dict[int, tuple[float, float]] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
-    voxels: dict[int, int] = field(default_factory=dict)
+    masks: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     fallback: str = ""
+
+    def mask_of(self, value: int) -> NDArray[np.bool_]:
+        """The voxels of a label, shape (X, Y, Z)."""
+        return self.masks[value] if value in self.masks else self.labels == value
 
     def label_map_like(self, image: MetaTensor) -> MetaTensor:
         """The label map (1, X, Y, Z), or (1, X, Y) of a 2D image, with the scan's meta."""

@@ -85,20 +85,21 @@ def compare_engines(
             session.predictor = predictor
             masks.append(session.predict(data))
         source = masks[0].source
-        reference, against = masks[0].labels, "torch"
+        reference, against = None, "torch"
         if case.get("label"):
             reference, against = _reference(case, session, source), "reference"
-        scores = [
-            surface_report(
-                mask.labels, reference, source.spacing_mm, metrics=("dice", "hd95"),
-                labels=sorted(session.labels),
-            )
-            for mask in masks
-        ]  # fmt: skip
         for value, label in sorted(session.labels.items()):
-            dice = tuple(float(s[value]["dice"]) for s in scores)
-            hd95 = tuple(float(s[value]["hd95"]) for s in scores)
-            rows.append(ExportDifference(name, label, against, dice, hd95))  # pyright: ignore[reportArgumentType]
+            ref = masks[0].mask_of(value) if reference is None else reference == value
+            scores = [
+                surface_report(
+                    mask.mask_of(value).astype(np.uint8), ref.astype(np.uint8), source.spacing_mm,
+                    metrics=("dice", "hd95"), labels=[1],
+                )[1]
+                for mask in masks
+            ]  # fmt: skip
+            dice = (float(scores[0]["dice"]), float(scores[1]["dice"]))
+            hd95 = (float(scores[0]["hd95"]), float(scores[1]["hd95"]))
+            rows.append(ExportDifference(name, label, against, dice, hd95))
     return rows
 
 

@@ -113,11 +113,10 @@ class EvaluatorPipeline:
             raise ConfigError(f"the bundle names {len(self.labels)} structures but predicts "
                               f"{len(masks)} channels")  # fmt: skip
         labels = np.zeros(source.shape, np.uint8)
-        sizes = {value: int(mask.sum()) for value, mask in zip(self.labels, masks, strict=True)}
-        order = sorted(zip(self.labels, masks, strict=True), key=lambda row: -sizes[row[0]])
-        for value, mask in order:
-            labels[mask] = value
-        return Prediction(labels, source, voxels=sizes)
+        found = dict(zip(self.labels, masks, strict=True))
+        for value in sorted(found, key=lambda value: -int(found[value].sum())):
+            labels[found[value]] = value
+        return Prediction(labels, source, masks=found)
 
     def _note(self, engine: Any) -> None:
         self.found = [engine.state.output[0]["pred"]]

@@ -43,7 +43,8 @@ def structures(labels: Mapping[int, str], prediction: Prediction) -> list[dict[s
     ml = float(np.prod(prediction.source.spacing_mm)) / 1000
     rows = []
     for value, name in sorted(labels.items()):
-        voxels = prediction.voxels.get(value, int(counts[value]))
+        overlapping = prediction.masks.get(value)
+        voxels = int(counts[value] if overlapping is None else overlapping.sum())
         row: dict[str, Any] = {
             "label": value,
             "name": name,
