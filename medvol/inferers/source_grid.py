@@ -61,7 +61,8 @@ class Prediction:
 
     def mask_of(self, value: int) -> NDArray[np.bool_]:
         """The voxels of a label, shape (X, Y, Z)."""
-        return self.masks[value] if value in self.masks else self.labels == value
+        mask = self.masks.get(value)
+        return self.labels == value if mask is None else mask
 
     def label_map_like(self, image: MetaTensor) -> MetaTensor:
         """The label map (1, X, Y, Z), or (1, X, Y) of a 2D image, with the scan's meta."""
