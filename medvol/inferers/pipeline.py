@@ -86,9 +86,8 @@ class PredictionPipeline(Inferer):
 
     def __call__(self, inputs: torch.Tensor, network: Any, *args: Any, **kwargs: Any) -> MetaTensor:
         """The label map of a batch (B, C, spatial...), (B, 1, spatial of the source...)."""
-        images: Any = decollate_batch(inputs)
         labels = []
-        for image in images:
+        for image in _images_of(inputs):
             try:
                 labels.append(self.predict(image, network).label_map_like(image))
             except TooLargeError as error:
@@ -277,6 +276,17 @@ class ToSourceGridd(MapTransform):
             writer.close()
             case[key] = prediction.label_map_like(image)
         return case
+
+
+def _images_of(batch: Any) -> list[Any]:
+    """The images (C, spatial...) of a batch.
+
+    ``image[None]``, as MONAI Label makes a batch, keeps the image's own meta, which
+    ``decollate_batch`` would cut apart: an affine into rows, a shape into numbers.
+    """
+    is_collated = getattr(batch, "is_batch", False)
+    images: Any = decollate_batch(batch) if is_collated else [batch[i] for i in range(len(batch))]
+    return images
 
 
 def source_of(image: Any) -> Geometry:

@@ -488,3 +488,16 @@ def test_a_network_that_had_to_run_on_the_cpu_returns_home_even_after_a_failure(
     with _placed(Moved(), home, home):
         pass
     assert len(moves) == 4
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_batch_made_by_indexing_keeps_each_images_grid(count):
+    affine = np.diag([1.0, 1.2, 0.9, 1.0])
+    source = Geometry((14, 13, 12), affine)
+    image = prepared(MetaTensor(smooth((9, 10, 11)), affine=affine), source, Inverse())
+    pipeline, net = PredictionPipeline(SlidingWindowInferer((8, 8, 8)), Decision()), mixer()
+    collated = pipeline(list_data_collate([image] * count), net)
+    indexed = pipeline(torch.cat([image[None]] * count), net)
+    assert tuple(indexed.shape) == (count, 1, *source.shape)
+    assert torch.equal(indexed.as_tensor(), collated.as_tensor())
+    assert np.allclose(indexed[0].affine, affine)

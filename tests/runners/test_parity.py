@@ -159,7 +159,11 @@ def stock_label_task(bundle: Path, images: Path) -> dict[str, np.ndarray]:
         inferer, network = (parser.get_parsed_content(k) for k in ("inferer", "network"))
         with torch.no_grad():
             data["pred"] = inferer(data["image"][None], network.eval())[0]
+        with torch.no_grad():  # medvol's own task takes the pipeline for the inferer
+            pipeline = parser.get_parsed_content("pipeline")
+            ours = pipeline(data["image"][None], network)[0]
         label = parser.get_parsed_content("postprocessing")(data)["pred"]
+        assert np.array_equal(np.asarray(ours), np.asarray(label))
         found[path.name.removesuffix(".nii.gz")] = np.asarray(label)[0]
     return found
 
