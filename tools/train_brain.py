@@ -173,12 +173,12 @@ def report(run: Run, scan: Path | None) -> None:
 
 def dice(pred: Tensor, ref: Tensor, values: Sequence[int]) -> list[float]:
     """Dice of every structure; nan where the reference has none."""
-    scores = []
-    for value in values[1:]:
-        one, two = pred == value, ref == value
-        both, total = int((one & two).sum()), int(one.sum() + two.sum())
-        scores.append(2 * both / total if bool(two.any()) else math.nan)
-    return scores
+    ref = torch.where(ref < 256, ref, 0)  # scalp and skull are background
+    both = torch.bincount((pred.long() * 256 + ref.long()).flatten(), minlength=256 * 256)
+    table = both.reshape(256, 256)
+    sizes, refs = table.sum(1), table.sum(0)
+    return [float(2 * table[v, v] / (sizes[v] + refs[v])) if refs[v] else math.nan
+            for v in values[1:]]  # fmt: skip
 
 
 def look(run: Run, scan: Path, values: Sequence[int]) -> None:
