@@ -47,7 +47,7 @@ def _progress(done: int, total: int) -> None:
 
 
 def _print(rows: list) -> None:
-    from medvol.io.door import shown
+    from medvol.io.checks import shown
 
     for row in rows:
         size = "x".join(map(str, row.shape)) or "-"

@@ -89,7 +89,7 @@ def _steps(pairs: list[tuple[int, int]], hidden: list[int]) -> tuple[RandSpatial
 
 def _find_maps(labels: Path) -> list[Path]:
     from medvol.core.errors import MissingInputError
-    from medvol.io.door import shown
+    from medvol.io.checks import shown
 
     if not labels.exists():
         raise MissingInputError(f"{shown(labels)}: does not exist")
@@ -105,7 +105,7 @@ def _read(path: Path) -> MetaTensor:
     import numpy as np
     import torch
 
-    from medvol.io.door import shown
+    from medvol.io.checks import shown
     from medvol.io.image import read_scan, to_metatensor
 
     scan = read_scan(path)

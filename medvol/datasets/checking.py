@@ -10,7 +10,7 @@ from typing import Any
 from medvol.datasets.manifest import Manifest
 from medvol.datasets.plausibility import Oddity, find_oddities
 from medvol.datasets.stats import CaseStats, read_all_stats
-from medvol.io.door import shown
+from medvol.io.checks import shown
 
 
 @dataclass(frozen=True)

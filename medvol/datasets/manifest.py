@@ -12,8 +12,8 @@ from typing import Any
 
 from medvol.core.errors import InputError, LabelError, MedvolError, MissingInputError
 from medvol.core.files import sha256_file, write_json
+from medvol.io.checks import shown
 from medvol.io.data_file import with_data
-from medvol.io.door import shown
 
 _VERSION = 1
 _SPLITS = ("train", "validation", "test")

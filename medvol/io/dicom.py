@@ -1,4 +1,4 @@
-"""DICOM files and folders: find the one series, pass the gate, decode, and scale each frame."""
+"""DICOM files and folders: find the one series, check it, decode, and scale each frame."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvol.core.errors import InputError, MissingInputError
+from medvol.io.checks import Scan, check_claim, shown, to_float32, warn
 from medvol.io.dicom_header import DicomImage, Frame, read_header
 from medvol.io.dicom_parse import NotDicomError
 from medvol.io.dicom_pixels import LOSSY, check_pixel_claim, stored_frames
 from medvol.io.dicom_series import VOLUMETRIC, Stack, group_series, split_times, stack_frames
 from medvol.io.dicom_suv import suv_factor
-from medvol.io.door import Scan, check_claim, shown, to_float32, warn
 
 #: Files that may lie beside slices and are none.
 _BESIDE = frozenset({".txt", ".xml", ".json", ".csv", ".tsv", ".html", ".htm", ".pdf", ".md",
@@ -33,10 +33,10 @@ _CALIBRATED = {"CT": "Hounsfield units are", "PT": "uptake is"}
 
 @dataclass(frozen=True)
 class DicomOptions:
-    """What a user may say about a DICOM folder that holds more than one volume.
+    """What a user may state about a DICOM folder that holds more than one volume.
 
     Attributes:
-        series: SeriesInstanceUID, or the number of the series as listed in the refusal.
+        series: SeriesInstanceUID, or the number of the series as listed in the error.
         volume: Which time point of a 4D series, counted from 1.
         resample_tilt: Resample slices of a tilted gantry onto a regular grid.
         pet_suv: Convert PET to SUV by body weight; False keeps the rescaled values.
@@ -56,13 +56,13 @@ def find_images(folder: Path) -> list[DicomImage]:
         InputError: If a file that ought to be a slice is empty or damaged.
     """
     images: list[DicomImage] = []
-    strangers: list[tuple[Path, InputError]] = []
+    foreign: list[tuple[Path, InputError]] = []
     n_objects = 0
     for path in walk_files(folder):
         try:
             image = read_header(path)
         except NotDicomError as error:
-            strangers.append((path, error))
+            foreign.append((path, error))
             continue
         except InputError as error:
             if is_beside(path):
@@ -77,7 +77,7 @@ def find_images(folder: Path) -> list[DicomImage]:
                                     "data (structured reports or the like)")  # fmt: skip
         raise MissingInputError(f"{shown(folder)}: holds no DICOM image")
     suffixes = {image.path.suffix.lower() for image in images}
-    for path, error in strangers:
+    for path, error in foreign:
         if path.suffix.lower() in suffixes and not is_beside(path):
             raise InputError(f"{error}, but is named like the slices beside it") from error
     return images
@@ -97,7 +97,7 @@ def read_folder(folder: Path, options: DicomOptions) -> Scan:
     """Read the one volume of a DICOM folder.
 
     Raises:
-        InputError: If there is no volume, more than one, or the gate refuses it.
+        InputError: If it holds none or more than one volume, or it does not pass the checks.
     """
     return read_images(folder, choose_series(folder, find_images(folder), options), options)
 
@@ -106,7 +106,7 @@ def read_file(path: Path, options: DicomOptions) -> Scan:
     """Read a DICOM file that is an image by itself: multi-frame, a projection, a single slice.
 
     Raises:
-        InputError: If it holds no image, or the gate refuses it.
+        InputError: If it holds no image, or it does not pass the checks.
     """
     return read_images(path, [image_header(path)], options)
 
@@ -158,7 +158,7 @@ def read_images(where: Path, images: Sequence[DicomImage], options: DicomOptions
     _warn_about(where, images)
     if is_projection(images):
         return _read_projection(where, images[0])
-    stack = gate(where, images, options)
+    stack = check_series(where, images, options)
     voxels = _decode_stack(where, stack, options)
     scan = Scan(voxels[None], stack.affine, where)
     if stack.tilt_deg:
@@ -169,8 +169,8 @@ def read_images(where: Path, images: Sequence[DicomImage], options: DicomOptions
     return scan
 
 
-def gate(where: Path, images: Sequence[DicomImage], options: DicomOptions) -> Stack:
-    """Everything that can be refused without decoding a pixel.
+def check_series(where: Path, images: Sequence[DicomImage], options: DicomOptions) -> Stack:
+    """Everything that can be rejected without decoding a pixel.
 
     Raises:
         InputError: One line naming what is wrong.
@@ -217,7 +217,7 @@ def drop_copies(frames: Sequence[Frame]) -> tuple[list[Frame], list[Frame]]:
 
 
 def is_projection(images: Sequence[DicomImage]) -> bool:
-    """Whether this is one plain picture without a place in the patient."""
+    """Whether this is one plain 2D image without a place in the patient."""
     first = images[0]
     has_place = first.frames[0].position or first.frames[0].orientation
     return (
@@ -269,8 +269,8 @@ def _decode_stack(where: Path, stack: Stack, options: DicomOptions) -> NDArray[n
             if z is None:
                 continue
             if stored.dtype.itemsize > 2:
-                to_float32(image.path, stored)  # refuses what float32 would merge
-            with np.errstate(over="ignore", invalid="ignore"):  # refused below, by its file
+                to_float32(image.path, stored)  # rejects what float32 would merge
+            with np.errstate(over="ignore", invalid="ignore"):  # rejected below, by its file
                 scale(stored, image.frames[index], factor, voxels[z])
             if bounds:
                 mask = (stored >= bounds[0]) & (stored <= bounds[1])
@@ -318,8 +318,8 @@ def _fill_padding(
         voxels[z][mask] = nothing
 
 
-def gate_projection(where: Path, image: DicomImage) -> None:
-    """Everything that can be refused of a plain picture without decoding it.
+def check_projection(where: Path, image: DicomImage) -> None:
+    """Everything that can be rejected of a plain 2D image without decoding it.
 
     Raises:
         InputError: One line naming what is wrong.
@@ -336,7 +336,7 @@ def gate_projection(where: Path, image: DicomImage) -> None:
 
 
 def _read_projection(where: Path, image: DicomImage) -> Scan:
-    gate_projection(where, image)
+    check_projection(where, image)
     raw = next(stored_frames(image))
     stored = raw.astype(np.float32)
     if image.samples == 1:
@@ -355,7 +355,7 @@ def _read_projection(where: Path, image: DicomImage) -> Scan:
 
 def _warn_about(where: Path, images: Sequence[DicomImage]) -> None:
     if any(i.is_burned_in for i in images):
-        warn(where, "BurnedInAnnotation says YES: text may be burned into the pixels")
+        warn(where, "BurnedInAnnotation is YES: text may be burned into the pixels")
     kinds = {i.texts["RescaleType"].upper() for i in images if "RescaleType" in i.texts}
     if images[0].modality == "CT" and kinds - {"HU"}:
         warn(where, "RescaleType is not HU: these CT values may be no Hounsfield units")
@@ -375,7 +375,7 @@ def _listing(groups: Sequence[Sequence[DicomImage]]) -> str:
 
 
 def is_beside(path: Path) -> bool:
-    """Whether a file's name says that it may lie beside slices and is none."""
+    """Whether a file's name marks one that may lie beside slices."""
     return path.suffix.lower() in _BESIDE or _stem(path.name) in _BESIDE_NAMES
 
 

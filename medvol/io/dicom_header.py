@@ -1,4 +1,4 @@
-"""What one DICOM file says about its frames, each value checked for being sayable at all."""
+"""What one DICOM file states about its frames, each value checked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medvol.core.errors import GeometryError, InputError
+from medvol.io.checks import number, shown
 from medvol.io.dicom_parse import FLOAT_PIXEL_DATA, SEQUENCES, Elements, Parsed, parse_file
-from medvol.io.door import number, shown
 
 #: Tag -> keyword of every element that medvol reads from an image.
 KEYWORDS = {
@@ -61,11 +61,11 @@ class Frame:
 
     Attributes:
         index: Which frame of its file.
-        position: LPS millimetres of its first pixel; None if the file does not say.
+        position: LPS millimetres of its first pixel; None if the file does not give one.
         orientation: Row then column direction cosines in LPS.
         pixel_spacing_mm: Distance between rows, then between columns.
         time: What tells this frame from others at its position (time, echo, b-value).
-        apart_mm: From slice to slice, as the file says it; a SEG leaves slices out.
+        apart_mm: From slice to slice, as the file states it; a SEG leaves slices out.
     """
 
     image: DicomImage = field(repr=False)
@@ -101,11 +101,11 @@ class DicomImage:
 
     @property
     def modality(self) -> str:
-        """DICOM Modality, upper case, letters only; where it is missing, what the class says."""
-        said = self.texts.get("Modality") or _MODALITY_OF_CLASS.get(
+        """DICOM Modality, upper case, letters only; where it is missing, what the class states."""
+        stated = self.texts.get("Modality") or _MODALITY_OF_CLASS.get(
             self.texts.get("SOPClassUID", ""), ""
         )
-        return re.sub(r"[^A-Z]", "", said.upper())[:4]
+        return re.sub(r"[^A-Z]", "", stated.upper())[:4]
 
     @property
     def series(self) -> str:
@@ -124,12 +124,12 @@ class DicomImage:
 
     @property
     def is_localizer(self) -> bool:
-        """Whether ImageType says LOCALIZER."""
+        """Whether ImageType holds LOCALIZER."""
         return "LOCALIZER" in self.texts.get("ImageType", "").upper().split("\\")
 
     @property
     def is_burned_in(self) -> bool:
-        """Whether BurnedInAnnotation says YES."""
+        """Whether BurnedInAnnotation is YES."""
         return self.texts.get("BurnedInAnnotation", "").upper() == "YES"
 
 
@@ -137,7 +137,7 @@ def read_header(path: Path) -> DicomImage | None:
     """Read one file's header; None if it is a DICOM object without pixels.
 
     Raises:
-        NotDicomError: If it is no DICOM file.
+        NotDicomError: If it is not a DICOM file.
         InputError: If it is damaged or contradicts itself.
     """
     parsed = parse_file(path, WANTED)
@@ -180,7 +180,7 @@ def header_of(parsed: Parsed) -> DicomImage:
 
 
 class Getter:
-    """Typed access to raw elements; a value that cannot be is refused by its keyword."""
+    """Typed access to raw elements; a value that cannot be is rejected by its keyword."""
 
     def __init__(self, path: Path, elements: Elements, order: str) -> None:
         self.path, self.elements, self.order = path, elements, order
@@ -215,7 +215,7 @@ class Getter:
         """Decimal strings as floats; None where absent.
 
         Raises:
-            GeometryError: If a value is no finite decimal number, or the count is wrong.
+            GeometryError: If a value is not a finite decimal number, or the count is wrong.
         """
         text = self.text(keyword)
         if not text:

@@ -2,7 +2,7 @@
 
 pydicom reads everything and warns with the values it finds odd, which puts header contents into
 logs; it also costs most of the time of loading an uncompressed series. This parser never shows a
-value, never recurses deeper than it is told, and never believes a length beyond the file's end.
+value, never recurses deeper than allowed, and never believes a length beyond the file's end.
 
 Source:
     DICOM PS3.5, sections 7.1 (data elements), 7.5 (nesting), A.4 (encapsulation), A.5 (deflate).
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medvol.core.errors import InputError, TooLargeError
-from medvol.io.door import check_file, shown
+from medvol.io.checks import check_file, shown
 
 Elements = dict[int, "bytes | list[Elements]"]
 
@@ -42,7 +42,7 @@ EXPLICIT_BE = "1.2.840.10008.1.2.2"
 
 
 class NotDicomError(InputError):
-    """The file is no DICOM file at all."""
+    """The file is not a DICOM file at all."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def parse_file(path: Path, wanted: frozenset[int]) -> Parsed:
         wanted: Tags to keep; a wanted sequence is descended into for its wanted tags.
 
     Raises:
-        NotDicomError: If the file is no DICOM file.
+        NotDicomError: If the file is not a DICOM file.
         InputError: If it is truncated or corrupt.
     """
     size = check_file(path)

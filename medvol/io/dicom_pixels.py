@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvol.core.errors import InputError, MissingPackageError
+from medvol.io.checks import shown
 from medvol.io.dicom_header import DicomImage
 from medvol.io.dicom_parse import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
-from medvol.io.door import shown
 from medvol.io.jpeg_stream import require_whole_jpeg
 
 _NATIVE = frozenset({IMPLICIT_LE, EXPLICIT_LE, DEFLATED_LE, EXPLICIT_BE})
@@ -251,10 +251,10 @@ def _pillow(image: DicomImage, stream: bytes) -> Pixels:
 
     if image.bits_allocated != 8:
         raise _Unavailable("pillow decodes 8 bits only; a wider decoder is missing")
-    with Image.open(io.BytesIO(stream), formats=("JPEG", "JPEG2000")) as picture:
-        if picture.size != (image.columns, image.rows):
+    with Image.open(io.BytesIO(stream), formats=("JPEG", "JPEG2000")) as opened:
+        if opened.size != (image.columns, image.rows):
             raise ValueError("another size than the header")
-        return np.asarray(picture.convert("L" if image.samples == 1 else "RGB"))
+        return np.asarray(opened.convert("L" if image.samples == 1 else "RGB"))
 
 
 def _gdcm(image: DicomImage, stream: bytes) -> Pixels:

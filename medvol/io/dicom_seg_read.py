@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from medvol.core.errors import InputError
+from medvol.io.checks import Scan, check_claim, shown
 from medvol.io.dicom_header import DicomImage, Frame
 from medvol.io.dicom_pixels import stored_frames
 from medvol.io.dicom_series import stack_frames
-from medvol.io.door import Scan, check_claim, shown
 
 
 def read_segmentation(where: Path, images: Sequence[DicomImage]) -> Scan:
@@ -44,6 +44,6 @@ def read_segmentation(where: Path, images: Sequence[DicomImage]) -> Scan:
         plane = labels[slot_of[id(frame)]]
         inside = stored != 0
         if (plane[inside] != 0).any():
-            raise InputError(f"{shown(where)}: its segments overlap, so they are no label map")
+            raise InputError(f"{shown(where)}: its segments overlap, so they are not a label map")
         plane[inside] = stored[inside] if frame.segment is None else frame.segment
     return Scan(labels.transpose(2, 1, 0)[None], stack.affine, where)

@@ -1,4 +1,4 @@
-"""The DICOM gate: which frames form one volume, in which order, on which grid."""
+"""The checks of a DICOM series: which frames form one volume, in which order, on which grid."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GeometryError, GridMismatchError, InputError
 from medvol.core.geometry import Geometry, affine_from_lps
+from medvol.io.checks import check_claim, check_spacing, number, shown
 from medvol.io.dicom_header import DicomImage, Frame
-from medvol.io.door import check_claim, check_spacing, number, shown
 
 #: Steps between slices may differ by this much or by 1%, whichever is larger.
 STEP_TOLERANCE_MM = 0.01
 STEP_TOLERANCE = 0.01
 _SAME_POSITION_MM = 1e-3
 _COSINE_TOLERANCE = 1e-3
-#: Modalities whose voxels have a place in the patient; others may be plain pictures.
+#: Modalities whose voxels have a place in the patient; others may be plain 2D images.
 VOLUMETRIC = frozenset({"CT", "MR", "PT", "NM"})
 
 
@@ -52,9 +52,9 @@ def stack_frames(
     """Order the frames of one series and prove that they lie on one even grid.
 
     Args:
-        where: What to name in a refusal.
+        where: What to name in an error.
         frames: All frames of one series at one time point.
-        allow_tilt: Return a sheared grid instead of refusing it.
+        allow_tilt: Return a sheared grid instead of rejecting it.
         allow_gaps: Accept whole missing slices (a SEG leaves empty ones out).
 
     Raises:
@@ -153,12 +153,12 @@ def _in_plane(
             "a localizer or " if len(frames) - np.count_nonzero(off > _COSINE_TOLERANCE) > 1 else ""
         )
         raise GeometryError(f"{shown(odd.image.path)}: its orientation differs from the rest of "
-                            f"{shown(where)}; {what}a mixed series is no volume")  # fmt: skip
+                            f"{shown(where)}; {what}a mixed series is not a volume")  # fmt: skip
     spacing = _required(frames, "pixel_spacing_mm", "PixelSpacing (pixel spacing)")
     for frame, got in zip(frames, spacing, strict=True):
         if got.min() <= 0:
             raise GeometryError(f"{shown(frame.image.path)}: PixelSpacing is zero or negative; "
-                                "that is no pixel spacing")  # fmt: skip
+                                "that is not a pixel spacing")  # fmt: skip
     if (np.abs(spacing / spacing[0] - 1) > 1e-3).any():
         odd = frames[int(np.abs(spacing - np.median(spacing, axis=0)).max(axis=1).argmax())]
         raise GeometryError(f"{shown(odd.image.path)}: its pixel spacing differs from the rest of "
@@ -214,7 +214,7 @@ def _step(
                             "nothing tells which one is meant")  # fmt: skip
     off = np.abs(gaps - typical)
     if off.max() > tolerance:
-        _refuse_uneven(where, frames, gaps, typical, int(off.argmax()))
+        _reject_uneven(where, frames, gaps, typical, int(off.argmax()))
     mean = (positions[-1] - positions[0]) / slots[-1]
     drift = positions - positions[0] - np.outer(slots, mean)
     if np.abs(drift).max() > max(tolerance, 0.05 * typical):
@@ -244,7 +244,7 @@ def _slots(depth: NDArray[np.float64], apart_mm: float | None) -> tuple[int, ...
     return (0, *np.cumsum(np.rint(gaps / unit)).astype(int).tolist())
 
 
-def _refuse_uneven(where: Path, frames: Sequence[Frame], gaps: NDArray[np.float64],
+def _reject_uneven(where: Path, frames: Sequence[Frame], gaps: NDArray[np.float64],
                    typical: float, at: int) -> None:  # fmt: skip
     before, after = (shown(frames[i].image.path.name) for i in (at, at + 1))
     ratio = gaps[at] / typical

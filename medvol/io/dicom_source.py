@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvol.core.errors import InputError, MissingPackageError
-from medvol.io.dicom import DicomOptions, choose_series, find_images, gate
+from medvol.io.checks import Scan, shown
+from medvol.io.dicom import DicomOptions, check_series, choose_series, find_images
 from medvol.io.dicom_header import read_header
 from medvol.io.dicom_series import Stack
-from medvol.io.door import Scan, shown
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -76,7 +76,7 @@ def read_source(
             images came from. Off by default.
 
     Raises:
-        InputError: If the series does not pass the gate.
+        InputError: If the series does not pass the checks.
     """
     path, options = Path(path), options or DicomOptions()
     if path.is_dir():
@@ -86,13 +86,13 @@ def read_source(
         if image is None:
             raise InputError(f"{shown(path)}: is a DICOM object without pixel data, not an image")
         images = [image]
-    stack = gate(path, images, options)
+    stack = check_series(path, images, options)
     headers, order = _headers(stack, keep_identity)
     return Source(headers, order, stack.shape, stack.affine, path)
 
 
 def import_highdicom() -> None:
-    """Say how to install highdicom where it is missing.
+    """Explain how to install highdicom where it is missing.
 
     Raises:
         MissingPackageError: If it is missing.

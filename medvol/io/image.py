@@ -1,4 +1,4 @@
-"""`read_image`: whatever the user named becomes a MetaTensor, or is refused in one line."""
+"""`read_image`: whatever the user named becomes a MetaTensor, or is rejected in one line."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from medvol.core.errors import InputError, MissingInputError
-from medvol.io import dicom, itk_formats, nifti, picture
-from medvol.io.door import Scan, shown
+from medvol.io import dicom, image_2d, itk_formats, nifti
+from medvol.io.checks import Scan, shown
 
 if TYPE_CHECKING:
     from monai.data.meta_tensor import MetaTensor
@@ -24,10 +24,10 @@ _NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """What a user may say about an input that does not speak for itself.
+    """What a user may state about an input that does not describe itself.
 
     Attributes:
-        spacing_mm: Voxel edge lengths of a folder of numbered pictures.
+        spacing_mm: Voxel edge lengths of a folder of numbered 2D images.
         orientation: Which NIfTI orientation to believe; see :func:`medvol.io.nifti.read_nifti`.
         channels: Accept a fourth axis of a NIfTI, NRRD or MetaImage file as channels.
         dicom: Which series or time point of a DICOM folder, and how its values are read.
@@ -50,9 +50,9 @@ def read_image(
     """Read one image, or reject it in one line.
 
     Args:
-        path: A NIfTI, NRRD, MHA/MHD, DICOM or picture file, a folder with one DICOM series, or a
-            folder of numbered pictures.
-        spacing_mm: Required for a folder of pictures, refused to be guessed.
+        path: A NIfTI, NRRD, MHA/MHD, DICOM or 2D image file, a folder with one DICOM series, or a
+            folder of numbered 2D images.
+        spacing_mm: Required for a folder of 2D images, never guessed.
         series: Which series of a DICOM folder, by number from 1 or by UID.
         volume: Which volume of a 4D DICOM series, from 1.
         options: Further answers to what a file leaves open.
@@ -83,9 +83,9 @@ def read_scan(path: str | os.PathLike[str], options: ReadOptions | None = None) 
                 path, channels=options.channels, assume_ras=options.orientation == "assume_ras"
             )
         case "image":
-            return picture.read_picture(path)
+            return image_2d.read_image_2d(path)
         case "stack":
-            return picture.read_stack(path, options.spacing_mm)
+            return image_2d.read_stack(path, options.spacing_mm)
         case "series":
             return dicom.read_folder(path, options.dicom)
         case _:
@@ -104,14 +104,14 @@ def kind_of(path: Path) -> Kind:
         raise MissingInputError(f"{shown(path)}: does not exist")
     if path.is_dir():
         files = dicom.walk_files(path)
-        has_images = any(file.suffix.lower() in picture.SUFFIXES for file in files)
+        has_images = any(file.suffix.lower() in image_2d.SUFFIXES for file in files)
         return "stack" if has_images and all(map(dicom.is_beside, files)) else "series"
     suffix = path.suffix.lower()
     if is_nifti_name(path.name):
         return "NIfTI"
     if suffix in itk_formats.SUFFIXES:
         return "NRRD" if "hdr" in suffix or "nrrd" in suffix else "MetaImage"
-    return "image" if suffix in picture.SUFFIXES else "DICOM"
+    return "image" if suffix in image_2d.SUFFIXES else "DICOM"
 
 
 def is_nifti_name(name: str) -> bool:

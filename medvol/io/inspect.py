@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvol.core.geometry import Geometry
-from medvol.io import dicom, itk_formats, nifti, picture
+from medvol.io import dicom, image_2d, itk_formats, nifti
 from medvol.io.dicom_header import DicomImage
 from medvol.io.image import ReadOptions, kind_of
 
@@ -74,10 +74,13 @@ def inspect_image(
                 path, channels=options.channels, assume_ras=options.orientation == "assume_ras"
             )
         case "image":
-            return ImageHeader(path, kind, picture.read_size(path))
+            return ImageHeader(path, kind, image_2d.read_size(path))
         case "stack":
-            spacing, files = picture.stack_spacing(path, options.spacing_mm), picture.numbered(path)
-            shape = (*picture.read_size(files[0]), len(files))
+            spacing, files = (
+                image_2d.stack_spacing(path, options.spacing_mm),
+                image_2d.numbered(path),
+            )
+            shape = (*image_2d.read_size(files[0]), len(files))
             affine = np.diag([*spacing, 1.0])
         case "series":
             series = dicom.choose_series(path, dicom.find_images(path), options.dicom)
@@ -96,7 +99,7 @@ def inspect_series(
         shape = (first.columns, first.rows, len(first.frames))
         return ImageHeader(where, "segmentation", shape)
     if dicom.is_projection(images):
-        dicom.gate_projection(where, first)
+        dicom.check_projection(where, first)
         return ImageHeader(where, "projection", (first.columns, first.rows))
-    stack = dicom.gate(where, images, options)
+    stack = dicom.check_series(where, images, options)
     return ImageHeader(where, "DICOM", stack.shape, stack.affine, tilt_deg=stack.tilt_deg or 0.0)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GeometryError, InputError, MedvolError, UnsafeFileError
 from medvol.core.geometry import LPS_TO_RAS, Geometry
-from medvol.io.door import (
+from medvol.io.checks import (
     Scan,
     check_claim,
     check_file,
@@ -58,7 +58,7 @@ _SPATIAL_KINDS = frozenset({"domain", "space", "none", "???"})
 
 
 def read_itk_format(path: Path, *, channels: bool = False, assume_ras: bool = False) -> Scan:
-    """Read a NRRD or MetaImage file through the gate.
+    """Read a NRRD or MetaImage file with every check.
 
     Args:
         path: .nrrd, .nhdr, .mha or .mhd; a detached data file must lie in the same folder.
@@ -81,7 +81,7 @@ def read_grid(
     """Shape (channels last) and affine of a file that passes every check up to its voxels.
 
     Raises:
-        InputError: If the header is refused, or the file too short.
+        InputError: If the header is rejected, or the file too short.
     """
     volume, geometry, channel_axis = _open(path, assume_ras, channels)
     check_claim(path, volume.shape)
@@ -180,11 +180,11 @@ def _nrrd_affine(
 def _require_one_spacing(
     name: str, fields: dict[str, str], lengths: NDArray[np.float64], free: list[int]
 ) -> None:
-    """Refuse spacings that differ from the lengths of the directions; the format has either."""
+    """Reject spacings that differ from the lengths of the directions; the format has either."""
     words = fields.get("spacings", "").split()
-    said = [word for axis, word in enumerate(words) if axis not in free]
+    stated = [word for axis, word in enumerate(words) if axis not in free]
     try:
-        plain = [number(word) for word in said]
+        plain = [number(word) for word in stated]
     except ValueError as error:
         raise GeometryError(f"{name}: spacings holds a value that is not a number") from error
     if len(plain) == 3 and np.any(np.abs(np.asarray(plain) / lengths - 1) > _SPACING_TOLERANCE):
@@ -208,7 +208,7 @@ def _metaimage(
                          "missing")  # fmt: skip
     shape = _integers(name, fields, "dimsize")
     if fields.get("ndims") != str(len(shape)) or not 2 <= len(shape) <= 3:
-        raise InputError(f"{name}: NDims and DimSize must say 2 or 3 dimensions; found "
+        raise InputError(f"{name}: NDims and DimSize must give 2 or 3 dimensions; found "
                          f"{len(shape)}")  # fmt: skip
     code = _META_TYPES.get(fields.get("elementtype", ""))
     if code is None:
@@ -222,7 +222,7 @@ def _metaimage(
     if any(_floats(name, fields, key) not in ((), plain) for key, plain in scaling.items()):
         raise InputError(f"{name}: ElementToIntensityFunction (a slope or offset of its values) "
                          "is not supported")  # fmt: skip
-    order = _said_once(name, fields, "binarydatabyteordermsb", "elementbyteordermsb") or "false"
+    order = _stated_once(name, fields, "binarydatabyteordermsb", "elementbyteordermsb") or "false"
     is_msb = _is_true(name, "BinaryDataByteOrderMSB", order)
     is_packed = _is_true(name, "CompressedData", fields.get("compresseddata", "false"))
     encoding = "zlib" if is_packed else "raw"
@@ -230,7 +230,7 @@ def _metaimage(
                            "elementnumberofchannels")[0]  # fmt: skip
     source, skip = fields["elementdatafile"], fields.get("headersize", "0")
     if not re.fullmatch(r"-1|\d{1,9}", skip):
-        raise InputError(f"{name}: HeaderSize is no number")
+        raise InputError(f"{name}: HeaderSize is not a number")
     local = source.upper() == "LOCAL"
     if local and int(skip) > 0:
         raise InputError(f"{name}: a HeaderSize of {skip} contradicts voxels behind the header")
@@ -249,7 +249,7 @@ def _meta_affine(
     name: str, fields: dict[str, str], n: int, assume_ras: bool
 ) -> NDArray[np.float64]:
     def first(*keys: str) -> tuple[float, ...]:
-        return _floats(name, {keys[0]: _said_once(name, fields, *keys)}, keys[0])
+        return _floats(name, {keys[0]: _stated_once(name, fields, *keys)}, keys[0])
 
     spacing = first("elementspacing")
     matrix = first("transformmatrix", "rotation", "orientation")
@@ -266,8 +266,8 @@ def _meta_affine(
         raise GeometryError(f"{name}: ElementSpacing (spacing) holds a negative number")
     directions = np.asarray(matrix).reshape(n, n).T
     if np.abs(np.linalg.norm(directions, axis=0) - 1).max() > _UNIT_LENGTH:
-        raise GeometryError(f"{name}: the columns of TransformMatrix are no unit vectors, so the "
-                            "spacing is said twice (its affine is ambiguous)")  # fmt: skip
+        raise GeometryError(f"{name}: the columns of TransformMatrix are not unit vectors, so the "
+                            "spacing is given twice (its affine is ambiguous)")  # fmt: skip
     affine = np.eye(4)
     affine[:n, :n] = directions * np.asarray(spacing)
     affine[:n, 3] = origin
@@ -275,7 +275,7 @@ def _meta_affine(
     return LPS_TO_RAS @ affine
 
 
-def _said_once(name: str, fields: dict[str, str], *keys: str) -> str:
+def _stated_once(name: str, fields: dict[str, str], *keys: str) -> str:
     """The value under whichever of the keys that mean the same; empty if under none."""
     found = {" ".join(fields[key].lower().split()) for key in keys if key in fields}
     if len(found) > 1:
@@ -310,7 +310,7 @@ def _lines(
             key, value = " ".join(found[1].lower().split()), found[2].strip()
             if fields.setdefault(key, value) != value:
                 raise InputError(
-                    f"{name}: its header contradicts itself: {shown(key)} is said twice"
+                    f"{name}: its header contradicts itself: {shown(key)} is given twice"
                 )
             if key == last:
                 return fields, position

@@ -1,7 +1,7 @@
-"""Whether a JPEG holds the whole picture that its header claims.
+"""Whether a JPEG holds the whole image that its header claims.
 
-Decoders fill what is missing and say nothing, even where the file ends properly. Of an 8-bit
-picture libjpeg-turbo itself warns, and simplejpeg makes its warnings errors; at an eighth of the
+Decoders fill what is missing without a warning, even where the file ends properly. Of an 8-bit
+image libjpeg-turbo itself warns, and simplejpeg makes its warnings errors; at an eighth of the
 size that costs a fraction of decoding. For lossless and 12-bit streams no package at hand tells,
 so the codes are counted here: of a lossless one only where its last samples look like filler.
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvol.core.errors import InputError, MissingPackageError
-from medvol.io.door import shown
+from medvol.io.checks import shown
 
 _SEQUENTIAL, _LOSSLESS = (0xC0, 0xC1), 0xC3
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
@@ -43,7 +43,7 @@ _PREDICTORS: dict[int, Callable[[Any, Any, Any], Any]] = {
 
 @dataclass
 class _Frame:
-    """What the markers of a stream have said so far.
+    """What the markers of a stream have stated so far.
 
     Attributes:
         components: Identifier to (horizontal, vertical) sampling.
@@ -60,7 +60,7 @@ class _Frame:
 
 
 def require_whole_jpeg(path: Path, stream: bytes, pixels: NDArray[Any]) -> None:
-    """Refuse a stream that ends before its picture does, or that lost bytes on the way.
+    """Reject a stream that ends before its image does, or that lost bytes on the way.
 
     Args:
         path: File to name.
@@ -77,7 +77,7 @@ def require_whole_jpeg(path: Path, stream: bytes, pixels: NDArray[Any]) -> None:
         raise InputError(f"{shown(path)}: is corrupt: its JPEG headers are damaged") from error
     if not is_whole:
         raise InputError(f"{shown(path)}: is truncated or corrupt: its JPEG data ends before "
-                         "the picture does, or bytes of it are lost")  # fmt: skip
+                         "the image does, or bytes of it are lost")  # fmt: skip
 
 
 def _is_whole(path: Path, stream: bytes, pixels: NDArray[Any]) -> bool:

@@ -1,7 +1,7 @@
 """NIfTI-1 and NIfTI-2, plain, gzipped or as .hdr/.img pairs: header first, voxels second.
 
 The header is parsed here and not by nibabel, because it must be judged before a byte of voxels
-is decompressed, and because nibabel repairs what has to be refused.
+is decompressed, and because nibabel repairs what has to be rejected.
 
 Source:
     https://nifti.nimh.nih.gov/pub/dist/src/niftilib/nifti1.h and nifti2.h
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GeometryError, GridMismatchError, InputError, MedvolError
 from medvol.core.geometry import Geometry
-from medvol.io.door import Scan, check_claim, check_spacing, shown, to_float32, warn
+from medvol.io.checks import Scan, check_claim, check_spacing, shown, to_float32, warn
 from medvol.io.stream import ByteSource, open_bytes
 
 #: Which of two contradicting orientations to believe, or an assumption where there is none.
@@ -28,7 +28,7 @@ Orientation = Literal["strict", "sform", "qform", "assume_ras"]
 
 _DTYPES = {2: "u1", 4: "i2", 8: "i4", 16: "f4", 64: "f8", 256: "i1", 512: "u2", 768: "u4",
            1024: "i8", 1280: "u8"}  # fmt: skip
-_REFUSED = {0: "unknown", 1: "1-bit", 32: "complex", 128: "RGB colour", 1792: "complex",
+_UNSUPPORTED = {0: "unknown", 1: "1-bit", 32: "complex", 128: "RGB colour", 1792: "complex",
             1536: "128-bit float", 2048: "complex", 2304: "RGBA colour"}  # fmt: skip
 _UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}
 _MAX_EXTENSION = 64 << 20
@@ -37,7 +37,7 @@ _MAGIC = {b"n+1\0": True, b"ni1\0": False, b"n+2\0": True, b"ni2\0": False}
 
 @dataclass(frozen=True)
 class NiftiHeader:
-    """What a NIfTI header says, each field checked for being sayable at all."""
+    """What a NIfTI header states, each field checked."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -75,11 +75,11 @@ class _Fields:
 
 
 def read_nifti(path: Path, orientation: Orientation = "strict", *, channels: bool = False) -> Scan:
-    """Read a NIfTI file through the gate.
+    """Read a NIfTI file with every check.
 
     Args:
         path: .nii, .nii.gz, or either file of a .hdr/.img pair.
-        orientation: ``strict`` refuses a file without qform and sform, and one whose two forms
+        orientation: ``strict`` rejects a file without qform and sform, and one whose two forms
             disagree; ``sform`` and ``qform`` name the one to believe, ``assume_ras`` takes
             pixdim along R, A, S.
         channels: Accept a fourth axis and return it as channels.
@@ -118,7 +118,7 @@ def read_grid(
     Nothing is decompressed; of a plain file its length is compared with the header's claim.
 
     Raises:
-        InputError: If the header is refused, or the file too short.
+        InputError: If the header is rejected, or the file too short.
     """
     head_path, data_path = _pair(path)
     with open_bytes(head_path) as source:
@@ -154,7 +154,7 @@ def parse_header(path: Path, head: bytes) -> NiftiHeader:
             return _parse_1(name, head, order)
         if size == 540 and len(head) >= 540:
             return _parse_2(name, head, order)
-    kind = "PNG data" if head.startswith(b"\x89PNG") else "its first bytes are no NIfTI header"
+    kind = "PNG data" if head.startswith(b"\x89PNG") else "its first bytes are not a NIfTI header"
     raise InputError(f"{name}: not a valid NIfTI file ({kind})")
 
 
@@ -172,7 +172,7 @@ def header_affine(
     if not use_s and not use_q:
         if orientation != "assume_ras":
             raise GeometryError(f"{name}: orientation unknown: qform and sform codes are both 0, "
-                                "so left and right cannot be told apart; fix the header or pass "
+                                "so left and right cannot be distinguished; fix the header or pass "
                                 "orientation='assume_ras'")  # fmt: skip
         check_spacing(path, np.asarray(header.pixdim[1:4]) * header.unit_mm)
         return np.diag([*(v * header.unit_mm for v in header.pixdim[1:4]), 1.0])
@@ -188,8 +188,8 @@ def header_affine(
 def _header(path: Path, source: ByteSource, has_partner: bool) -> NiftiHeader:
     header = parse_header(path, source.head(544))
     if not header.single and not has_partner:
-        raise InputError(f"{shown(path)}: its magic bytes say that its voxels lie in an .img "
-                         "file, but it is no .hdr file")  # fmt: skip
+        raise InputError(f"{shown(path)}: its magic bytes state that its voxels lie in an .img "
+                         "file, but it is not an .hdr file")  # fmt: skip
     check_claim(path, header.shape)
     return header
 
@@ -249,13 +249,13 @@ def _magic(name: str, magic: bytes) -> bool:
 def _checked(name: str, order: str, fields: _Fields, single: bool) -> NiftiHeader:
     n_dims, offset = fields.dim[0], fields.offset
     if not 1 <= n_dims <= 7:
-        raise InputError(f"{name}: dim[0] says {n_dims} dimensions, wanted 1 to 7")
+        raise InputError(f"{name}: dim[0] gives {n_dims} dimensions, wanted 1 to 7")
     shape = tuple(int(n) for n in fields.dim[1 : n_dims + 1])
     if bad := [f"dim[{i}]={n}" for i, n in enumerate(shape, 1) if n < 1]:
         fault = "negative" if min(shape) < 0 else "zero, an empty image"
         raise InputError(f"{name}: {', '.join(bad)} is {fault}")
     if fields.datatype not in _DTYPES:
-        kind = _REFUSED.get(fields.datatype, "unknown")
+        kind = _UNSUPPORTED.get(fields.datatype, "unknown")
         raise InputError(f"{name}: data type code {fields.datatype} ({kind} voxels) is not "
                          "supported; wanted scalar integers or floats")  # fmt: skip
     if not math.isfinite(offset) or offset != int(offset) or not 0 <= offset <= _MAX_EXTENSION:
@@ -312,7 +312,7 @@ def _qform(path: Path, header: NiftiHeader) -> NDArray[np.float64]:
     if not np.isfinite(spacing).all() or spacing.min() <= 0:
         raise GeometryError(f"{shown(path)}: pixdim gives a voxel spacing of "
                             f"{' x '.join(f'{v:g}' for v in spacing)}: zero, negative or "
-                            "NaN is no spacing")  # fmt: skip
+                            "NaN is not a spacing")  # fmt: skip
     rest = 1.0 - (b * b + c * c + d * d)
     if rest < -1e-4:
         raise GeometryError(f"{shown(path)}: the qform quaternion is longer than 1")

@@ -1,4 +1,4 @@
-"""The pair gate: an image and its label map, on one grid and inside the class list, or refused."""
+"""The checks of an image and its label map: one grid, and values inside the class list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GridMismatchError, LabelError
 from medvol.core.geometry import SAME_GRID_MM, Geometry
-from medvol.io.door import Scan, shown
+from medvol.io.checks import Scan, shown
 from medvol.io.image import ReadOptions, read_scan, to_metatensor
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def read_pair(
     *,
     options: ReadOptions | None = None,
 ) -> tuple[MetaTensor, MetaTensor]:
-    """Read an image and its label map through the pair gate.
+    """Read an image and its label map and check the pair.
 
     A label map stored in another voxel order (mirrored or permuted axes) of the same grid is
     brought into the image's order; nothing is resampled.
@@ -45,7 +45,7 @@ def read_pair(
 
     Raises:
         GridMismatchError: If the two do not lie on one grid within 1e-3 mm.
-        LabelError: If the label map holds a value that is no whole number or no class.
+        LabelError: If the label map holds a value that is not a whole number or not a class.
     """
     first = read_scan(image, options)
     second = read_label(label, labels, reference=first, options=options)
@@ -59,11 +59,11 @@ def read_label(
     reference: Scan,
     options: ReadOptions | None = None,
 ) -> Scan:
-    """Read a label map onto the grid of ``reference``, refusing what is none.
+    """Read a label map onto the grid of ``reference``, rejecting what is not one.
 
     Raises:
         GridMismatchError: If it lies on another grid.
-        LabelError: If a value is no whole number or no class.
+        LabelError: If a value is not a whole number or not a class.
     """
     scan = read_scan(label, options)
     if scan.array.shape[0] != 1:
@@ -80,7 +80,7 @@ def _whole(path: Path, array: NDArray[Any]) -> NDArray[np.float32]:
     off = np.abs(array - rounded)
     if off.size and off.max() > WHOLE_TOLERANCE:
         worst = float(array.flat[int(off.argmax())])
-        raise LabelError(f"{shown(path)}: label value {worst:.6g} is no integer; a label map "
+        raise LabelError(f"{shown(path)}: label value {worst:.6g} is not an integer; a label map "
                          "holds whole class numbers")  # fmt: skip
     return rounded
 

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvol.core.errors import InputError
-from medvol.io.door import check_claim, check_file, shown
-from medvol.io.stream import GZIP_BITS, ZLIB_BITS, Inflater, refuse_surplus
+from medvol.io.checks import check_claim, check_file, shown
+from medvol.io.stream import GZIP_BITS, ZLIB_BITS, Inflater, reject_surplus
 
 _GZIP_MAGIC = b"\x1f\x8b\x08"
 
 
 @dataclass(frozen=True)
 class RawVolume:
-    """Where a text header says the voxels are, and how they are stored, fastest axis first."""
+    """Where the voxels of a text header are, and how they are stored, fastest axis first."""
 
     path: Path
     data_path: Path
@@ -54,7 +54,7 @@ class RawVolume:
                 raw = bytes(inflater.read(self.n_bytes))
                 self._expect(len(raw))
                 slab = self.n_bytes // self.shape[-1]
-                refuse_surplus(self.path, len(inflater.read(max(slab, 4096))), slab)
+                reject_surplus(self.path, len(inflater.read(max(slab, 4096))), slab)
         return np.frombuffer(raw, self.dtype).reshape(self.shape, order="F")
 
     def check_length(self) -> int:
@@ -76,7 +76,7 @@ class RawVolume:
         if left > 0 and raw.startswith(_GZIP_MAGIC):
             raise InputError(f"{shown(self.path)}: its encoding is raw, but its data is compressed "
                              "by gzip")  # fmt: skip
-        refuse_surplus(self.path, left, self.n_bytes // self.shape[-1])
+        reject_surplus(self.path, left, self.n_bytes // self.shape[-1])
         return raw
 
     def _text(self, handle: IO[bytes]) -> NDArray[Any]:
@@ -94,9 +94,9 @@ class RawVolume:
         if self.dtype.kind in "iu":
             limits = np.iinfo(self.dtype)
             fits = (values == np.rint(values)) & (limits.min <= values) & (values <= limits.max)
-            fits |= ~np.isfinite(values)  # refused later, as in every format
+            fits |= ~np.isfinite(values)  # rejected later, as in every format
             if not fits.all():
-                raise InputError(f"{shown(self.path)}: text voxel {values[~fits][0]:g} is no "
+                raise InputError(f"{shown(self.path)}: text voxel {values[~fits][0]:g} is not a "
                                  f"{self.dtype.name}, which its header claims")  # fmt: skip
         return values.reshape(self.shape, order="F")
 

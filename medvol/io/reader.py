@@ -1,4 +1,4 @@
-"""The gate as a MONAI reader: ``LoadImaged(reader="medvol.io.MedvolReader")``."""
+"""The readers as a MONAI reader: ``LoadImaged(reader="medvol.io.MedvolReader")``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from monai.data.image_reader import ImageReader
 from numpy.typing import NDArray
 
 from medvol.core.errors import GridMismatchError
+from medvol.io.checks import Scan, shown
 from medvol.io.dicom import DicomOptions
-from medvol.io.door import Scan, shown
 from medvol.io.image import ReadOptions, read_scan, scan_meta
 
 _SAME_AFFINE_MM = 1e-3
@@ -25,19 +25,19 @@ class _Pending:
     """Paths that are read when the data is asked for.
 
     ``LoadImage`` swallows what a reader's ``read`` raises and tries its other readers, which would
-    let a refused file in by another door; what ``get_data`` raises reaches the user.
+    let another reader take a rejected file; what ``get_data`` raises reaches the user.
     """
 
     paths: tuple[Path, ...]
 
 
 class MedvolReader(ImageReader):
-    """Reads every format of :func:`medvol.io.read_image` with the same refusals.
+    """Reads every format of :func:`medvol.io.read_image` with the same errors.
 
     A list of files becomes the channels of one image, as in MONAI; they must share a grid.
 
     Args:
-        spacing_mm: Voxel edge lengths for folders of numbered pictures.
+        spacing_mm: Voxel edge lengths for folders of numbered 2D images.
         orientation: Which NIfTI orientation to believe, ``strict`` by default.
         channels: Accept the fourth axis of a NIfTI or NRRD file as channels.
         series: Which series of a DICOM folder that holds several.
@@ -64,7 +64,7 @@ class MedvolReader(ImageReader):
         return True
 
     def read(self, data: Sequence[Any] | Any, **kwargs: Any) -> _Pending:
-        """Remember the paths; nothing is opened yet, so nothing is refused here."""
+        """Remember the paths; nothing is opened yet, so nothing is rejected here."""
         paths = (data,) if isinstance(data, (str, os.PathLike)) else tuple(data)
         return _Pending(tuple(Path(p) for p in paths))
 

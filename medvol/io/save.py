@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from medvol.core.errors import InputError, MedvolError, NonFiniteError, OutputError
 from medvol.core.files import atomic_path
 from medvol.core.geometry import SAME_GRID_MM, Geometry
-from medvol.io.door import Scan, shown
+from medvol.io.checks import Scan, shown
 
 _INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
-#: Beyond this shear a qform (rotation and spacing only) cannot say what the sform says.
+#: Beyond this shear a qform (rotation and spacing only) cannot state what the sform states.
 _MAX_QFORM_ERROR_MM = 1e-3
 
 
@@ -27,7 +27,7 @@ def write_nifti(
     *,
     dtype: DTypeLike | None = None,
 ) -> Path:
-    """Write one volume as NIfTI-1, atomically, and read it back through the gate.
+    """Write one volume as NIfTI-1, atomically, and read it back with every check.
 
     Whole numbers are stored in the smallest integer type that holds them, so that a label map
     is one for every viewer; anything else as float32, or as ``dtype``.
@@ -36,7 +36,7 @@ def write_nifti(
         path: Ends in .nii or .nii.gz.
         array: (X, Y), (X, Y, Z) or (X, Y, Z, C), finite.
         affine: Voxel index to RAS millimetres, (4, 4).
-        dtype: An integer type rounds, and refuses values out of its range.
+        dtype: An integer type rounds, and rejects values out of its range.
 
     Raises:
         OutputError: If it cannot be written whole, or reads back differently, or the affine
@@ -91,14 +91,14 @@ def storable(path: Path, array: NDArray[Any], dtype: DTypeLike | None) -> NDArra
 
 
 def write_png16(path: str | os.PathLike[str], array: ArrayLike) -> Path:
-    """Write a picture (X, Y) of whole numbers from 0 to 65535 as 16-bit PNG, atomically.
+    """Write a 2D image (X, Y) of whole numbers from 0 to 65535 as 16-bit PNG, atomically.
 
     Raises:
         OutputError: If a value does not fit, or the file cannot be written whole.
     """
     from PIL import Image
 
-    from medvol.io.picture import read_picture
+    from medvol.io.image_2d import read_image_2d
 
     path = Path(path)
     pixels = np.asarray(array)
@@ -109,7 +109,7 @@ def write_png16(path: str | os.PathLike[str], array: ArrayLike) -> Path:
     pixels = storable(path, pixels, np.uint16)
 
     def same(written: Path) -> None:
-        if not np.array_equal(_read_back(path, lambda: read_picture(written)).array[0], pixels):
+        if not np.array_equal(_read_back(path, lambda: read_image_2d(written)).array[0], pixels):
             raise OutputError(f"{shown(path)}: what was read back differs from what was written")
 
     with atomic_path(path, verify=same) as scratch:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from medvol.core.errors import GeometryError, InputError, MedvolError, MissingInputError
 from medvol.core.geometry import Geometry
-from medvol.io import dicom, itk_formats, nifti, picture
+from medvol.io import dicom, image_2d, itk_formats, nifti
+from medvol.io.checks import shown
 from medvol.io.dicom_header import DicomImage, read_header
 from medvol.io.dicom_parse import NotDicomError
 from medvol.io.dicom_pixels import SYNTAX_NAMES
 from medvol.io.dicom_series import group_series
-from medvol.io.door import shown
 from medvol.io.image import ReadOptions, is_nifti_name
 from medvol.io.inspect import inspect_image, inspect_series
 
@@ -29,7 +29,7 @@ class ScanRow:
 
     Attributes:
         path: Folder or file, as found below the scanned folder.
-        kind: DICOM, NIfTI, NRRD, MetaImage, picture or stack.
+        kind: DICOM, NIfTI, NRRD, MetaImage, image or stack.
         modality: DICOM modality, empty where a format has none.
         shape: Voxels along X, Y, Z (or X, Y).
         spacing_mm: Along the same axes, empty where unknown.
@@ -69,8 +69,8 @@ def scan_folder(
         on_file: Called with (done, total) after each file.
 
     Returns:
-        One row per DICOM series, volume file, picture, or folder of numbered pictures; files that
-        are no images have none.
+        One row per DICOM series, volume file, 2D image, or folder of numbered 2D images; files that
+        are not images have none.
 
     Raises:
         MissingInputError: If the folder does not exist.
@@ -81,19 +81,19 @@ def scan_folder(
     files = [root] if root.is_file() else dicom.walk_files(root)
     images: list[DicomImage] = []
     rows: list[ScanRow] = []
-    pictures: dict[Path, list[Path]] = {}
+    flat: dict[Path, list[Path]] = {}
     for done, (path, found) in enumerate(_headers(files), 1):
         if isinstance(found, DicomImage):
             images.append(found)
         elif isinstance(found, ScanRow):
             rows.append(found)
-        elif found == "picture":
-            pictures.setdefault(path.parent, []).append(path)
+        elif found == "image":
+            flat.setdefault(path.parent, []).append(path)
         if on_file is not None:
             on_file(done, len(files))
     rows = _merged(rows) + [_series_row(group) for group in group_series(images)]
-    for where, group in pictures.items():
-        rows += _picture_rows(where, group)
+    for where, group in flat.items():
+        rows += _image_rows(where, group)
     for row in rows:
         row.path = _relative(row.path, root)
     return sorted(rows, key=lambda row: row.path)
@@ -111,8 +111,8 @@ def _inspect(path: Path) -> DicomImage | ScanRow | str | None:
         return None if nifti.is_second_half(path) else _volume_row(path, "NIfTI")
     if suffix in itk_formats.SUFFIXES:
         return _volume_row(path, "NRRD" if "hdr" in suffix or "nrrd" in suffix else "MetaImage")
-    if suffix in picture.SUFFIXES:
-        return "picture"
+    if suffix in image_2d.SUFFIXES:
+        return "image"
     try:
         return read_header(path)
     except NotDicomError:
@@ -125,7 +125,7 @@ def _inspect(path: Path) -> DicomImage | ScanRow | str | None:
 
 
 def _merged(rows: list[ScanRow]) -> list[ScanRow]:
-    """One row for all DICOM files of a folder that are refused for the same reason."""
+    """One row for all DICOM files of a folder that are rejected for the same reason."""
     kept: dict[tuple[str, str], ScanRow] = {}
     for row in rows:
         path = Path(row.path)
@@ -197,10 +197,10 @@ def _series_row(group: list[DicomImage]) -> ScanRow:
     return row
 
 
-def _picture_rows(where: Path, group: list[Path]) -> Iterable[ScanRow]:
+def _image_rows(where: Path, group: list[Path]) -> Iterable[ScanRow]:
     if len(group) > 1:
         try:
-            numbered = picture.numbered(where)
+            numbered = image_2d.numbered(where)
         except GeometryError as error:  # a slice of a stack is missing
             yield ScanRow(str(where), "stack", files=len(group), problem=str(error), members=group)
             return
@@ -210,11 +210,11 @@ def _picture_rows(where: Path, group: list[Path]) -> Iterable[ScanRow]:
         if len(sizes) == 1 and None not in sizes:
             size = sizes.pop()
             yield ScanRow(str(where), "stack", shape=(*size, len(numbered)), files=len(numbered),  # pyright: ignore[reportOptionalIterable]
-                          notes=["a stack of pictures needs spacing_mm"],
+                          notes=["a stack of 2D images needs spacing_mm"],
                           members=numbered)  # fmt: skip
             return
     for path in group:
-        row = ScanRow(str(path), "picture", members=[path])
+        row = ScanRow(str(path), "image", members=[path])
         try:
             row.shape = inspect_image(path).shape
         except MedvolError as error:
@@ -224,7 +224,7 @@ def _picture_rows(where: Path, group: list[Path]) -> Iterable[ScanRow]:
 
 def _size(path: Path) -> tuple[int, int] | None:
     try:
-        return picture.read_size(path)
+        return image_2d.read_size(path)
     except MedvolError:
         return None
 

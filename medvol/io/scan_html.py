@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import MedvolError
 from medvol.core.modality import find_modality
-from medvol.io import dicom, picture
-from medvol.io.door import shown
+from medvol.io import dicom, image_2d
+from medvol.io.checks import shown
 from medvol.io.image import ReadOptions, read_scan
 from medvol.io.scan import ScanRow
 
@@ -25,13 +25,13 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>medvol da
 td,th{{border-bottom:1px solid #ccc;padding:.4rem .6rem;text-align:left;vertical-align:top}}
 tr.bad td{{background:#fff0ee}}img{{image-rendering:auto;background:#000}}</style>
 <h1>{title}</h1><p>{summary}</p>
-<table><tr><th>picture<th>path<th>kind<th>modality<th>size<th>spacing, mm<th>axes<th>usable</tr>
+<table><tr><th>image<th>path<th>kind<th>modality<th>size<th>spacing, mm<th>axes<th>usable</tr>
 {rows}</table></html>
 """
 
 
 def scan_html(rows: Sequence[ScanRow], root: str) -> str:
-    """One page; every text in it is escaped, every picture embedded.
+    """One page; every text in it is escaped, every image embedded.
 
     Thumbnails show the middle slice, windowed as the modality asks. A series too large to decode
     for a thumbnail has none.
@@ -60,7 +60,7 @@ def thumbnail(row: ScanRow) -> NDArray[np.uint8] | None:
 
 def _middle(row: ScanRow) -> NDArray[np.float32]:
     if row.kind == "stack":
-        return picture.read_picture(row.members[len(row.members) // 2]).array[0]
+        return image_2d.read_image_2d(row.members[len(row.members) // 2]).array[0]
     if row.kind == "DICOM":
         images = [image for path in row.members if (image := dicom.read_header(path))]
         options = dicom.DicomOptions(resample_tilt=True, volume=1, pet_suv=False)

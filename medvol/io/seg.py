@@ -18,9 +18,9 @@ from medvol.core.errors import InputError, LabelError, OutputError
 from medvol.core.files import atomic_path
 from medvol.core.geometry import SAME_GRID_MM
 from medvol.core.labels import Code, Label, find_label
+from medvol.io.checks import Scan, shown
 from medvol.io.dicom import DicomOptions, read_file
 from medvol.io.dicom_source import Source, import_highdicom, read_source
-from medvol.io.door import Scan, shown
 from medvol.io.pair import onto_grid
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def tracking_uid(series_uid: str, label: str, algorithm: Algorithm) -> str:
 
 
 def coded(code: Code) -> CodedConcept:
-    """A (value, scheme, meaning) triple as highdicom wants it."""
+    """A (value, scheme, meaning) triple as highdicom expects it."""
     from highdicom.sr.coding import CodedConcept
 
     return CodedConcept(value=code[0], scheme_designator=code[1], meaning=code[2])

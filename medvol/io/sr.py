@@ -17,9 +17,9 @@ import numpy as np
 from medvol.core.errors import InputError, OutputError
 from medvol.core.files import atomic_path
 from medvol.core.labels import Code, find_label
+from medvol.io.checks import shown
 from medvol.io.dicom import DicomOptions, read_file
 from medvol.io.dicom_source import Source, import_highdicom, read_source
-from medvol.io.door import shown
 from medvol.io.seg import SIDES, Algorithm, coded, quiet
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def read_volumes(segmentation: str | os.PathLike[str]) -> tuple[Any, dict[int, f
     """A SEG's data set, and the volume of each of its segments in millilitres.
 
     Raises:
-        InputError: If it is no binary segmentation.
+        InputError: If it is not a binary segmentation.
     """
     import pydicom
 
@@ -95,7 +95,7 @@ def read_volumes(segmentation: str | os.PathLike[str]) -> tuple[Any, dict[int, f
     with quiet():
         data = pydicom.dcmread(path)
     if "SegmentSequence" not in data:
-        raise InputError(f"{shown(path)}: is no DICOM segmentation")
+        raise InputError(f"{shown(path)}: is not a DICOM segmentation")
     counts = np.bincount(scan.array.astype(np.int64).ravel(), minlength=256)
     numbers = [int(item.SegmentNumber) for item in data.SegmentSequence]
     return data, {number: float(counts[number]) * voxel_ml for number in numbers}
@@ -115,7 +115,7 @@ def read_sr_volumes(path: str | os.PathLike[str]) -> dict[str, float]:
             report = hd.sr.srread(path)
             groups = report.content.get_volumetric_roi_measurement_groups()  # pyright: ignore[reportAttributeAccessIssue]
         except (ValueError, TypeError, AttributeError, KeyError, OSError) as error:
-            raise InputError(f"{shown(path)}: is no TID 1500 measurement report") from error
+            raise InputError(f"{shown(path)}: is not a TID 1500 measurement report") from error
         return {
             str(group.tracking_identifier): float(group.get_measurements(coded(_VOLUME))[0].value)
             for group in groups

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import IO
 
 from medvol.core.errors import InputError
-from medvol.io.door import check_file, shown, warn
+from medvol.io.checks import check_file, shown, warn
 
 _CHUNK = 1 << 18
 #: Bytes that are decompressed at a time where nothing of them is kept.
 _SKIPPED = 1 << 22
 _GZIP = b"\x1f\x8b"
-#: Writers pad files to blocks of at most this many bytes; fewer bytes than a row are no slice.
+#: Writers pad files to blocks of at most this many bytes; fewer bytes than a row are not a slice.
 _PADDING, _LEAST_SLICE = 4096, 16
 GZIP_BITS = 31
 ZLIB_BITS = 15
@@ -25,7 +25,7 @@ class Inflater:
     """Decompress a gzip or zlib stream piece by piece, as much as is asked for.
 
     Args:
-        path: What to name in a refusal.
+        path: What to name in an error.
         handle: Open at the stream's first byte, or behind ``first``.
         bits: ``GZIP_BITS`` or ``ZLIB_BITS``.
         first: Bytes already read from ``handle``.
@@ -141,7 +141,7 @@ class ByteSource:
         self._position = n
 
     def check_length(self, n: int) -> None:
-        """Refuse a plain file of fewer than ``n`` bytes; a compressed one does not say.
+        """Reject a plain file of fewer than ``n`` bytes; a compressed one does not state it.
 
         Raises:
             InputError: If it is shorter.
@@ -164,16 +164,16 @@ class ByteSource:
             left += len(self._inflater.read(max(one_more, _PADDING)))
         else:
             left = self._size - self._position
-        refuse_surplus(self.path, left, one_more)
+        reject_surplus(self.path, left, one_more)
 
 
-def refuse_surplus(path: Path, left: int, one_more: int) -> None:
-    """Refuse unclaimed bytes that look like slices; mention other few.
+def reject_surplus(path: Path, left: int, one_more: int) -> None:
+    """Reject unclaimed bytes that look like slices; mention other few.
 
     Args:
-        path: Named in the refusal.
+        path: Named in an error.
         left: How many bytes lie behind the voxels.
-        one_more: Bytes of a slice. Whole slices are refused, and anything longer than padding.
+        one_more: Bytes of a slice. Whole slices are rejected, and anything longer than padding.
 
     Raises:
         InputError: If the dimensions contradict the data.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medvol.io.door import Scan
+from medvol.io.checks import Scan
 
 
 def untilt(scan: Scan) -> Scan:

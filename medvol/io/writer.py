@@ -13,10 +13,10 @@ from monai.data.utils import to_affine_nd
 from monai.utils.type_conversion import convert_data_type
 
 from medvol.core.errors import OutputError
-from medvol.io.door import shown
+from medvol.io.checks import shown
 from medvol.io.save import write_itk, write_nifti, write_png16
 
-#: What this process wrote, and from which input: the second input of the same name is refused.
+#: What this process wrote, and from which input: the second input of the same name is rejected.
 _WRITTEN: dict[str, str] = {}
 
 

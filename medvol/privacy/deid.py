@@ -25,9 +25,9 @@ from medvol.core.errors import (
     OutputError,
 )
 from medvol.core.files import atomic_path, output_path, write_json
+from medvol.io.checks import shown
 from medvol.io.dicom import is_beside, walk_files
 from medvol.io.dicom_parse import NotDicomError, parse_file
-from medvol.io.door import shown
 from medvol.privacy.audit import Residual, audit_dataset, identity_words
 from medvol.privacy.faces import FACE_MODALITIES, judged
 from medvol.privacy.profile import PrivacyProfile

@@ -8,11 +8,11 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from tests.io.test_dicom_gate import delete, enhanced, put
+from tests.io.test_nifti_gate import VOXELS, nifti
 
 from medvol.core import InputError
 from medvol.io import read_scan, scan_folder
-from tests.io.test_dicom_gate import delete, enhanced, put
-from tests.io.test_nifti_gate import VOXELS, nifti
 from tests.io.test_odd_dicom import JPEG_LS, RLE, compressed, place
 from tests.io.test_round_trips import meta_text, nrrd_text
 
@@ -205,7 +205,7 @@ def test_a_dicom_jpeg_must_hold_all_its_blocks(dicom_series, phantom, is_cut):
 
     folder = dicom_series(change, voxels=voxels)
     if is_cut:
-        assert "s002.dcm" in refused(folder, "ends before the picture")
+        assert "s002.dcm" in refused(folder, "ends before the image")
     else:
         assert np.abs(read_scan(folder).array[0] - voxels).mean() < 10
 

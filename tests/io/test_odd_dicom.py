@@ -8,10 +8,10 @@ import struct
 
 import numpy as np
 import pytest
+from tests.io.test_dicom_gate import delete, enhanced, put
 
 from medvol.core import InputError
 from medvol.io import DicomOptions, ReadOptions, read_scan
-from tests.io.test_dicom_gate import delete, enhanced, put
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning:pydicom.*")
 

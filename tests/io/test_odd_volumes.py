@@ -7,10 +7,10 @@ import struct
 
 import numpy as np
 import pytest
+from tests.io.test_nifti_gate import NAN, QUARTER, SROW, VOXELS, header, nifti
 
 from medvol.core import InputError
 from medvol.io import ReadOptions, read_scan
-from tests.io.test_nifti_gate import NAN, QUARTER, SROW, VOXELS, header, nifti
 from tests.io.test_round_trips import meta_text, nrrd_text
 
 TURN = ((0, -2, 0, 5), (1.5, 0, 0, 6), (0, 0, 3, 7))

@@ -44,7 +44,6 @@ UNCONVERTED = (
     "datasets/split.py",
     "datasets/tables.py",
     "inferers/",
-    "io/",
     "label/infer.py",
     "label/train.py",
     "label/uncertain.py",

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvol.core.errors import InputError
-from medvol.io.door import shown
+from medvol.io.checks import shown
 
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _COLOUR_MODES = frozenset({"LA", "La", "RGB", "RGBA", "RGBa", "RGBX"})
@@ -110,28 +110,28 @@ class _Pixels:
                              f"pixels, found {found}")  # fmt: skip
 
 
-def require_palette(path: Path, picture: Any, header: PngHeader | None) -> None:
-    """Refuse pixels that name a colour which the palette does not have.
+def require_palette(path: Path, opened: Any, header: PngHeader | None) -> None:
+    """Reject pixels that name a colour which the palette does not have.
 
     Raises:
         InputError: If one does; pillow would show it as black.
     """
-    if header is not None and picture.mode == "P":
-        highest = int(np.asarray(picture).max())
+    if header is not None and opened.mode == "P":
+        highest = int(np.asarray(opened).max())
         if highest >= header.n_palette:
             raise InputError(f"{shown(path)}: is corrupt: a pixel names colour {highest} of a "
                              f"palette of {header.n_palette}")  # fmt: skip
 
 
-def is_wide_colour(picture: Any, header: PngHeader | None) -> bool:
-    """Whether a picture has colours or alpha of more than 8 bits, which pillow cuts to 8."""
+def is_wide_colour(opened: Any, header: PngHeader | None) -> bool:
+    """Whether a 2D image has colours or alpha of more than 8 bits, which pillow cuts to 8."""
     if header is not None:
         return header.depth == 16 and header.colour in (2, 4, 6)
-    bits = np.atleast_1d(getattr(picture, "tag_v2", {}).get(_BITS, 8))
-    return picture.mode in _COLOUR_MODES and int(bits.max()) > 8
+    bits = np.atleast_1d(getattr(opened, "tag_v2", {}).get(_BITS, 8))
+    return opened.mode in _COLOUR_MODES and int(bits.max()) > 8
 
 
-def read_wide_colour(path: Path, picture: Any, turn: int) -> NDArray[Any]:
+def read_wide_colour(path: Path, opened: Any, turn: int) -> NDArray[Any]:
     """Colours of 16 bits through SimpleITK, (rows, columns, samples).
 
     Raises:
@@ -139,7 +139,7 @@ def read_wide_colour(path: Path, picture: Any, turn: int) -> NDArray[Any]:
     """
     import SimpleITK as sitk
 
-    is_apart = getattr(picture, "tag_v2", {}).get(_PLANAR, 1) != 1
+    is_apart = getattr(opened, "tag_v2", {}).get(_PLANAR, 1) != 1
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
     unreadable = InputError(
         f"{shown(path)}: 16-bit grey with an alpha channel, 16-bit colours in separate planes or "
@@ -149,7 +149,7 @@ def read_wide_colour(path: Path, picture: Any, turn: int) -> NDArray[Any]:
         raise unreadable
     try:
         return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    except RuntimeError as error:  # what it says names neither file nor fault
+    except RuntimeError as error:  # its message names neither file nor fault
         raise unreadable from error
 
 
@@ -157,7 +157,7 @@ def untwisted_tiff(path: Path) -> tuple[Path | io.BytesIO, int]:
     """What to open instead of a TIFF, and the turn that is then left to do.
 
     pillow 13 decodes an uncompressed TIFF of orientation 5 to 8 with rows and columns confused,
-    so such a file is opened from a copy in memory that says orientation 1.
+    so such a file is opened from a copy in memory that states orientation 1.
     """
     with path.open("rb") as handle:
         place, orientation = _orientation_entry(handle)
@@ -170,7 +170,7 @@ def untwisted_tiff(path: Path) -> tuple[Path | io.BytesIO, int]:
 
 
 def _orientation_entry(handle: Any) -> tuple[int, int]:
-    """Where the first directory says its orientation, and what; (0, 1) where it does not."""
+    """Where the first directory states its orientation, and what; (0, 1) where it does not."""
     head = handle.read(16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None or len(head) < 16:
@@ -191,14 +191,14 @@ def _orientation_entry(handle: Any) -> tuple[int, int]:
     return 0, 1
 
 
-def signed_bytes(picture: Any, values: NDArray[Any]) -> NDArray[Any]:
-    """8-bit TIFF values as the signed ones that they are where the file says so."""
-    kinds = np.atleast_1d(getattr(picture, "tag_v2", {}).get(_SAMPLE_FORMAT, 1))
+def signed_bytes(opened: Any, values: NDArray[Any]) -> NDArray[Any]:
+    """8-bit TIFF values as the signed ones that they are where the file states this."""
+    kinds = np.atleast_1d(getattr(opened, "tag_v2", {}).get(_SAMPLE_FORMAT, 1))
     return values.view(np.int8) if values.dtype == np.uint8 and (kinds == 2).all() else values
 
 
 def turned(values: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """(rows, columns, ...) as EXIF orientation 1 to 8 wants them shown."""
+    """(rows, columns, ...) as EXIF orientation 1 to 8 defines them."""
     if orientation in (5, 6, 7, 8):
         values = np.swapaxes(values, 0, 1)
     if orientation in (2, 3, 6, 7):

@@ -1,4 +1,4 @@
-"""What every reader shares at the door: names fit to print, the memory ceiling, finite voxels."""
+"""What every reader checks: names fit to print, the memory ceiling, finite voxels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Scan:
     """One image as it entered, before it becomes a MetaTensor.
 
     Attributes:
-        array: Voxels, channel first: (C, X, Y, Z), or (C, X, Y) for a picture.
+        array: Voxels, channel first: (C, X, Y, Z), or (C, X, Y) for a 2D image.
         affine: Voxel index to RAS millimetres, shape (4, 4).
         path: What the user named.
     """
@@ -67,7 +67,7 @@ def ceiling_bytes() -> int:
 
 
 def check_claim(path: str | os.PathLike[str], shape: tuple[int, ...]) -> None:
-    """Refuse a claimed size before anything is decoded.
+    """Reject a claimed size before anything is decoded.
 
     Raises:
         TooLargeError: If the image as float32 would exceed the ceiling.
@@ -101,7 +101,7 @@ def check_file(path: Path) -> int:
 
 
 def check_spacing(path: str | os.PathLike[str], spacing_mm: NDArray[np.float64]) -> None:
-    """Refuse spacings that are missing, not positive, or of a wrong unit.
+    """Reject spacings that are missing, not positive, or of a wrong unit.
 
     Raises:
         GeometryError: Naming the spacing found.
@@ -127,12 +127,12 @@ def number(text: str) -> float:
     -150.0
     """
     if "_" in text:
-        raise ValueError(f"{text!r} is no decimal number")
+        raise ValueError(f"{text!r} is not a decimal number")
     return float(text)
 
 
 def to_float32(path: str | os.PathLike[str], array: NDArray[Any]) -> NDArray[np.float32]:
-    """Voxels as float32, or a refusal where that would lose or invent something.
+    """Voxels as float32, or an error where that would lose or add something.
 
     Raises:
         NonFiniteError: If a voxel is NaN or infinite, or overflows float32.

@@ -1,6 +1,6 @@
 """PNG, JPEG, TIFF and BMP, alone or as a folder of numbered slices.
 
-A picture has no place in the patient: its affine is the identity, X runs along columns and Y
+A 2D image has no place in the patient: its affine is the identity, X runs along columns and Y
 down the rows. Greys keep their stored values (16-bit included), a palette is looked up, alpha is
 dropped, EXIF rotation is applied, MONOCHROME1-like TIFFs are turned so that bright is bright.
 """
@@ -20,9 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvol.core.errors import GeometryError, InputError, MissingInputError, TooLargeError
-from medvol.io.door import Scan, check_claim, check_file, check_spacing, shown, to_float32, warn
-from medvol.io.jpeg_stream import require_whole_jpeg
-from medvol.io.picture_file import (
+from medvol.io.checks import Scan, check_claim, check_file, check_spacing, shown, to_float32, warn
+from medvol.io.image_2d_file import (
     check_png,
     is_wide_colour,
     read_wide_colour,
@@ -31,6 +30,7 @@ from medvol.io.picture_file import (
     turned,
     untwisted_tiff,
 )
+from medvol.io.jpeg_stream import require_whole_jpeg
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
@@ -41,13 +41,13 @@ _PHOTOMETRIC = 262
 _ORIENTATION = 274
 
 
-def read_picture(path: Path) -> Scan:
-    """Read one picture as (C, X, Y): one channel for greys, three for colours.
+def read_image_2d(path: Path) -> Scan:
+    """Read one 2D image as (C, X, Y): one channel for greys, three for colours.
 
-    A colour picture whose three channels are equal is a grey one.
+    A colour image whose three channels are equal is a grey one.
 
     Raises:
-        InputError: If the file is no picture, damaged, animated, or of an unsupported kind.
+        InputError: If the file is not a 2D image, damaged, animated, or of an unsupported kind.
         TooLargeError: If the claimed size exceeds the ceiling.
     """
     pixels = _decode(path)
@@ -56,14 +56,14 @@ def read_picture(path: Path) -> Scan:
 
 
 def read_stack(folder: Path, spacing_mm: Sequence[float] | None) -> Scan:
-    """Read a folder of numbered pictures as one volume (1, X, Y, Z).
+    """Read a folder of numbered 2D images as one volume (1, X, Y, Z).
 
     Slices are ordered by the last number in their names (2 before 10) and follow +Z; X runs along
     columns, Y down the rows.
 
     Args:
-        folder: Holds pictures of one size and one numbering without gaps.
-        spacing_mm: Voxel edge lengths along X, Y, Z; pictures do not carry them.
+        folder: Holds images of one size and one numbering without gaps.
+        spacing_mm: Voxel edge lengths along X, Y, Z; 2D images do not carry them.
 
     Raises:
         GeometryError: If ``spacing_mm`` is missing or a slice is.
@@ -73,9 +73,9 @@ def read_stack(folder: Path, spacing_mm: Sequence[float] | None) -> Scan:
     spacing = stack_spacing(folder, spacing_mm)
     slices: list[NDArray[Any]] = []
     for path in files:
-        array = read_picture(path).array
+        array = read_image_2d(path).array
         if array.shape[0] != 1:
-            raise InputError(f"{shown(path)}: is a colour picture; a volume needs grey slices")
+            raise InputError(f"{shown(path)}: is a colour image; a volume needs grey slices")
         if slices and array.shape != slices[0].shape:
             raise InputError(f"{shown(path)}: its size {array.shape[2]}x{array.shape[1]} differs "
                              f"from {shown(files[0])}")  # fmt: skip
@@ -103,7 +103,7 @@ def stack_spacing(folder: Path, spacing_mm: Sequence[float] | None) -> NDArray[n
 
 
 def numbered(folder: Path) -> list[Path]:
-    """The pictures of a folder in the order of the last number in their names.
+    """The images of a folder in the order of the last number in their names.
 
     Raises:
         GeometryError: If a number is missing.
@@ -125,7 +125,7 @@ def numbered(folder: Path) -> list[Path]:
         numbers[number] = path
     suffix, count = Counter(p.suffix.lower() for p in names).most_common(1)[0]
     if count != len(names):
-        raise InputError(f"{shown(folder)}: mixes picture formats; {count} of {len(names)} are "
+        raise InputError(f"{shown(folder)}: mixes image formats; {count} of {len(names)} are "
                          f"{suffix}")  # fmt: skip
     order = sorted(numbers)
     steps = Counter(b - a for a, b in pairwise(order))
@@ -183,20 +183,20 @@ def _opened(path: Path) -> Iterator[tuple[Any, int]]:
         raise InputError(f"{shown(path)}: is truncated or corrupt: {_reason(error)}") from error
 
 
-def _read(path: Path, picture: Any, turn: int) -> tuple[NDArray[Any], int]:
+def _read(path: Path, opened: Any, turn: int) -> tuple[NDArray[Any], int]:
     """The stored pixels, and the EXIF orientation that is left to apply."""
     with _silent():
-        header = check_png(path) if picture.format == "PNG" else None
-        is_wide = is_wide_colour(picture, header)
+        header = check_png(path) if opened.format == "PNG" else None
+        is_wide = is_wide_colour(opened, header)
         if not is_wide:
-            picture.load()
-            require_palette(path, picture, header)
-            if picture.format == "JPEG":
-                require_whole_jpeg(path, path.read_bytes(), np.asarray(picture))
-        exif_turn = _exif_turn(picture)
+            opened.load()
+            require_palette(path, opened, header)
+            if opened.format == "JPEG":
+                require_whole_jpeg(path, path.read_bytes(), np.asarray(opened))
+        exif_turn = _exif_turn(opened)
     if is_wide:
-        return _without_alpha(path, read_wide_colour(path, picture, turn)), exif_turn
-    return _to_values(path, picture), exif_turn
+        return _without_alpha(path, read_wide_colour(path, opened, turn)), exif_turn
+    return _to_values(path, opened), exif_turn
 
 
 @contextmanager
@@ -206,39 +206,39 @@ def _silent() -> Iterator[None]:
         yield
 
 
-def _exif_turn(picture: Any) -> int:
-    value = picture.getexif().get(_ORIENTATION, 1)
+def _exif_turn(opened: Any) -> int:
+    value = opened.getexif().get(_ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
 
 
-def _check_header(path: Path, picture: Any) -> None:
-    width, height = picture.size
-    check_claim(path, (height, width, len(picture.getbands())))
-    if getattr(picture, "n_frames", 1) > 1:
-        raise InputError(f"{shown(path)}: holds {picture.n_frames} frames (pages); "
-                         "one picture a file is wanted")  # fmt: skip
+def _check_header(path: Path, opened: Any) -> None:
+    width, height = opened.size
+    check_claim(path, (height, width, len(opened.getbands())))
+    if getattr(opened, "n_frames", 1) > 1:
+        raise InputError(f"{shown(path)}: holds {opened.n_frames} frames (pages); "
+                         "one image per file is wanted")  # fmt: skip
 
 
-def _to_values(path: Path, picture: Any) -> NDArray[Any]:
-    white_is_zero = picture.format == "TIFF" and (
-        getattr(picture, "tag_v2", {}).get(_PHOTOMETRIC) == _MINISWHITE
+def _to_values(path: Path, opened: Any) -> NDArray[Any]:
+    white_is_zero = opened.format == "TIFF" and (
+        getattr(opened, "tag_v2", {}).get(_PHOTOMETRIC) == _MINISWHITE
     )
-    if picture.mode in ("P", "PA"):
-        picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-    if picture.mode == "CMYK":
+    if opened.mode in ("P", "PA"):
+        opened = opened.convert("RGBA" if "transparency" in opened.info else "RGB")
+    if opened.mode == "CMYK":
         warn(path, "CMYK colours were converted to RGB without a colour profile")
-        picture = picture.convert("RGB")
-    if picture.mode in _GREY:
-        values = signed_bytes(picture, np.asarray(picture))
+        opened = opened.convert("RGB")
+    if opened.mode in _GREY:
+        values = signed_bytes(opened, np.asarray(opened))
         # pillow itself turns 1- and 8-bit MINISWHITE; wider ones come as stored
         if white_is_zero and values.dtype.itemsize > 1:
             values = np.iinfo(np.uint16).max - values.astype(np.int64)
         return values
-    if picture.mode in ("LA", "La", "RGBA", "RGBa", "RGBX"):
-        return _without_alpha(path, np.asarray(picture))
-    if picture.mode not in _COLOUR:
-        raise InputError(f"{shown(path)}: pixel mode {picture.mode} is not supported")
-    return _without_alpha(path, np.asarray(picture.convert("RGB")))
+    if opened.mode in ("LA", "La", "RGBA", "RGBa", "RGBX"):
+        return _without_alpha(path, np.asarray(opened))
+    if opened.mode not in _COLOUR:
+        raise InputError(f"{shown(path)}: pixel mode {opened.mode} is not supported")
+    return _without_alpha(path, np.asarray(opened.convert("RGB")))
 
 
 def _without_alpha(path: Path, values: NDArray[Any]) -> NDArray[Any]:
