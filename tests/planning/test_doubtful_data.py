@@ -70,7 +70,7 @@ def with_a_nan(folder):
         (without_labels, "holds no case with a label map"),
         (with_few_labels, r"3 patient\(s\) with labels cannot fill 5 folds; pass --folds 3"),
         (with_a_lost_label, r"blob_001.nii.gz: no such label"),
-        (with_half_labels, r"blob_002.nii.gz: label value 0.5 is no integer"),
+        (with_half_labels, r"blob_002.nii.gz: label value 0.5 is not an integer"),
         (with_an_unknown_label, r"label value 9 is not in the class list \[0, 1, 2\]"),
         (with_empty_labels, "no label map holds a structure"),
         (with_two_channels_once, "cases differ in channels: 1 in 'blob_004', 2 in 'blob_003'"),
