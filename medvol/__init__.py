@@ -1,6 +1,6 @@
 """medvol: volumetric segmentation and classification as MONAI bundles.
 
-Importing this package loads neither torch nor MONAI; each room loads what it needs when used.
+Importing this package loads neither torch nor MONAI; each package loads what it needs when used.
 """
 
 from medvol.core.errors import MedvolError

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--study", type=Path, nargs="+", default=[])
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    session = Session(PredictOptions(BUNDLE, ".", is_trusted=True))
+    session = Session(PredictOptions(BUNDLE, ".", trust_bundle=True))
     result: dict[str, Any] = {"synthetic": synthetic(session, args.label_maps)}
     if args.study:
         result["study"] = agreement(session, args.study)

@@ -46,7 +46,7 @@ def publishing_files(
 
     Args:
         card: The model card, Markdown with one title and sections of its own.
-        metadata: The content of ``metadata.json``; ``weights_url`` in it says where the weights
+        metadata: The content of ``metadata.json``; ``weights_url`` in it states where the weights
             are published.
         weights: The file that ``weights_sha256`` in it is of.
         has_screenshots: Show ``SCREENSHOTS``, which lie beside the card then.
@@ -65,7 +65,7 @@ def zoo_readme(card: str, metadata: Mapping[str, Any], has_screenshots: bool = F
     """The card in the order and with the headings of the zoo's README template.
 
     Nothing of the card is left out: a section without a place in the template becomes a part of
-    the description, one that the card lacks says what the metadata says.
+    the description, one that the card lacks repeats the metadata.
 
     Source:
         github.com/Project-MONAI/model-zoo, docs/readme_template.md.
@@ -122,7 +122,7 @@ def _missing(section: str, metadata: Mapping[str, Any]) -> str:
     if section == "System Configuration":
         name = metadata["medvol"]["name"]
         return (f"Runs on a CPU or a CUDA device; `medvol predict {name} IMAGE -o OUT --dry-run` "
-                "says what an image would cost on yours.")  # fmt: skip
+                "estimates what an image would cost on yours.")  # fmt: skip
     if section == "Limitations":
         return str(metadata["intended_use"])
     return "NOT PROVIDED" + ("." if metadata["medvol"]["weights_sha256"] else

@@ -21,7 +21,7 @@ from medvol.core.files import write_json
 Log = Callable[[str], None]
 #: Seconds that a run gets to end by itself after SIGTERM.
 _GRACE_S = 10.0
-#: Lines of the run that a person wants to see.
+#: Lines of the run worth showing to a person.
 _SHOWN = re.compile(r" - (medvol\.\S+) - (INFO|WARNING|ERROR) - (.*)")
 _EPOCH = re.compile(r"\bepoch (\d+)/(\d+)")
 

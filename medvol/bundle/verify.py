@@ -138,7 +138,7 @@ def _network_faults(bundle: Bundle, task: str) -> Iterator[str]:
     try:
         with torch.no_grad():
             found = network.to(device)(torch.zeros(size, device=device))
-    except (RuntimeError, ValueError) as error:  # whatever a network says of a shape it cannot take
+    except (RuntimeError, ValueError) as error:  # a network's own error for a shape it cannot take
         yield f"the network takes no input of shape {size}: {error}"
         return
     if found.shape[1] != pred["num_channels"]:

@@ -130,7 +130,7 @@ def _follow(server: Server) -> None:
             if not line:
                 time.sleep(0.5)
             elif any(word in line for word in (" - batch ", " - scored ", " - published ",
-                                               " - refused")):  # fmt: skip
+                                               " - rejected")):  # fmt: skip
                 print(line.rstrip().rpartition(" - ")[2], file=sys.stderr, flush=True)
 
 

@@ -83,8 +83,8 @@ def run(
     every = find_cases(inputs, output)
     cases = shard_of(every, shard)
     options = PredictOptions(
-        bundle=bundle, out=output, formats=tuple(f for f in formats.split(",") if f), tta=tta,
-        device=device, uncertainty=uncertainty, is_trusted=trust_bundle, threads=threads,
+        bundle=bundle, output=output, formats=tuple(f for f in formats.split(",") if f), tta=tta,
+        device=device, uncertainty=uncertainty, trust_bundle=trust_bundle, threads=threads,
         max_ram=_bytes(max_ram), max_gpu=_bytes(max_gpu_mem), engine=engine,
         reader=_reader(series, volume, resample_tilt), ensemble=tuple(ensemble or ()),
     )  # fmt: skip
@@ -137,8 +137,8 @@ def _predict(cases: Sequence[CaseInput], options: PredictOptions, place: _Place)
         return _run_at(place, cases, options, report)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"interrupted; {report.count} of {len(cases)} cases are finished in {options.out}, and "
-            "the same command continues with the others"
+            f"interrupted; {report.count} of {len(cases)} cases are finished in {options.output}, "
+            "and the same command continues with the others"
         ) from None
 
 
@@ -179,9 +179,9 @@ def _dry_run(cases: Sequence[CaseInput], options: PredictOptions, is_json: bool)
         except (MedvolError, RuntimeError, ValueError, OSError) as error:
             if (fault := error_line(error)) is None:
                 raise
-            rows.append({"case": case.name, "refused": fault})
+            rows.append({"case": case.name, "rejected": fault})
             is_rejected = True
-            line = f"refused: {fault}"
+            line = f"rejected: {fault}"
         else:
             rows.append({"case": case.name, "plan": asdict(plan) if plan else None})
             plans += [plan] if plan else []
@@ -220,14 +220,14 @@ def _reject_if_all_are(records: list[Record], out: str) -> None:
     from medvol.core.errors import InputError
     from medvol.runners.record import case_folder, sweep
 
-    if not records or any(record.status != "refused" for record in records):
+    if not records or any(record.status != "rejected" for record in records):
         return
     for record in records:
         sweep(out, record.case)
     for folder in [*(case_folder(out, record.case) for record in records), Path(out)]:
         with suppress(OSError):  # it holds something else, or is where the user stands
             folder.rmdir()
-    more = f" (and {len(records) - 1} more inputs refused)" if len(records) > 1 else ""
+    more = f" (and {len(records) - 1} more inputs rejected)" if len(records) > 1 else ""
     raise InputError(f"{records[0].reason}{more}")
 
 

@@ -56,9 +56,9 @@ def run(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the training ends with us
     name = bundle.rstrip("/").rpartition("/")[2]
     options = TrainOptions(
-        bundle=bundle, data=data, out=output or f"runs/{name}", folds=_folds(folds),
+        bundle=bundle, data=data, output=output or f"runs/{name}", folds=_folds(folds),
         is_resumed=resume, budget_s=parse_duration(budget) if budget else None,
-        processes=processes, is_trusted=trust_bundle, shard=shard,
+        processes=processes, trust_bundle=trust_bundle, shard=shard,
         settings=_settings(settings or []),
     )  # fmt: skip
     if runner not in ("local", "ray"):
@@ -70,7 +70,7 @@ def run(
     mean, following = _mean(runs), next_step(options, runs)
     if is_json:
         rows = [one.row() for one in runs]
-        found = {"output": options.out, "folds": rows, "mean": mean, "next": following}
+        found = {"output": options.output, "folds": rows, "mean": mean, "next": following}
         print(json.dumps(found))
     else:
         for one in runs:

@@ -28,7 +28,7 @@ def is_channels_last(x: torch.Tensor) -> bool:
 
 
 def channels_last(x: torch.Tensor) -> torch.Tensor:
-    """The same values with channels together; a single channel is only told to be so."""
+    """The same values with channels together; a single channel is only restrided."""
     if x.shape[1] == 1 and x.is_contiguous():
         _, _, a, b, c = x.shape
         return x.as_strided(x.shape, (a * b * c, 1, b * c, c, 1))

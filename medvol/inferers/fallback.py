@@ -51,7 +51,7 @@ def with_fallback(first: Attempt, run: Callable[[Attempt], Result]) -> tuple[Res
 
     Args:
         first: Where to start.
-        run: Predicts as the attempt says.
+        run: Predicts as the attempt states.
 
     Returns:
         What ``run`` returned, and the attempt that succeeded.

@@ -83,16 +83,16 @@ class MemoryPlan:
 def plan_job(
     job: Job,
     *,
-    wants_probabilities: bool = False,
+    keeps_probabilities: bool = False,
     max_ram: int | None = None,
     max_gpu: int | None = None,
 ) -> MemoryPlan:
     """The fastest way to run ``job`` that is predicted to stay under both ceilings.
 
     Raises:
-        TooLargeError: If none does; the text says what the smallest one needs.
+        TooLargeError: If none does; the text states what the smallest one needs.
     """
-    options = _options(job, wants_probabilities)
+    options = _options(job, keeps_probabilities)
     for option in options:
         if (max_ram is None or option.ram_bytes <= max_ram) and (
             max_gpu is None or option.gpu_bytes <= max_gpu
@@ -136,9 +136,9 @@ def _number(digits: str, text: str, unit: int) -> int:
     return value
 
 
-def _options(job: Job, wants_probabilities: bool) -> list[MemoryPlan]:
+def _options(job: Job, keeps_probabilities: bool) -> list[MemoryPlan]:
     """From fastest to most frugal."""
-    modes = ("slabs", "mapped") if wants_probabilities else ("slabs",)
+    modes = ("slabs", "mapped") if keeps_probabilities else ("slabs",)
     devices = ("gpu", "cpu") if job.on_gpu else ("cpu",)
     batches = [job.batch >> shift for shift in range(job.batch.bit_length())]
     return [
@@ -146,7 +146,7 @@ def _options(job: Job, wants_probabilities: bool) -> list[MemoryPlan]:
             replace(job, footprint=_of_batch(job, batch), batch=batch),
             mode,
             device,
-            wants_probabilities,
+            keeps_probabilities,
         )
         for mode in modes
         for device in devices
@@ -164,7 +164,7 @@ def _of_batch(job: Job, batch: int) -> Footprint:
     )
 
 
-def _cost(job: Job, mode: str, device: str, wants_probabilities: bool) -> MemoryPlan:
+def _cost(job: Job, mode: str, device: str, keeps_probabilities: bool) -> MemoryPlan:
     grid, source = job.grid, prod(job.source_size)
     image = prod(grid.padded) * job.in_channels * _FLOAT
     stitching, labels = _stitching(job), source
@@ -174,7 +174,7 @@ def _cost(job: Job, mode: str, device: str, wants_probabilities: bool) -> Memory
         gpu = window + job.footprint.weight_bytes + (stitching if device == "gpu" else 0)
         window = 0
     on_cpu = 0 if device == "gpu" else stitching
-    all_classes = job.footprint.out_channels * source * _FLOAT if wants_probabilities else 0
+    all_classes = job.footprint.out_channels * source * _FLOAT if keeps_probabilities else 0
     held = 0 if mode == "mapped" else all_classes
     phases = {
         "load": source * job.in_channels * LOAD_BYTES_PER_VOXEL,

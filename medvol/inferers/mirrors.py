@@ -42,8 +42,10 @@ class Mirrors:
                 continue
             if self.body_part is None:
                 raise ConfigError(f"tta along {axis!r} needs body_part, to ask the anatomy rule")
-            if refusal := flip_objection(self.body_part, axis, self.labels):
-                raise PolicyError(f"tta along {axis!r} is refused for {self.body_part}: {refusal}")
+            if objection := flip_objection(self.body_part, axis, self.labels):
+                raise PolicyError(
+                    f"tta along {axis!r} is not supported for {self.body_part}: {objection}"
+                )
 
     @classmethod
     def parse(

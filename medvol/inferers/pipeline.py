@@ -186,7 +186,7 @@ class PredictionPipeline(Inferer):
             in_channels=in_channels, passes=flips, base_bytes=self.base_bytes, window_s=window_s,
             on_gpu=_device_of(network).type == "cuda",
         )  # fmt: skip
-        return plan_job(job, wants_probabilities=probabilities, max_ram=self.max_ram,
+        return plan_job(job, keeps_probabilities=probabilities, max_ram=self.max_ram,
                         max_gpu=self.max_gpu_mem)  # fmt: skip
 
     def footprint(self, network: Any, size: Sequence[int], in_channels: int) -> Footprint:

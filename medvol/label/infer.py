@@ -91,7 +91,7 @@ class InferTask(BundleInferTask):
     def writer(
         self, data: dict[str, Any], extension: str | None = None, dtype: Any = None
     ) -> tuple[Any, dict[str, Any]]:
-        """The mask's file and what is said about it."""
+        """The mask's file and the parameters returned with it."""
         if self.family == "classification":
             return self._write_scores(data)
         pred = data[self.output_label_key]
@@ -173,7 +173,7 @@ def _affine(volume: Any) -> np.ndarray:
 def _write(
     data: Mapping[str, Any], mask: np.ndarray, affine: np.ndarray, extension: str | None
 ) -> str | None:
-    """Write a mask where MONAI Label expects it; None where the client wants no file."""
+    """Write a mask where MONAI Label expects it; None where the client asks for none."""
     if not data.get("result_write_to_file", True):
         return None
     wanted = extension or data.get("result_extension") or _suffix(str(data.get("image_path", "")))

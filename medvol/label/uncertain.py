@@ -43,7 +43,7 @@ def image_uncertainty(
 
     The mean is taken inside the predicted foreground: over a whole volume it would measure how
     much background there is. An image in which no foreground is found scores highest of all,
-    log(classes): the structure was missed, and a label teaches most.
+    log(classes): the structure is a false negative, and a label teaches most.
 
     Args:
         inferer: The bundle's inferer.

@@ -63,8 +63,8 @@ class KeyReport:
             ("of another shape", shapes),
             ("skipped", list(self.skipped)),
         )
-        said = [f"{len(names)} {what} ({_some(names)})" for what, names in parts if names]
-        return "; ".join([f"{len(self.loaded)} loaded as {self.source}", *said])
+        details = [f"{len(names)} {what} ({_some(names)})" for what, names in parts if names]
+        return "; ".join([f"{len(self.loaded)} loaded as {self.source}", *details])
 
 
 def load_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -148,7 +148,7 @@ def apply_weights(
 def compare_keys(
     network: nn.Module, state: Mapping[str, Tensor], allow_missing: Iterable[str] = ()
 ) -> KeyReport:
-    """Say what :func:`apply_weights` would do, without doing it."""
+    """Report what :func:`apply_weights` would do, without doing it."""
     patterns = tuple(allow_missing)
     wanted = network.state_dict()
     loaded, missing, skipped, mismatched = [], [], [], {}

@@ -21,7 +21,7 @@ _FOR_MASKS = {"formats": "--format", "tta": "--tta", "uncertainty": "--uncertain
 
 def is_classification(options: PredictOptions) -> bool:
     """Whether the bundle gives classes and not masks."""
-    bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
+    bundle = load(options.bundle, is_trusted=True if options.trust_bundle else None)
     return bundle.metadata.get("medvol", {}).get("family") == "classification"
 
 
@@ -30,16 +30,16 @@ def run_classification(
 ) -> list[Record]:
     """Classify every case that can be read; ``predictions.csv`` and a record each.
 
-    Windows, masks and other engines are not for classifiers: options of these are refused.
-    Images that the bundle's preprocessing refuses are recorded and left out, so that one of them
+    Windows, masks and other engines are not for classifiers: options of these are rejected.
+    Images that the bundle's preprocessing rejects are recorded and left out, so that one of them
     does not end the run. Already classified cases are classified again: they take no time.
     """
     _require_legal(options)
     if options.threads:
         torch.set_num_threads(options.threads)
-    bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
+    bundle = load(options.bundle, is_trusted=True if options.trust_bundle else None)
     config = bundle.config("inference")
-    changes: dict[str, Any] = {"output_dir": options.out, "dataset_dir": _root(cases)}
+    changes: dict[str, Any] = {"output_dir": options.output, "dataset_dir": _root(cases)}
     changes |= reader_overrides(config, options.reader)
     if options.device:
         changes["device"] = options.device
@@ -52,13 +52,13 @@ def run_classification(
         parser.get_parsed_content("evaluator").run()
     for record in records:
         if record.status != "done":
-            record.save(options.out)
+            record.save(options.output)
         report(record)
     return records
 
 
 def _require_legal(options: PredictOptions) -> None:
-    plain = PredictOptions(options.bundle, options.out)
+    plain = PredictOptions(options.bundle, options.output)
     for name, option in _FOR_MASKS.items():
         if getattr(options, name) != getattr(plain, name):
             raise ConfigError(f"{option} is not for {options.bundle}, which is a classification")
@@ -71,7 +71,7 @@ def _screened(case: CaseInput, screen: Any, options: PredictOptions) -> Record:
         screen({"image": case.path})
     except (MedvolError, RuntimeError, ValueError, OSError) as error:
         line = error_line(error)
-        record.status = "refused" if line else "failed"
+        record.status = "rejected" if line else "failed"
         record.reason = line or f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
     return record
 

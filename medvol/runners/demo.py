@@ -88,7 +88,7 @@ def segment_template(out: Path, show: Log) -> dict[str, dict[str, float]]:
         origin[:3, 3] = (affine @ [*(s.start for s in place), 1])[:3]
         write_nifti(out / "crops" / f"{side}.nii.gz", array[place], origin)
     show(f"segmenting both hippocampi of the MNI152 template with {SEGMENTER}")
-    options = PredictOptions(bundle=SEGMENTER, out=str(out / "prediction"))
+    options = PredictOptions(bundle=SEGMENTER, output=str(out / "prediction"))
     records = run_local(find_cases([str(out / "crops")]), options, lambda *_: None)
     if bad := [record for record in records if record.status != "done"]:
         raise MedvolError(f"{bad[0].case}: {bad[0].reason}")

@@ -1,4 +1,4 @@
-"""What cross-validation says of a run: predictions of every case by a network that never saw it."""
+"""What cross-validation shows: predictions of every case by a network that never saw it."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def predict_cases(
         formats = ("nifti", "probabilities") if keeps_probs else ("nifti",)
         options = PredictOptions(
             str(bundle.path), str(cache), formats, ensemble=tuple(map(str, members)),
-            is_trusted=bool(bundle.is_trusted),
+            trust_bundle=bool(bundle.is_trusted),
         )  # fmt: skip
         session = Session(options)
         for row, place in zip(listed, places, strict=True):

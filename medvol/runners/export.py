@@ -48,7 +48,7 @@ class ExportDifference:
 
 def open_for_export(bundle: str, trust_bundle: bool, threads: int) -> Session:
     """A session on the CPU with the bundle's own network."""
-    options = PredictOptions(bundle, ".", device="cpu", is_trusted=trust_bundle, threads=threads)
+    options = PredictOptions(bundle, ".", device="cpu", trust_bundle=trust_bundle, threads=threads)
     return Session(options)
 
 

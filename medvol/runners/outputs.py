@@ -19,7 +19,7 @@ def write_outputs(session: Session, case: CaseInput, prediction: Prediction) -> 
     """Write every format that was asked for; returns kind -> file name in the case's folder."""
     from medvol.io import write_nifti
 
-    folder, formats = case_folder(session.options.out, case.name), session.options.formats
+    folder, formats = case_folder(session.options.output, case.name), session.options.formats
     folder.mkdir(parents=True, exist_ok=True)
     affine, found = prediction.source.affine, {}
     if "nifti" in formats:

@@ -50,10 +50,10 @@ def load(session: Session, case: CaseInput) -> PreparedCase:
     with _recorded(record):
         record.input_sha256 = input_digest(case.path)
         same = {k: getattr(record, k) for k in ("bundle", "input_sha256", "options_sha256")}
-        if found := earlier(options.out, case.name, same):
+        if found := earlier(options.output, case.name, same):
             prepared.record = found
             return prepared
-        sweep(options.out, case.name)
+        sweep(options.output, case.name)
         record.predicted = plan_case(session, header_grid(session, case.path))
         with _timed(record, "load"):
             data: Any = session.preprocessing({"image": case.path})
@@ -90,13 +90,13 @@ def write(session: Session, prepared: PreparedCase, prediction: Prediction | Non
             record.review = _review(record)
     record.peak_ram_bytes = peak_ram_bytes()
     if not record.is_resumed:
-        record.save(session.options.out)
+        record.save(session.options.output)
     return record
 
 
 def summary(records: list[Record]) -> Mapping[str, int]:
     """How many cases ended in which way."""
-    counts = {"done": 0, "resumed": 0, "refused": 0, "failed": 0}
+    counts = {"done": 0, "resumed": 0, "rejected": 0, "failed": 0}
     for record in records:
         counts["resumed" if record.is_resumed else record.status] += 1
     return counts
@@ -132,10 +132,10 @@ def _recorded(record: Record) -> Iterator[None]:
     except OutputError as error:
         record.status, record.reason = "failed", str(error)
     except MedvolError as error:
-        record.status, record.reason = "refused", str(error)
+        record.status, record.reason = "rejected", str(error)
     except Exception as error:  # noqa: BLE001 - of whatever kind: zlib.error is an Exception only
         line = error_line(error)
-        record.status = "refused" if line else "failed"
+        record.status = "rejected" if line else "failed"
         record.reason = line or _one_line(error)
         if is_out_of_memory(error):
             record.reason = f"out of memory: {record.reason}"

@@ -105,7 +105,7 @@ def _run(
                 feed(one)
                 continue
             record = Record(held.case.name, "failed", f"its Ray actor was lost twice ({record})")
-            record.save(options.out)
+            record.save(options.output)
         records[held.case.name] = record
         report(record)
         feed(one)

@@ -13,7 +13,7 @@ from medvol.core.errors import ConfigError
 from medvol.core.files import output_path, write_json
 
 FORMATS = ("nifti", "dicomseg", "sr", "probabilities")
-#: Name of the record in a case's folder; it is written last, so that it vouches for the rest.
+#: Name of the record in a case's folder; it is written last, so that it completes the rest.
 RECORD = "prediction.json"
 #: Every other file that a prediction may write into a case's folder.
 RESULTS = frozenset(
@@ -27,11 +27,11 @@ _RELEVANT = ("formats", "tta", "uncertainty", "reader")
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What a user asks of a prediction; plain values, so that any runner can carry them.
+    """Options of a prediction; plain values, so that any runner can carry them.
 
     Attributes:
         bundle: Shipped name or folder.
-        out: Folder of results, one folder a case.
+        output: Folder of results, one folder a case.
         formats: Out of ``nifti``, ``dicomseg``, ``sr`` and ``probabilities`` (every channel of
             the network on the scan's grid, the last axis of one NIfTI file).
         device: ``cpu``, ``cuda``, ``cuda:1``; empty chooses.
@@ -39,23 +39,23 @@ class PredictOptions:
         uncertainty: Write maps, volume intervals and a review flag.
         max_ram: Ceiling in bytes.
         max_gpu: Ceiling in bytes.
-        is_trusted: Run the code of a bundle that is not shipped.
+        trust_bundle: Run the code of a bundle that is not shipped.
         threads: Threads of the network per process; 0 keeps PyTorch's choice.
         engine: ``torch``, ``openvino``, ``onnx`` or ``torchscript``.
         ensemble: Checkpoints or bundles whose mean takes the place of the bundle's own weights.
-        reader: What the user says of inputs that do not speak for themselves: arguments of
+        reader: What inputs leave open: arguments of
             ``medvol.io.MedvolReader`` such as ``resample_tilt`` and ``series``.
     """
 
     bundle: str
-    out: str
+    output: str
     formats: tuple[str, ...] = ("nifti",)
     device: str = ""
     tta: bool | None = None
     uncertainty: bool = False
     max_ram: int | None = None
     max_gpu: int | None = None
-    is_trusted: bool = False
+    trust_bundle: bool = False
     threads: int = 0
     engine: str = "torch"
     ensemble: tuple[str, ...] = ()
@@ -81,7 +81,7 @@ class Record:
 
     Attributes:
         case: The case's name.
-        status: ``done``, ``refused`` (the input is at fault) or ``failed`` (the run is).
+        status: ``done``, ``rejected`` (the input is at fault) or ``failed`` (the run is).
         reason: One line for the last two.
         bundle: Name, version and digests of config and weights.
         input_sha256: Digest of the image.
@@ -91,7 +91,7 @@ class Record:
         peak_ram_bytes: Largest resident size of the process so far.
         peak_gpu_bytes: Largest allocation on the GPU for this case.
         predicted: The plan, as it was before the run.
-        fallback: Which rung of the memory ladder was needed, if any.
+        fallback: Which more frugal attempt succeeded, if one was needed.
         outputs: Kind of result to file name.
         structures: Per label: value, name, voxels, volume_ml and, with uncertainty, interval_ml.
         review: Whether a person should look, and why.
@@ -135,7 +135,7 @@ def earlier(out: str, case: str, wanted: Mapping[str, Any]) -> Record | None:
     """The record of a finished case whose inputs, bundle and options are the ones wanted.
 
     Args:
-        out: Folder of results.
+        output: Folder of results.
         case: Name of the case.
         wanted: Fields that must agree: ``bundle``, ``input_sha256``, ``options_sha256``.
     """
@@ -163,7 +163,7 @@ def stored(out: str, case: str) -> Record | None:
 def sweep(out: str, case: str) -> None:
     """Clear a case's folder of an outdated result and of what a killed run left there.
 
-    The record goes first, so that nothing vouches for a result that is being replaced.
+    The record goes first, so that none certifies a result that is being replaced.
     """
     folder = case_folder(out, case)
     if not folder.is_dir():

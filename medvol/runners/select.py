@@ -46,13 +46,13 @@ class SelectOptions:
         single: Export the best fold instead of all.
         thresholds: Also search the least probability of each structure; every case's
             probabilities are kept on disk for that.
-        is_trusted: Run the code of a bundle that is not shipped.
+        trust_bundle: Run the code of a bundle that is not shipped.
     """
 
     holdout: str | None = None
     single: bool = False
     thresholds: bool = False
-    is_trusted: bool = False
+    trust_bundle: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def select(
         raise ConfigError(f"{output}: exists; choose another folder with -o")
     if options.holdout is not None:
         _require_no_lock(options.holdout)
-    source = load(bundle, is_trusted=True if options.is_trusted else None)
+    source = load(bundle, is_trusted=True if options.trust_bundle else None)
     rule = rule_of(source) if options.thresholds else None
     pools = _pools(source, [Path(run) for run in runs], data, rule is not None, show)
     rows = [choice_of(pool.name, [mean_dice(maps, source.labels) for maps in pool.cases],

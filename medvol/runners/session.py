@@ -49,7 +49,7 @@ class Session:
         if options.threads:
             torch.set_num_threads(options.threads)
         self.options = options
-        self.bundle = load(options.bundle, is_trusted=True if options.is_trusted else None)
+        self.bundle = load(options.bundle, is_trusted=True if options.trust_bundle else None)
         self.config_path = self.bundle.config_path("inference")
         self.config = self.bundle.config("inference")
         family = self.bundle.metadata.get("medvol", {}).get("family", "segmentation")
@@ -201,7 +201,7 @@ class Session:
         found: dict[str, Any] = {
             "pipeline#max_ram": options.max_ram,
             "pipeline#max_gpu_mem": options.max_gpu,
-            "pipeline#scratch_dir": options.out,
+            "pipeline#scratch_dir": options.output,
             "postprocessing#transforms": self._cleaning,
         }
         if options.tta is False:
@@ -214,7 +214,7 @@ class Session:
 
     def _require_plain(self) -> None:
         """Reject options that only a pipeline of ours can follow."""
-        plain = PredictOptions(self.options.bundle, self.options.out)
+        plain = PredictOptions(self.options.bundle, self.options.output)
         for name in ("tta", "uncertainty", "max_ram", "max_gpu", "engine", "ensemble"):
             if getattr(self.options, name) != getattr(plain, name):
                 raise ConfigError(f"--{name.replace('_', '-')} is not supported for "

@@ -177,7 +177,7 @@ def study_of(content: Mapping[str, Any], source: str) -> Study:
     plain = {key: tuple(v) if isinstance(v, list) else v for key, v in given.items()}
     _require_kinds(plain, nouns["arms"], source)
     study = Study(**{"title": Path(source).stem, **plain, **nouns})
-    _require_sense(study, source)
+    _require_valid(study, source)
     return study
 
 
@@ -229,7 +229,7 @@ def _change(content: dict[str, Any], change: str) -> None:
         raise ConfigError(f"--set {change!r}: {text!r} cannot be parsed") from error
 
 
-def _require_sense(study: Study, source: str) -> None:
+def _require_valid(study: Study, source: str) -> None:
     if not study.arms or not study.data:
         raise ConfigError(f"{source}: has no arm, or no data set")
     if study.weights not in ("best", "last"):

@@ -127,7 +127,7 @@ def predict_job(job: Job, report: Report) -> None:
     held = [case for case in read_dataset(job.split("test")).cases if case.fold == 0]
     inputs = [CaseInput(case.case, str(case.image)) for case in held]
     masks = job.home / "masks"
-    options = PredictOptions(str(job.bundle), str(masks), is_trusted=True)
+    options = PredictOptions(str(job.bundle), str(masks), trust_bundle=True)
     records: list[Any] = []
 
     def note(record: Any) -> None:

@@ -39,24 +39,24 @@ class TrainOptions:
     Attributes:
         bundle: Shipped name or folder.
         data: Data set.
-        out: Folder that receives ``fold_<i>`` (or ``all_cases`` for fold -1).
+        output: Folder that receives ``fold_<i>`` (or ``all_cases`` for fold -1).
         folds: Folds to train; the bundle's own number where ``None``.
         is_resumed: Continue runs that were cut off and skip those that ended.
         budget_s: Wall-clock seconds for all folds together; None follows the bundle's epochs.
         processes: Processes a fold, by torchrun; 1 is none.
-        is_trusted: Run the code of a bundle that is not shipped.
+        trust_bundle: Run the code of a bundle that is not shipped.
         shard: ``i/n`` trains every n-th of these folds from the i-th; empty trains all.
         settings: Further options of the bundle, ``id`` to text.
     """
 
     bundle: str
     data: str
-    out: str
+    output: str
     folds: tuple[int, ...] | None = (0,)
     is_resumed: bool = False
     budget_s: float | None = None
     processes: int = 1
-    is_trusted: bool = False
+    trust_bundle: bool = False
     shard: str = ""
     settings: dict[str, str] = field(default_factory=dict)
 
@@ -108,7 +108,7 @@ def run_training(options: TrainOptions, show: Log = lambda line: None) -> list[F
     left, runs = options.budget_s, []
     for index, fold in enumerate(folds):
         share = None if left is None else max(1.0, left) / (len(folds) - index)
-        is_begun, began = (fold_dir(options.out, fold) / "last.pt").exists(), time.time()
+        is_begun, began = (fold_dir(options.output, fold) / "last.pt").exists(), time.time()
         runs.append(run_fold(replace(options, budget_s=share), fold, show))
         if left is not None and share is not None:  # of a fold that was begun before, all is spent
             is_spent = is_begun and runs[-1].status != "failed"
@@ -143,8 +143,8 @@ def check_training(options: TrainOptions) -> list[int]:
             "a run on every case"
         )
     for fold in folds:
-        if not options.is_resumed and (fold_dir(options.out, fold) / "last.pt").exists():
-            raise ConfigError(f"{fold_dir(options.out, fold)}: holds a run; pass --resume to "
+        if not options.is_resumed and (fold_dir(options.output, fold) / "last.pt").exists():
+            raise ConfigError(f"{fold_dir(options.output, fold)}: holds a run; pass --resume to "
                               "continue it, or another folder with -o")  # fmt: skip
     return folds
 
@@ -160,7 +160,7 @@ def run_fold(options: TrainOptions, fold: int, show: Log = lambda line: None) ->
     Raises:
         KeyboardInterrupt: After Ctrl-C, with a line on what is kept and how to continue.
     """
-    folder = fold_dir(options.out, fold).resolve()
+    folder = fold_dir(options.output, fold).resolve()
     record = folder / RECORD
     if options.is_resumed and record.is_file():
         found = json.loads(record.read_text("utf-8"))
@@ -197,7 +197,7 @@ def _kept(folder: Path) -> str:
 
 
 def _bundle(options: TrainOptions) -> Bundle:
-    return load(options.bundle, is_trusted=True if options.is_trusted else None)
+    return load(options.bundle, is_trusted=True if options.trust_bundle else None)
 
 
 def task_of(options: TrainOptions) -> str:
@@ -209,7 +209,7 @@ def overrides_of(options: TrainOptions, fold: int) -> dict[str, Any]:
     """The overrides of one fold's config."""
     given: dict[str, Any] = {
         "dataset_dir": str(Path(options.data).resolve()),
-        "output_dir": str(fold_dir(options.out, fold).resolve()),
+        "output_dir": str(fold_dir(options.output, fold).resolve()),
         "fold": str(fold),
         **options.settings,
     }
@@ -279,7 +279,7 @@ def _ray_folds(options: TrainOptions, folds: list[int], workers: int, address: s
 
 
 def _lost(options: TrainOptions, fold: int, reason: str) -> FoldRun:
-    folder = str(fold_dir(options.out, fold).resolve())
+    folder = str(fold_dir(options.output, fold).resolve())
     return _summed(FoldRun(fold, folder, "failed", f"{reason}; --resume continues"))
 
 
@@ -300,8 +300,8 @@ def next_step(options: TrainOptions, runs: Sequence[FoldRun]) -> str:
     """
     if not runs or any(run.status == "failed" for run in runs):
         return ""
-    bundle, out = _bundle(options), Path(options.out)
-    trust = ["--trust-bundle"] if options.is_trusted else []
+    bundle, out = _bundle(options), Path(options.output)
+    trust = ["--trust-bundle"] if options.trust_bundle else []
     new = next(path for n in count(1) if not (path := out / f"bundle_{n}" / bundle.name).exists())
     best = _weights(max(runs, key=lambda run: run.best if math.isfinite(run.best) else -1))
     if bundle.metadata.get("medvol", {}).get("family") != "segmentation":
@@ -311,7 +311,7 @@ def next_step(options: TrainOptions, runs: Sequence[FoldRun]) -> str:
     number = int(bundle.config(task_of(options)).get("folds", 1))
     is_whole = all((fold_dir(out, fold) / "model.pt").is_file() for fold in range(number))
     if is_whole and not changed:
-        words = ["select", options.bundle, options.out, "--data", options.data, "-o", str(new)]
+        words = ["select", options.bundle, options.output, "--data", options.data, "-o", str(new)]
         return shlex.join(["medvol", *words, *trust])
     words = ["predict", options.bundle, "IMAGE", "-o", "OUT", "--ensemble", str(best)]
     return shlex.join(["medvol", *words, *trust])

@@ -52,7 +52,7 @@ def run_workers(
             alone = _run_pool(deque([case]), shared, 1, keep)
             if alone.suspects:
                 record = Record(case.name, "failed", f"its worker died twice ({alone.cause})")
-                record.save(options.out)
+                record.save(options.output)
                 keep(record)
     return sorted(records, key=lambda record: order[record.case])
 

@@ -83,8 +83,8 @@ def test_stitching_leaves_a_small_gpu_for_the_cpu():
 def test_all_probabilities_go_to_a_mapped_file_where_memory_is_short():
     size = {"network_size": (300, 300, 300), "source_size": (150, 150, 150)}
     size["source_size"] = (600, 600, 600)
-    held = plan_job(job(**size), wants_probabilities=True)
-    mapped = plan_job(job(**size), wants_probabilities=True, max_ram=held.ram_bytes * 2 // 3)
+    held = plan_job(job(**size), keeps_probabilities=True)
+    mapped = plan_job(job(**size), keeps_probabilities=True, max_ram=held.ram_bytes * 2 // 3)
     assert (held.mode, mapped.mode) == ("slabs", "mapped")
 
 

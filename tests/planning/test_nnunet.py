@@ -62,7 +62,7 @@ def test_masks_are_nnunets_own(imported, tmp_path):
     from medvol.runners import PredictOptions, Session
 
     bundle, expected, _ = imported
-    asked = PredictOptions(str(bundle.path), str(tmp_path), is_trusted=True, tta=False)
+    asked = PredictOptions(str(bundle.path), str(tmp_path), trust_bundle=True, tta=False)
     session = Session(asked)
     data = session.preprocessing({"image": str(GOLDEN / "image.nii.gz")})
     found, want = session.predict(data).labels, expected["segmentation"]

@@ -144,7 +144,7 @@ def images(tmp_path_factory) -> Path:
 @pytest.fixture
 def options(toy_bundle, tmp_path):
     def make(**changes) -> PredictOptions:
-        given = {"bundle": str(toy_bundle), "out": str(tmp_path / "out"), "is_trusted": True}
+        given = {"bundle": str(toy_bundle), "output": str(tmp_path / "out"), "trust_bundle": True}
         return PredictOptions(**{**given, "device": "cpu", **changes})
 
     return make

@@ -45,21 +45,21 @@ def furthest_apart(out: str, other: str) -> float:
 
 @pytest.fixture
 def alone(options, images, tmp_path):
-    asked = options(out=str(tmp_path / "alone"), threads=1, formats=BOTH)
+    asked = options(output=str(tmp_path / "alone"), threads=1, formats=BOTH)
     threads = torch.get_num_threads()
     run_local(find_cases([images]), asked)
     torch.set_num_threads(threads)
-    return digests(asked.out)
+    return digests(asked.output)
 
 
 @pytest.mark.slow
 def test_two_ray_actors_give_the_answers_of_one_process(options, images, tmp_path, alone):
     pytest.importorskip("ray")
-    asked = options(out=str(tmp_path / "ray"), threads=1, formats=BOTH)
+    asked = options(output=str(tmp_path / "ray"), threads=1, formats=BOTH)
     records = run_ray(find_cases([images]), asked, 2)
     assert [r.status for r in records] == ["done"] * 4
-    assert digests(asked.out) == alone
-    assert furthest_apart(asked.out, str(tmp_path / "alone")) <= 1e-5
+    assert digests(asked.output) == alone
+    assert furthest_apart(asked.output, str(tmp_path / "alone")) <= 1e-5
 
 
 @pytest.mark.slow
@@ -81,7 +81,7 @@ def test_ray_runs_the_case_of_a_killed_actor_again(options, make_image, tmp_path
     assert killed
     assert "was lost" in caplog.text
     assert [r.status for r in records] == ["done"] * 8
-    assert len(digests(options().out)) == 8
+    assert len(digests(options().output)) == 8
 
 
 def test_a_ray_that_never_starts_is_refused_in_one_line(options, images, monkeypatch):

@@ -76,7 +76,7 @@ def test_a_damaged_stream_is_refused_and_the_rest_go_on(tmp_path, options, make_
     content[start] = 0b111  # no such kind of block
     bad.write_bytes(content)
     records = run_local(find_cases([tmp_path / "in"]), options())
-    assert [r.status for r in records] == ["refused", "done"]
+    assert [r.status for r in records] == ["rejected", "done"]
     assert "a.nii.gz" in records[0].reason
 
 
@@ -105,8 +105,8 @@ def test_a_ceiling_holds_where_only_the_loaded_image_tells_its_size(tmp_path, op
     (record,) = run_local(cases, options())
     assert record.status == "done"
     assert record.predicted["ram_bytes"] > 0
-    (record,) = run_local(cases, options(out=str(tmp_path / "small"), max_ram=10**6))
-    assert record.status == "refused"
+    (record,) = run_local(cases, options(output=str(tmp_path / "small"), max_ram=10**6))
+    assert record.status == "rejected"
     assert "needs at least" in record.reason
 
 
@@ -118,5 +118,5 @@ def test_a_ceiling_that_nobody_can_estimate_is_rejected(options, images, monkeyp
 
     monkeypatch.setattr(session.pipeline, "footprint", unknown)
     record = predict_case(session, find_cases([images / "case0.nii.gz"])[0])
-    assert record.status == "refused"
+    assert record.status == "rejected"
     assert "--max-ram" in record.reason

@@ -40,7 +40,10 @@ def test_killed_and_restarted_runs_end_with_the_same_outputs(tmp_path, options, 
     for seed in range(6):
         make_image(tmp_path / "in" / f"c{seed}.nii.gz", seed)
     cases, draw = find_cases([tmp_path / "in"]), random.Random(kills)
-    whole, broken = options(out=str(tmp_path / "whole")), options(out=str(tmp_path / "broken"))
+    whole, broken = (
+        options(output=str(tmp_path / "whole")),
+        options(output=str(tmp_path / "broken")),
+    )
     start = time.perf_counter()
     run_local(cases, whole)
     length = time.perf_counter() - start
@@ -49,8 +52,8 @@ def test_killed_and_restarted_runs_end_with_the_same_outputs(tmp_path, options, 
     for _ in range(kills):
         if len(seen) == len(cases):  # all done: begin afresh, so that every kill can hit
             done += 1
-            assert digests(broken.out) == digests(whole.out)
-            broken, seen = options(out=str(tmp_path / f"broken{done}")), {}
+            assert digests(broken.output) == digests(whole.output)
+            broken, seen = options(output=str(tmp_path / f"broken{done}")), {}
         if (child := os.fork()) == 0:
             try:
                 run_local(cases, broken)
@@ -59,23 +62,23 @@ def test_killed_and_restarted_runs_end_with_the_same_outputs(tmp_path, options, 
         time.sleep(draw.uniform(0, length))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        now = records_at(broken.out)
+        now = records_at(broken.output)
         assert seen.items() <= now.items(), "a finished case was lost or done again"
         seen = now
     last = run_local(cases, broken)
     assert {r.case for r in last if r.is_resumed} == set(seen)
     assert [r.status for r in last] == ["done"] * len(cases)
-    assert digests(broken.out) == digests(whole.out)
-    assert not list(Path(broken.out).glob("*/.*")), "scratch files of killed runs remain"
+    assert digests(broken.output) == digests(whole.output)
+    assert not list(Path(broken.output).glob("*/.*")), "scratch files of killed runs remain"
 
 
 def test_workers_give_the_results_of_one_process(options, images, tmp_path):
     cases = find_cases([images])
-    alone, many = options(out=str(tmp_path / "a")), options(out=str(tmp_path / "b"))
+    alone, many = options(output=str(tmp_path / "a")), options(output=str(tmp_path / "b"))
     run_local(cases, alone)
     records = run_workers(cases, many, 2)
     assert [r.case for r in records] == [c.name for c in cases]
-    assert digests(many.out) == digests(alone.out)
+    assert digests(many.output) == digests(alone.output)
 
 
 def test_a_killed_worker_loses_nothing(options, make_image, tmp_path, caplog):
@@ -92,7 +95,7 @@ def test_a_killed_worker_loses_nothing(options, make_image, tmp_path, caplog):
     records = run_workers(cases, options(), 2, kill_one)
     assert killed
     assert [r.status for r in records] == ["done"] * 6
-    assert len(digests(options().out)) == 6
+    assert len(digests(options().output)) == 6
     assert "died (killed" in caplog.text
 
 
@@ -140,7 +143,7 @@ def test_workers_end_with_a_parent_that_is_killed(options, images, tmp_path):
         "import sys, time; from medvol.runners import PredictOptions, find_cases, run_workers\n"
         "if __name__ == '__main__':\n"
         "    run_workers(find_cases([sys.argv[1]]), PredictOptions(sys.argv[2], sys.argv[3],"
-        " device='cpu', is_trusted=True), 2, lambda record: time.sleep(60))\n"
+        " device='cpu', trust_bundle=True), 2, lambda record: time.sleep(60))\n"
     )
     script = tmp_path / "parent.py"
     script.write_text(code)

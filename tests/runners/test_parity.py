@@ -148,7 +148,7 @@ def bundle_run(bundle: Path, images: Path, out: Path, *extra: str) -> dict[str, 
 
 def stock_label_task(bundle: Path, images: Path) -> dict[str, np.ndarray]:
     """MONAI Label's stock order: preprocessing, inferer on the network, postprocessing."""
-    session = Session(PredictOptions(str(bundle), ".", is_trusted=True))
+    session = Session(PredictOptions(str(bundle), ".", trust_bundle=True))
     steps = session.bundle.config("inference")["postprocessing"]["transforms"]
     parser = session.bundle.parser(
         "inference", device="cpu", **{"postprocessing#transforms": steps[:-1]}
@@ -171,7 +171,7 @@ def stock_label_task(bundle: Path, images: Path) -> dict[str, np.ndarray]:
 def test_every_way_draws_the_same_mask(bundle, heads, tmp_path):
     def asked(way: str, **options: object) -> PredictOptions:
         out = tmp_path / way
-        return PredictOptions(str(bundle), str(out), is_trusted=True, **options)
+        return PredictOptions(str(bundle), str(out), trust_bundle=True, **options)
 
     cases = find_cases([heads])
     plain = asked("plain")
@@ -207,8 +207,8 @@ def test_every_way_draws_the_same_mask(bundle, heads, tmp_path):
 def test_workers_draw_the_same_mask(heads, tmp_path):
     bundle = BUNDLES["mirrors"](tmp_path, None)
     cases = find_cases([heads])
-    run_local(cases, PredictOptions(str(bundle), str(tmp_path / "one"), is_trusted=True))
-    run_workers(cases, PredictOptions(str(bundle), str(tmp_path / "two"), is_trusted=True), 2)
+    run_local(cases, PredictOptions(str(bundle), str(tmp_path / "one"), trust_bundle=True))
+    run_workers(cases, PredictOptions(str(bundle), str(tmp_path / "two"), trust_bundle=True), 2)
     require_equal(masks_of(tmp_path / "two", heads), masks_of(tmp_path / "one", heads), "workers")
 
 
@@ -219,8 +219,8 @@ def test_ray_draws_the_same_mask(heads, tmp_path):
 
     bundle = BUNDLES["mirrors"](tmp_path, None)
     cases = find_cases([heads])
-    run_local(cases, PredictOptions(str(bundle), str(tmp_path / "one"), is_trusted=True))
-    run_ray(cases, PredictOptions(str(bundle), str(tmp_path / "two"), is_trusted=True), 2)
+    run_local(cases, PredictOptions(str(bundle), str(tmp_path / "one"), trust_bundle=True))
+    run_ray(cases, PredictOptions(str(bundle), str(tmp_path / "two"), trust_bundle=True), 2)
     require_equal(masks_of(tmp_path / "two", heads), masks_of(tmp_path / "one", heads), "Ray")
 
 
@@ -244,7 +244,7 @@ def test_several_channels_draw_the_same_mask(tmp_path, make_bundle):
         "uncertainty": {"uncertainty": True},
     }.items():
         out = tmp_path / way
-        asked = PredictOptions(str(bundle), str(out), is_trusted=True, **options)
+        asked = PredictOptions(str(bundle), str(out), trust_bundle=True, **options)
         done = run_local(find_cases([images]), asked)
         assert [r.status for r in done] == ["done"] * 5, done[0].reason
         found = masks_of(out, images)
@@ -256,7 +256,7 @@ def test_several_channels_draw_the_same_mask(tmp_path, make_bundle):
 
 def test_foreground_never_lies_outside_of_what_nnunet_cropped(heads, tmp_path):
     bundle = BUNDLES["nnU-Net plain"](tmp_path, None)
-    session = Session(PredictOptions(str(bundle), str(tmp_path), is_trusted=True))
+    session = Session(PredictOptions(str(bundle), str(tmp_path), trust_bundle=True))
     assert isinstance(session.pipeline, PredictionPipeline)
     network = session.predictor
 

@@ -36,14 +36,14 @@ def test_label_maps_are_what_monais_steps_give(options, images, labels_of):
     assert [r.status for r in records] == ["done"] * 4
     for case in ("case0", "case3"):
         want = by_monai(options(), images / f"{case}.nii.gz")
-        got = labels_of(options().out, case)
+        got = labels_of(options().output, case)
         assert set(np.unique(want)) == {0, 1, 2}
         assert (got == want).mean() > 0.999
 
 
 def test_results_lie_on_the_input_grid(options, images):
     run_local(find_cases([images / "case0.nii.gz"]), options())
-    got = nib.load(Path(options().out) / "case0" / "seg.nii.gz")
+    got = nib.load(Path(options().output) / "case0" / "seg.nii.gz")
     want = nib.load(images / "case0.nii.gz")
     assert got.shape == want.shape
     np.testing.assert_allclose(got.affine, want.affine, atol=1e-5)
@@ -52,7 +52,7 @@ def test_results_lie_on_the_input_grid(options, images):
 
 def test_a_record_says_what_it_rests_on(options, images, labels_of):
     run_local(find_cases([images / "case1.nii.gz"]), options())
-    record = json.loads((Path(options().out) / "case1" / "prediction.json").read_text())
+    record = json.loads((Path(options().output) / "case1" / "prediction.json").read_text())
     assert record["status"] == "done"
     assert record["bundle"]["name"] == "phantom_ct_segmentation"
     for digest in ("config_sha256", "weights_sha256"):
@@ -62,7 +62,7 @@ def test_a_record_says_what_it_rests_on(options, images, labels_of):
     assert record["peak_ram_bytes"] > 10**8
     assert record["predicted"]["ram_bytes"] > 10**8
     assert "seconds" not in record["predicted"]  # nothing was timed beforehand
-    voxels = labels_of(options().out, "case1")
+    voxels = labels_of(options().output, "case1")
     for row in record["structures"]:
         assert row["voxels"] == int((voxels == row["label"]).sum())
         assert row["volume_ml"] == pytest.approx(row["voxels"] * 1.2 * 1.0 * 2.5 / 1000, rel=1e-4)
@@ -70,7 +70,7 @@ def test_a_record_says_what_it_rests_on(options, images, labels_of):
 
 def test_a_second_run_keeps_what_is_done(options, images):
     first = run_local(find_cases([images]), options())
-    path = Path(options().out) / "case2" / "seg.nii.gz"
+    path = Path(options().output) / "case2" / "seg.nii.gz"
     before = path.stat().st_mtime_ns
     again = run_local(find_cases([images]), options())
     assert [r.is_resumed for r in first] == [False] * 4
@@ -91,7 +91,7 @@ def test_what_changed_is_predicted_again(tmp_path, options, change, make_bundle,
         state = torch.load(path, weights_only=True)
         torch.save({k: v * 1.01 for k, v in state.items()}, path)
     else:
-        os.unlink(Path(asked.out) / "a" / "seg.nii.gz")
+        os.unlink(Path(asked.output) / "a" / "seg.nii.gz")
     assert not run_local(find_cases([image]), asked)[0].is_resumed
 
 
@@ -105,11 +105,11 @@ def test_a_bad_case_is_refused_and_the_rest_go_on(tmp_path, options, make_image)
     (tmp_path / "in" / "c.nii.gz").write_bytes(b"not an image")
     make_image(tmp_path / "in" / "d.nii.gz", 2)
     records = run_local(find_cases([tmp_path / "in"]), options())
-    assert [r.status for r in records] == ["done", "refused", "refused", "done"]
+    assert [r.status for r in records] == ["done", "rejected", "rejected", "done"]
     assert "NaN" in records[1].reason
     assert "c.nii.gz" in records[2].reason
-    stored = json.loads((Path(options().out) / "b" / "prediction.json").read_text())
-    assert stored["status"] == "refused"
+    stored = json.loads((Path(options().output) / "b" / "prediction.json").read_text())
+    assert stored["status"] == "rejected"
 
 
 def test_names_collide_with_no_other(tmp_path, make_image):
@@ -125,7 +125,7 @@ def test_names_collide_with_no_other(tmp_path, make_image):
 
 def test_a_ceiling_is_refused_before_loading(options, images):
     records = run_local(find_cases([images / "case0.nii.gz"]), options(max_ram=10**6))
-    assert records[0].status == "refused"
+    assert records[0].status == "rejected"
     assert "at least" in records[0].reason
     assert "load" not in records[0].seconds
 
@@ -149,7 +149,7 @@ def test_uncertainty_brings_maps_intervals_and_a_review_flag(
     asked = options(bundle=str(bundle), uncertainty=True)
     record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
     assert record.status == "done", record.reason
-    folder = Path(asked.out) / "case0"
+    folder = Path(asked.output) / "case0"
     maps = {
         k: np.asarray(nib.load(folder / f"{k}.nii.gz").dataobj) for k in ("epistemic", "aleatoric")
     }
@@ -159,9 +159,10 @@ def test_uncertainty_brings_maps_intervals_and_a_review_flag(
         low, high = row["interval_ml"]
         assert low <= high
     assert record.review["flag"] == bool(record.review["reason"])
-    labels = labels_of(asked.out, "case0")
+    labels = labels_of(asked.output, "case0")
     plain = run_local(
-        find_cases([images / "case0.nii.gz"]), options(bundle=str(bundle), out=str(tmp_path / "o2"))
+        find_cases([images / "case0.nii.gz"]),
+        options(bundle=str(bundle), output=str(tmp_path / "o2")),
     )
     assert plain[0].status == "done"
     np.testing.assert_array_equal(labels, labels_of(tmp_path / "o2", "case0"))
@@ -182,7 +183,7 @@ def test_postprocessing_after_the_decision_runs_on_labels(
     run_local(find_cases([images / "case0.nii.gz"]), options(bundle=str(bundle)))
     from scipy.ndimage import label
 
-    got = labels_of(options().out, "case0")
+    got = labels_of(options().output, "case0")
     for value in (1, 2):
         assert label(got == value, np.ones((3, 3, 3)))[1] <= 1
 
@@ -211,16 +212,16 @@ def test_a_bundle_without_a_pipeline_runs_through_its_own_evaluator(
     path.write_text(json.dumps(config))
     state = torch.load(bundle / "models" / "model.pt", weights_only=True)
     torch.save({"model": state}, bundle / "models" / "model.pt")
-    records = run_local(find_cases([images]), options(bundle=str(bundle), is_trusted=True))
+    records = run_local(find_cases([images]), options(bundle=str(bundle), trust_bundle=True))
     assert [r.status for r in records] == ["done"] * 4, records[0].reason
-    foreign = [labels_of(options().out, f"case{n}") for n in range(4)]
-    run_local(find_cases([images]), options(out=str(tmp_path / "own")))
+    foreign = [labels_of(options().output, f"case{n}") for n in range(4)]
+    run_local(find_cases([images]), options(output=str(tmp_path / "own")))
     for number, found in enumerate(foreign):
         own = labels_of(tmp_path / "own", f"case{number}")
         assert (found == own).mean() > 0.999
     for wrong in ({"uncertainty": True}, {"max_ram": 10**9}, {"formats": ("probabilities",)}):
         with pytest.raises(ConfigError, match="own evaluator"):
-            Session(options(bundle=str(bundle), is_trusted=True, **wrong))
+            Session(options(bundle=str(bundle), trust_bundle=True, **wrong))
 
 
 def test_formats_are_checked_when_asked_for(options):
@@ -245,7 +246,7 @@ def test_memory_running_out_is_survived(options, images, monkeypatch, labels_of)
     session.predictor = TooGreedy()
     record = predict_case(session, find_cases([images / "case0.nii.gz"])[0])
     assert (record.status, record.fallback) == ("done", "batch 1")
-    got = labels_of(options().out, "case0")
+    got = labels_of(options().output, "case0")
     want = by_monai(options(), images / "case0.nii.gz")
     assert (got == want).mean() > 0.999
 
@@ -261,8 +262,8 @@ def test_a_case_that_turned_bad_keeps_no_old_result(tmp_path, options, make_imag
     image = make_image(tmp_path / "in" / "a.nii.gz", 0)
     assert run_local(find_cases([image]), options())[0].status == "done"
     image.write_bytes(b"no longer an image")
-    assert run_local(find_cases([image]), options())[0].status == "refused"
-    left = [p.name for p in (Path(options().out) / "a").iterdir()]
+    assert run_local(find_cases([image]), options())[0].status == "rejected"
+    left = [p.name for p in (Path(options().output) / "a").iterdir()]
     assert left == ["prediction.json"]
 
 
@@ -310,7 +311,7 @@ def test_the_mean_of_two_checkpoints_takes_the_place_of_the_bundles_weights(
     assert session.identity["weights_sha256"] != Session(options()).identity["weights_sha256"]
     record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
     assert record.status == "done", record.reason
-    epistemic = nib.load(Path(asked.out) / "case0" / "epistemic.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
+    epistemic = nib.load(Path(asked.output) / "case0" / "epistemic.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
     assert np.asarray(epistemic.dataobj).max() > 1e-3  # pyright: ignore[reportAttributeAccessIssue]
     whole = Session(options(ensemble=(str(toy_bundle), places[1])))
     assert len(members_of(whole.network)) == 2
@@ -347,11 +348,11 @@ def test_thresholds_and_cleaning_are_applied_and_recorded(
     assert record.status == "done", record.reason
     assert record.bundle["decision"]["thresholds"] == [0.0, 0.45, 0.4]
     assert record.bundle["cleaning"] == [{"name": "CleanLabelMapd", "largest": [1]}]
-    found = nib.load(Path(asked.out) / "case0" / "probabilities.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
+    found = nib.load(Path(asked.output) / "case0" / "probabilities.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
     values = np.asarray(found.dataobj)  # pyright: ignore[reportAttributeAccessIssue]
     winner, best = values.argmax(-1), values.max(-1)
     want = np.where(best >= np.array([0, 0.45, 0.4])[winner], winner, 0)
-    got = labels_of(asked.out, "case0")
+    got = labels_of(asked.output, "case0")
     assert label(got == 1, np.ones((3, 3, 3)))[1] == 1
     np.testing.assert_array_equal(got == 2, want == 2)
     assert ((got == 1) <= (want == 1)).all()
@@ -364,11 +365,11 @@ def test_probabilities_are_written_on_the_scans_grid_and_explain_the_mask(
     record = run_local(find_cases([images / "case0.nii.gz"]), asked)[0]
     assert record.outputs == {"nifti": "seg.nii.gz", "probabilities": "probabilities.nii.gz"}
     assert not any("interval_ml" in row for row in record.structures)
-    found = nib.load(Path(asked.out) / "case0" / "probabilities.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
+    found = nib.load(Path(asked.output) / "case0" / "probabilities.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
     values = np.asarray(found.dataobj)  # pyright: ignore[reportAttributeAccessIssue]
     assert values.shape == (22, 25, 12, 3)
     np.testing.assert_allclose(values.sum(-1), 1, atol=1e-5)
-    assert (values.argmax(-1) == labels_of(asked.out, "case0")).all()
+    assert (values.argmax(-1) == labels_of(asked.output, "case0")).all()
 
 
 def test_uncertainty_draws_the_mask_that_an_average_of_logits_draws(options, images, tmp_path):
@@ -386,7 +387,7 @@ def test_uncertainty_draws_the_mask_that_an_average_of_logits_draws(options, ima
     (case,) = find_cases([images / "case0.nii.gz"])
     voxels = []
     for uncertainty in (False, True):
-        session = Session(options(out=str(tmp_path / str(uncertainty)), uncertainty=uncertainty))
+        session = Session(options(output=str(tmp_path / str(uncertainty)), uncertainty=uncertainty))
         network = Ensemble([Says(6), Says(-1.5), Says(-1.5)], averages="logits")
         session.network = session.predictor = network
         record = predict_case(session, case)

@@ -205,7 +205,7 @@ def test_chosen_thresholds_leave_probabilities_true_and_draw_the_mask_from_them(
             insert_thresholds(config, rule_of(load(folder, is_trusted=True)), thresholds, 3)
             path.write_text(json.dumps(config))
         out = tmp_path / f"out{len(thresholds)}"
-        asked = PredictOptions(str(folder), str(out), ("nifti", "probabilities"), is_trusted=True)
+        asked = PredictOptions(str(folder), str(out), ("nifti", "probabilities"), trust_bundle=True)
         (record,) = run_local(images, asked)
         assert record.status == "done", record.reason
         case = out / record.case

@@ -40,7 +40,9 @@ def data(tmp_path):
 
 
 def options(tmp_path, **given) -> TrainOptions:
-    return TrainOptions(**{"bundle": BUNDLE, "data": str(tmp_path), "out": str(tmp_path), **given})
+    return TrainOptions(
+        **{"bundle": BUNDLE, "data": str(tmp_path), "output": str(tmp_path), **given}
+    )
 
 
 def train(data, out, *words) -> int:
@@ -144,7 +146,7 @@ def test_untrusted_bundle_is_not_run_unless_trusted(tmp_path):
     folder = fork(BUNDLE, tmp_path / "own_segmentation")
     with pytest.raises(ValueError, match="--trust-bundle"):
         check_training(options(tmp_path, bundle=str(folder)))
-    assert check_training(options(tmp_path, bundle=str(folder), is_trusted=True)) == [0]
+    assert check_training(options(tmp_path, bundle=str(folder), trust_bundle=True)) == [0]
 
 
 def test_a_fold_is_given_its_folder_its_settings_and_its_share_of_time(tmp_path):

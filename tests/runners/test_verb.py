@@ -52,7 +52,7 @@ def test_a_bad_case_exits_1_and_is_listed(predict, make_image, tmp_path, capsys)
     (tmp_path / "in" / "b.nii.gz").write_bytes(b"nothing")
     assert predict(str(tmp_path / "in")) == 1
     printed = capsys.readouterr()
-    assert "1 done, 1 refused" in printed.out
+    assert "1 done, 1 rejected" in printed.out
     assert "b.nii.gz" in printed.err.splitlines()[-1]
 
 
@@ -202,7 +202,7 @@ def test_links_to_nowhere_are_refused_and_the_rest_go_on(predict, make_image, tm
     (tmp_path / "in" / "b.nii.gz").symlink_to(tmp_path / "gone.nii.gz")
     assert predict(str(tmp_path / "in")) == 1
     record = json.loads((tmp_path / "out" / "b" / "prediction.json").read_text())
-    assert record["status"] == "refused"
+    assert record["status"] == "rejected"
     assert "link to nowhere" in record["reason"]
 
 
@@ -223,7 +223,9 @@ def test_a_dry_run_rejects_what_predicting_would_in_the_same_words(
     plain.write_bytes(gzip.decompress((tmp_path / "in" / "a.nii.gz").read_bytes()))
     words = ["predict", str(toy_bundle), str(tmp_path / "in"), "--trust-bundle", "--json"]
     assert main([*words, "-o", str(tmp_path / "out"), "--dry-run"]) == 1
-    before = {r["case"]: r.get("refused", "") for r in json.loads(capsys.readouterr().out)["cases"]}
+    before = {
+        r["case"]: r.get("rejected", "") for r in json.loads(capsys.readouterr().out)["cases"]
+    }
     assert not (tmp_path / "out").exists()
     assert main([*words, "-o", str(tmp_path / "out")]) == 1
     after = {r["case"]: r["reason"] for r in json.loads(capsys.readouterr().out)["cases"]}

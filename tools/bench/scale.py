@@ -78,7 +78,7 @@ def many_cases(bundle: str, count: int) -> dict[str, Any]:
             bench_bundle(Path(folder), channels=(4, 8), residual_units=0, roi_size=(32, 32, 32))
         )
         options = PredictOptions(
-            chosen, str(Path(folder, "out")), device="cpu", threads=1, is_trusted=not bundle
+            chosen, str(Path(folder, "out")), device="cpu", threads=1, trust_bundle=not bundle
         )
         cases = find_cases([Path(folder, "in")])
         wall, cpu = time.perf_counter(), time.process_time()
