@@ -1,10 +1,10 @@
+from .checks import InputWarning as InputWarning
+from .checks import Scan as Scan
 from .data_file import image_digest as image_digest
 from .data_file import with_data as with_data
 from .dicom import DicomOptions as DicomOptions
 from .dicom_source import Source as Source
 from .dicom_source import read_source as read_source
-from .checks import InputWarning as InputWarning
-from .checks import Scan as Scan
 from .image import ReadOptions as ReadOptions
 from .image import read_image as read_image
 from .image import read_scan as read_scan
