@@ -230,7 +230,7 @@ def _predicted_names(files: Iterable[MaskFiles]) -> dict[int, str]:
     for one in files:
         rows = [] if one.structure else one.record().get("structures", [])
         for row in rows if isinstance(rows, list) else []:
-            value, name = (row.get(k) if isinstance(row, dict) else None for k in ("value", "name"))
+            value, name = (row.get(k) if isinstance(row, dict) else None for k in ("label", "name"))
             if not (isinstance(value, int) and isinstance(name, str)):
                 raise InputError(f"{one.record_path}: 'structures' is damaged at {str(row)[:80]!r}")
             if names.setdefault(value, name) != name:

@@ -93,7 +93,7 @@ class Record:
         predicted: The plan, as it was before the run.
         fallback: Which more frugal attempt succeeded, if one was needed.
         outputs: Kind of result to file name.
-        structures: Per label: value, name, voxels, volume_ml and, with uncertainty, interval_ml.
+        structures: Per label: label, name, voxels, volume_ml and, with uncertainty, interval_ml.
         review: Whether a person should look, and why.
         is_resumed: Whether an earlier run's result was kept; not stored.
     """

@@ -164,7 +164,7 @@ def test_names_come_from_the_predictions_where_the_references_have_none(tmp_path
         place = tmp_path / "pred" / name
         save_mask(place / "seg.nii.gz", pred)
         save_mask(tmp_path / "ref" / f"{name}.nii.gz", ref + 7 * (ref == 2) * (k == 0))
-        rows = [{"value": 1, "name": "liver"}, {"value": 2, "name": "tumour"}]
+        rows = [{"label": 1, "name": "liver"}, {"label": 2, "name": "tumour"}]
         (place / "prediction.json").write_text(json.dumps({"structures": rows}))
     options = MaskOptions(tmp_path / "pred", tmp_path / "ref", tmp_path / "out", resamples=50)
     evaluate_segmentation(options)
@@ -177,7 +177,7 @@ def test_a_label_that_predictions_and_references_name_differently_is_rejected(tm
     root = msd(tmp_path / "data", save_mask)
     for name, _, pred in masks():
         save_mask(tmp_path / "pred" / name / "seg.nii.gz", pred)
-        rows = [{"value": 1, "name": "Liver"}, {"value": 2, "name": "spleen"}]
+        rows = [{"label": 1, "name": "Liver"}, {"label": 2, "name": "spleen"}]
         text = json.dumps({"structures": rows})
         (tmp_path / "pred" / name / "prediction.json").write_text(text)
     options = {"pred": tmp_path / "pred", "ref": root, "output": tmp_path / "out", "resamples": 50}
@@ -281,7 +281,7 @@ def test_a_label_folder_whose_data_set_is_damaged_is_scored_by_its_files(
     assert {row["label"] for row in read_csv(tmp_path / "out" / "scores.csv")} == {"1", "2"}
 
 
-@pytest.mark.parametrize("rows", [[{"value": "1"}], [7], [{"value": 1, "name": None}]])
+@pytest.mark.parametrize("rows", [[{"label": "1"}], [7], [{"label": 1, "name": None}]])
 def test_a_damaged_record_is_named(tmp_path, save_mask, rows):
     for side in ("pred", "ref"):
         save_mask(tmp_path / side / "a" / "seg.nii.gz", np.ones((3, 3, 3)))

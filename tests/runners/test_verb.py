@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 
 import nibabel as nib
@@ -25,6 +26,23 @@ def test_good_cases_exit_0_and_are_kept_the_second_time(predict, images, capsys)
     assert json.loads(capsys.readouterr().out)["counts"]["done"] == 4
     assert predict(str(images), "--json") == 0
     assert json.loads(capsys.readouterr().out)["counts"]["resumed"] == 4
+
+
+def test_what_predict_writes_is_scored_under_the_bundles_label_names(
+    predict, images, tmp_path, capsys
+):
+    assert predict(str(images)) == 0
+    for mask in (tmp_path / "out").glob("*/seg.nii.gz"):
+        (tmp_path / "ref" / mask.parent.name).mkdir(parents=True)
+        (tmp_path / "ref" / mask.parent.name / mask.name).write_bytes(mask.read_bytes())
+    places = ["--pred", str(tmp_path / "out"), "--ref", str(tmp_path / "ref")]
+    words = ["evaluate", "masks", *places, "-o", str(tmp_path / "scores"), "--resamples", "50"]
+    assert main(words) == 0, capsys.readouterr().err
+    with (tmp_path / "scores" / "scores.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["metric"] == "dice"]
+    assert len(rows) == 4 * 2
+    assert {row["label"] for row in rows} == {"spleen", "liver"}
+    assert {row["value"] for row in rows} <= {"1.0", "nan"}
 
 
 def test_two_shards_in_one_folder_are_one_run(predict, toy_bundle, images, tmp_path, capsys):
