@@ -25,9 +25,11 @@ EXAMPLE = "medvol evaluate masks --pred out --ref Task04_Hippocampus -o scores -
 
 
 def run(
-    pred: Annotated[Path, typer.Option(help="Predictions: folder, or P/{case}/{label}.nrrd.")],
+    pred: Annotated[
+        Path, typer.Option(help="Predictions: file, folder, or P/{case}/{label}.nrrd.")
+    ],
     ref: Annotated[
-        Path, typer.Option(help="References: folder, data set, or R/{case}/{label}.nrrd.")
+        Path, typer.Option(help="References: folder, data set, file, or R/{case}/{label}.nrrd.")
     ],
     output: Output,
     data: Annotated[Path | None, typer.Option(help="Data set: patient, site, sex.")] = None,

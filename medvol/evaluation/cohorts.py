@@ -64,8 +64,8 @@ def find_cohort(
 
     Args:
         name: ``internal`` or ``external``.
-        pred: Folder of predictions, a manifest that names them, or a template.
-        ref: Folder of references, a data set that names them, or a template.
+        pred: Folder of predictions, a manifest that names them, a template, or one label map.
+        ref: Folder of references, a data set that names them, a template, or one label map.
         data: Data set that knows patients, site and sex; ``ref`` if that is one.
         labels: Label value to name, before what any data set states.
         split: File of ``medvol data split`` that states which cases trained.
@@ -161,7 +161,7 @@ def _read(path: Path) -> Manifest:
 
 def _references(ref: Path) -> tuple[Manifest | None, Path | None]:
     """The data set of the references and its path: ``ref`` itself, or the folder around it."""
-    if pairing.is_template(ref):
+    if pairing.is_template(ref) or pairing.is_mask_file(ref):
         return None, None
     try:
         manifest = _read(ref)
@@ -191,6 +191,8 @@ def _pairs(pred: Path, ref: Path, source: Manifest | None) -> list[MaskFiles]:
             raise ConfigError("pred and ref both need {case} and {label}, or neither")
         found = [pairing.find_structures(path) for path in (pred, ref)]
         return pairing.pair_structures(found[0], found[1], str(pred))
+    if pairing.is_mask_file(pred) and pairing.is_mask_file(ref):
+        return [MaskFiles(pairing.case_name(ref), pred, ref)]
     predictions = _predictions(pred)
     if source is None:
         return pairing.pair_masks(predictions, pairing.find_masks(ref), str(pred))

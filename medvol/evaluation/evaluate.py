@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medvol.core.errors import ConfigError
 from medvol.core.files import fields_to_csv, write_text
+from medvol.core.notebook import data_frame, html_table
 from medvol.core.runs import changed_outputs, read_run, write_run
 from medvol.evaluation import classification, summary
 from medvol.evaluation.agreement import AgreementRow, agreement
@@ -42,6 +43,9 @@ from medvol.metrics import (
     metric_of,
     scores_to_csv,
 )
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 #: What ``run.json`` calls the runs of this module.
 MASK_RUN, SCORE_RUN = "evaluate masks", "evaluate scores"
@@ -141,16 +145,24 @@ class Evaluation:
         table: Rows of ``summary.csv``.
         worst: The worst cases, worst first.
         output: Folder that holds ``scores.csv``, ``summary.csv``, ``worst.csv``, ``cases.csv``,
-            ``volumes.csv`` and ``agreement.csv`` or ``curves.json``, and ``run.json``.
+            ``volumes.csv`` and ``agreement.csv`` or ``curves.json``, and ``run.json``; None where
+            the tables were not kept.
         n_unknown_patients: Cases whose patient is not known, so that each counts as one.
         training_cases: Cases that their data set states to be of its training part.
     """
 
     table: Sequence[SummaryRow | classification.ClassRow]
     worst: Sequence[Score]
-    output: Path
+    output: Path | None
     n_unknown_patients: int = 0
     training_cases: tuple[str, ...] = ()
+
+    def to_pandas(self) -> DataFrame:
+        """The rows of ``summary.csv`` as a pandas table."""
+        return data_frame([asdict(row) for row in self.table])
+
+    def _repr_html_(self) -> str:
+        return html_table([asdict(row) for row in self.table])
 
 
 def evaluate_segmentation(
@@ -367,7 +379,7 @@ def _write(
 def to_json(found: Evaluation) -> dict[str, Any]:
     """The evaluation as JSON values; undefined and infinite numbers become text."""
     return {
-        "output": str(found.output),
+        "output": str(found.output or ""),
         "table": [row.to_json() for row in found.table],
         "worst": [row.to_json() for row in found.worst],
         "n_unknown_patients": found.n_unknown_patients,

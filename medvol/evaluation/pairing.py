@@ -71,7 +71,7 @@ def find_masks(folder: str | os.PathLike[str]) -> dict[str, Path]:
         stem = _stem(path.name)
         if stem is None or any(part.startswith(".") for part in path.relative_to(folder).parts):
             continue
-        name = path.parent.name if stem in _IN_CASE_FOLDER and path.parent != folder else stem
+        name = stem if path.parent == folder else case_name(path)
         if name in found:
             # One case saved in several formats: the first suffix of the list is read.
             if found[name].parent == path.parent and _rank(path) != _rank(found[name]):
@@ -82,6 +82,21 @@ def find_masks(folder: str | os.PathLike[str]) -> dict[str, Path]:
     if not found:
         raise MissingInputError(f"{folder}: holds no label map ({', '.join(_SUFFIXES)})")
     return found
+
+
+def case_name(path: Path) -> str:
+    """The case of a label map: the file's name, or its folder's where ``predict`` wrote it.
+
+    >>> case_name(Path("out/liver_3/seg.nii.gz")), case_name(Path("labels/liver_3_seg.nii.gz"))
+    ('liver_3', 'liver_3')
+    """
+    stem = _stem(path.name) or path.name
+    return path.absolute().parent.name if stem in _IN_CASE_FOLDER else stem
+
+
+def is_mask_file(path: Path) -> bool:
+    """Whether a path is one label map, by its name, and no folder or index of several."""
+    return path.is_file() and _stem(path.name) is not None
 
 
 def pair_masks(pred: Mapping[str, Path], ref: Mapping[str, Path], what: str) -> list[MaskFiles]:

@@ -7,8 +7,9 @@ as no later window touches them; memory does not grow with classes times volume.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,10 +18,14 @@ from monai.data.meta_tensor import MetaTensor
 from numpy.typing import NDArray
 
 from medvol.core.geometry import Geometry
+from medvol.core.notebook import data_frame, html_table
 from medvol.inferers.decision import Decision
 from medvol.inferers.emptiness import fill_unseen, outside_values
 from medvol.inferers.ensemble import Blended, entropy
 from medvol.inferers.grid_map import FACE, GridMap, Inverse
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 #: Entry in the meta of a label map that lies on the source grid already.
 ON_SOURCE_GRID = "is_on_source_grid"
@@ -63,6 +68,37 @@ class Prediction:
         """The voxels of a label, shape (X, Y, Z)."""
         mask = self.masks.get(value)
         return self.labels == value if mask is None else mask
+
+    def structures(self, names: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
+        """Voxels and volume of every label, found or not.
+
+        Args:
+            names: Label value to name, where the prediction holds none of its own.
+
+        Returns:
+            By label value: ``label``, ``name``, ``voxels``, ``volume_ml`` and, with uncertainty,
+            ``interval_ml``.
+        """
+        names = self.names or names or {}
+        counts = np.bincount(self.labels.ravel(), minlength=max(names, default=0) + 1)
+        ml = float(np.prod(self.source.spacing_mm)) / 1000
+        rows = []
+        for value, name in sorted(names.items()):
+            overlapping = self.masks.get(value)
+            voxels = int(counts[value] if overlapping is None else overlapping.sum())
+            row: dict[str, Any] = {"label": value, "name": name, "voxels": voxels,
+                                   "volume_ml": round(voxels * ml, 6)}  # fmt: skip
+            if value in self.intervals_ml:
+                row["interval_ml"] = [round(v, 6) for v in self.intervals_ml[value]]
+            rows.append(row)
+        return rows
+
+    def to_pandas(self) -> DataFrame:
+        """A row per structure: label, name, voxels, volume in ml."""
+        return data_frame(self.structures())
+
+    def _repr_html_(self) -> str:
+        return html_table(self.structures())
 
     def label_map_like(self, image: MetaTensor) -> MetaTensor:
         """The label map (1, X, Y, Z), or (1, X, Y) of a 2D image, with the scan's meta."""

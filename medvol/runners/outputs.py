@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,27 +32,6 @@ def write_outputs(session: Session, case: CaseInput, prediction: Prediction) -> 
     if "dicomseg" in formats:
         found |= _write_dicom(session, case, folder, prediction)
     return found
-
-
-def structures(labels: Mapping[int, str], prediction: Prediction) -> list[dict[str, Any]]:
-    """Voxels and volume of every label of the bundle, found or not."""
-    labels = prediction.names or labels
-    counts = np.bincount(prediction.labels.ravel(), minlength=max(labels, default=0) + 1)
-    ml = float(np.prod(prediction.source.spacing_mm)) / 1000
-    rows = []
-    for value, name in sorted(labels.items()):
-        overlapping = prediction.masks.get(value)
-        voxels = int(counts[value] if overlapping is None else overlapping.sum())
-        row: dict[str, Any] = {
-            "label": value,
-            "name": name,
-            "voxels": voxels,
-            "volume_ml": round(voxels * ml, 6),
-        }
-        if value in prediction.intervals_ml:
-            row["interval_ml"] = [round(v, 6) for v in prediction.intervals_ml[value]]
-        rows.append(row)
-    return rows
 
 
 def _write_dicom(

@@ -16,7 +16,7 @@ from medvol.inferers import Prediction, is_out_of_memory
 from medvol.inferers.pipeline import source_of
 from medvol.runners.cases import CaseInput, input_digest
 from medvol.runners.cost import header_grid, plan_case
-from medvol.runners.outputs import structures, write_outputs
+from medvol.runners.outputs import write_outputs
 from medvol.runners.record import Record, earlier, sweep
 from medvol.runners.session import Session
 
@@ -86,7 +86,7 @@ def write(session: Session, prepared: PreparedCase, prediction: Prediction | Non
     if prediction is not None:
         with _recorded(record), _timed(record, "write"):
             record.outputs = write_outputs(session, prepared.case, prediction)
-            record.structures = structures(session.labels, prediction)
+            record.structures = prediction.structures(session.labels)
             record.review = _review(record)
     record.peak_ram_bytes = peak_ram_bytes()
     if not record.is_resumed:
