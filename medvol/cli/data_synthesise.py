@@ -89,13 +89,14 @@ def _steps(pairs: list[tuple[int, int]], hidden: list[int]) -> tuple[RandSpatial
 
 def _find_maps(labels: Path) -> list[Path]:
     from medvol.core.errors import MissingInputError
+    from medvol.io import formats
     from medvol.io.checks import shown
 
     if not labels.exists():
         raise MissingInputError(f"{shown(labels)}: does not exist")
     if labels.is_file():
         return [labels]
-    found = sorted(p for p in labels.iterdir() if p.name.lower().endswith((".nii", ".nii.gz")))
+    found = sorted(p for p in labels.iterdir() if formats.ends_like(p.name, formats.NIFTI_FILES))
     if not found:
         raise MissingInputError(f"{shown(labels)}: holds no .nii or .nii.gz file")
     return found
@@ -121,11 +122,9 @@ def _read(path: Path) -> MetaTensor:
 
 
 def _name(path: Path) -> str:
-    name = path.name
-    for ending in (".nii.gz", ".nii"):
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
-    return path.stem
+    from medvol.io import formats
+
+    return formats.split_name(path.name)[0]
 
 
 def _require_free(names: dict[Path, str], output: Path, count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,16 +83,13 @@ class Geometry:
 
     def corners_mm(self) -> NDArray[np.float64]:
         """World positions of the eight outermost voxel centres, shape (8, 3)."""
-        far = np.asarray(self.shape) - 1
-        index = np.stack(np.meshgrid(*[(0, n) for n in far], indexing="ij"), -1).reshape(-1, 3)
-        return index @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return _corners(self.shape) @ self.affine[:3].T
 
     def distance_mm(self, other: Geometry) -> float:
         """Largest distance between corresponding corners; ``inf`` if the shapes differ."""
         if tuple(self.shape) != tuple(other.shape):
             return float("inf")
-        gap = np.linalg.norm(self.corners_mm() - other.corners_mm(), axis=1)
-        return float(gap.max())
+        return grid_distance_mm(self.shape, self.affine, other.affine)
 
     def require_same(self, other: Geometry, what: str, tolerance_mm: float = SAME_GRID_MM) -> None:
         """Raise unless ``other`` is this grid; ``what`` names the two in the message.
@@ -103,6 +101,25 @@ class Geometry:
             raise GridMismatchError(f"{what}: shapes differ, {self.shape} and {other.shape}")
         if (gap := self.distance_mm(other)) > tolerance_mm:
             raise GridMismatchError(f"{what}: the grids lie {gap:.4g} mm apart")
+
+
+def grid_distance_mm(shape: Sequence[int], affine: ArrayLike, other: ArrayLike) -> float:
+    """How far two affines place the voxels of one array apart: the largest distance of a corner.
+
+    Args:
+        shape: Voxels along each axis; axes that are absent count as one voxel.
+        affine: From voxel index to millimetres, 4x4.
+        other: Likewise.
+    """
+    apart = np.asarray(affine, np.float64)[:3] - np.asarray(other, np.float64)[:3]
+    return float(np.linalg.norm(_corners(shape) @ apart.T, axis=1).max())
+
+
+def _corners(shape: Sequence[int]) -> NDArray[np.float64]:
+    """Homogeneous indices of the outermost voxels, shape (8, 4)."""
+    far = (*(int(n) - 1 for n in shape), 0, 0)[:3]
+    index = np.stack(np.meshgrid(*[(0, n) for n in far], [1], indexing="ij"), -1)
+    return index.reshape(-1, 4).astype(np.float64)
 
 
 def affine_from_lps(affine_lps: ArrayLike) -> NDArray[np.float64]:

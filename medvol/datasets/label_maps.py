@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medvol.core.errors import ConfigError, MissingInputError
-
-_NIFTI = (".nii.gz", ".nii")
+from medvol.io import formats
 
 
 def label_map_cases(
@@ -41,5 +40,5 @@ def label_map_cases(
 
 
 def _stem(name: str) -> str:
-    ending = next((e for e in _NIFTI if name.lower().endswith(e)), "")
-    return name[: -len(ending)] if ending else ""
+    stem, ending = formats.split_name(name)
+    return stem if ending.lower() in formats.NIFTI_FILES else ""

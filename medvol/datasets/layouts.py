@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from medvol.core.errors import InputError, MissingInputError
-from medvol.datasets.listing import PICTURE_SUFFIXES, has_image_suffix, stem
+from medvol.datasets.listing import has_image_suffix, stem
 from medvol.datasets.manifest import Case, Manifest
 from medvol.datasets.tables import case_from_row, name_cases
+from medvol.io import formats
 
 _SECTIONS = {
     "training": None,
@@ -67,7 +68,7 @@ def read_nnunet(path: Path, content: dict[str, Any]) -> Manifest:
             raise MissingInputError(f"{root / 'imagesTr'}: holds no image ending in _0000{ending}")
         if (root / "imagesTs").is_dir():
             cases += _nnunet_folder(root, "imagesTs", "labelsTs", ending, "test")
-    is_colour = len(channels) == 3 and ending.lower() in PICTURE_SUFFIXES  # one file holds all
+    is_colour = len(channels) == 3 and ending.lower() in formats.FLAT  # one file holds all
     for case in cases:
         if (
             channels

@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medvol.core.errors import InputError, MissingInputError
-from medvol.io.image import is_nifti_name
+from medvol.io import formats
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", ".hdr", ".hdr.gz", ".nrrd", ".nhdr", ".mha", ".mhd")
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-IMAGE_SUFFIXES = VOLUME_SUFFIXES + PICTURE_SUFFIXES
+#: A pair is listed by its header alone.
+_LISTED = tuple(s for s in (*formats.VOLUMES, *formats.FLAT) if s not in formats.PAIR_DATA)
 #: Modalities whose files are images of their own, even where one series holds several views.
 _PROJECTIONS = frozenset({"CR", "DX", "MG", "RG", "XR", "OP", "XC", "US", "IO", "PX", "SM", "ES"})
 _LABEL_FOLDERS = frozenset({"labelsTr", "labelsTs"})
@@ -35,7 +33,7 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     """
     root = Path(os.path.abspath(folder))
     if root.is_file():
-        if not (has_image_suffix(root) or is_nifti_name(root.name) or is_dicom_file(root)):
+        if not (formats.format_of(root.name) or is_dicom_file(root)):
             raise InputError(f"{folder}: is not an image that medvol reads")
         return [root]
     if not root.is_dir():
@@ -52,7 +50,7 @@ def has_image_suffix(path: Path) -> bool:
     >>> has_image_suffix(Path("a.NII.GZ")), has_image_suffix(Path("a.csv"))
     (True, False)
     """
-    return path.name.lower().endswith(IMAGE_SUFFIXES)
+    return path.name.lower().endswith(_LISTED)
 
 
 def stem(path: Path) -> str:
@@ -61,18 +59,14 @@ def stem(path: Path) -> str:
     >>> stem(Path("x/case.01.nii.gz")), stem(Path("x/IM0001"))
     ('case.01', 'IM0001')
     """
-    lowered = path.name.lower()
-    for suffix in sorted(IMAGE_SUFFIXES + DICOM_SUFFIXES, key=len, reverse=True):
-        if lowered.endswith(suffix):
-            return path.name[: -len(suffix)] or path.name
-    return path.name
+    return formats.split_name(path.name)[0]
 
 
 def is_dicom_file(path: Path) -> bool:
     """Whether the file carries the DICOM mark, or a DICOM suffix."""
     if path.name == "DICOMDIR":
         return False
-    if path.name.lower().endswith(DICOM_SUFFIXES):
+    if formats.format_of(path.name) == "DICOM":
         return True
     try:
         with path.open("rb") as handle:

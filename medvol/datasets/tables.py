@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from medvol.core.errors import InputError
-from medvol.datasets.listing import VOLUME_SUFFIXES, has_image_suffix, stem
+from medvol.datasets.listing import has_image_suffix, stem
 from medvol.datasets.manifest import Case, Manifest
+from medvol.io import formats
 
 #: field -> column names that mean it, in order of preference.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -139,11 +140,11 @@ def _path_of(table: Path, item: Any) -> Path:
     path = Path(os.path.abspath(table.parent / item.replace("\\", "/")))
     if os.path.exists(path):  # False too for what no file system could hold
         return path
-    for suffix in VOLUME_SUFFIXES:  # nnU-Net version 1 lists X.nii.gz, the disk has X_0000.nii.gz
-        other = path.with_name(f"{path.name.removesuffix(suffix)}_0000{suffix}")
-        if path.name.endswith(suffix) and os.path.exists(other):
-            return other
-    return path
+    # nnU-Net version 1 lists X.nii.gz, the disk has X_0000.nii.gz
+    other = path.with_name("_0000".join(formats.split_name(path.name)))
+    return (
+        other if formats.ends_like(path.name, formats.VOLUMES) and os.path.exists(other) else path
+    )
 
 
 def _as_list(value: Any) -> list[Any]:

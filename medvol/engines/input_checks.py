@@ -24,7 +24,7 @@ from medvol.core.errors import (
     NonFiniteError,
     WeightsError,
 )
-from medvol.core.geometry import SAME_GRID_MM
+from medvol.core.geometry import SAME_GRID_MM, grid_distance_mm
 from medvol.engines.workflow import install_excepthook, reject_unknown_overrides
 
 
@@ -83,7 +83,7 @@ class ValidateInputd(MapTransform):
     Raises:
         NonFiniteError: If an image holds NaN or infinity.
         LabelError: If a label value is not an integer or not in the class list.
-        GridMismatchError: If image and label differ in shape, or in affine by over 1e-3 mm.
+        GridMismatchError: If image and label differ in shape, or a corner lies over 1e-3 mm apart.
     """
 
     def __init__(
@@ -195,9 +195,9 @@ def _require_same_grid(image: torch.Tensor, label: torch.Tensor, name: str) -> N
             f"{name}: label is {_by(label.shape[1:])} voxels, its image {_by(image.shape[1:])}"
         )
     if isinstance(image, MetaTensor) and isinstance(label, MetaTensor):
-        gap = float((image.affine - label.affine).abs().max())
+        gap = grid_distance_mm(image.shape[1:], image.affine, label.affine)
         if gap > SAME_GRID_MM:
-            raise GridMismatchError(f"{name}: label and image affines differ by {gap:.4g} mm")
+            raise GridMismatchError(f"{name}: the grids of label and image lie {gap:.4g} mm apart")
 
 
 def _name(case: Mapping[Hashable, Any], key: Hashable) -> str:

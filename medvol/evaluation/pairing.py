@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from medvol.core.errors import InputError, MissingInputError
+from medvol.io import formats
 
-_SUFFIXES = (
-    ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".png", ".tif", ".tiff",
-)  # fmt: skip
 #: File names that predictions carry inside a folder named after the case.
 _IN_CASE_FOLDER = ("seg", "label", "mask", "prediction")
 _ENDINGS = ("_seg", "_label", "_mask", "_pred", "_trans")
@@ -80,7 +78,7 @@ def find_masks(folder: str | os.PathLike[str]) -> dict[str, Path]:
             raise InputError(f"{path}: case {name!r} has another label map, {found[name]}")
         found[name] = path
     if not found:
-        raise MissingInputError(f"{folder}: holds no label map ({', '.join(_SUFFIXES)})")
+        raise MissingInputError(f"{folder}: holds no label map ({', '.join(formats.ALL)})")
     return found
 
 
@@ -175,15 +173,14 @@ def pair_structures(
 
 
 def _stem(name: str) -> str | None:
-    for suffix in _SUFFIXES:
-        if name.lower().endswith(suffix):
-            stem = name[: -len(suffix)]
-            for ending in _ENDINGS:
-                if stem.endswith(ending) and len(stem) > len(ending):
-                    return stem[: -len(ending)]
-            return stem
-    return None
+    stem, suffix = formats.split_name(name)
+    if not suffix:
+        return None
+    for ending in _ENDINGS:
+        if stem.endswith(ending) and len(stem) > len(ending):
+            return stem[: -len(ending)]
+    return stem
 
 
 def _rank(path: Path) -> int:
-    return next(k for k, suffix in enumerate(_SUFFIXES) if path.name.lower().endswith(suffix))
+    return formats.ALL.index(formats.split_name(path.name)[1].lower())

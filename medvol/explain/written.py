@@ -16,6 +16,7 @@ from medvol.core import atomic_path, output_path, write_json
 from medvol.explain.grid import layer_affine
 from medvol.explain.inferer import CAMInferer
 from medvol.explain.pointing import body_mask, energy_inside
+from medvol.io import formats
 
 _BODY_HU = -500.0
 
@@ -81,9 +82,7 @@ def file_name(path: Path) -> str:
     >>> file_name(Path("case.01.nii.gz")), file_name(Path("1.2.840.113"))
     ('case.01', '1.2.840.113')
     """
-    base = path.name[:-3] if path.name.lower().endswith(".gz") else path.name
-    end = Path(base).suffix
-    return path.name if path.is_dir() or end[1:].isdigit() else base.removesuffix(end)
+    return path.name if path.is_dir() else formats.split_name(path.name)[0]
 
 
 def unused_name(base: str, names: set[str]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvol.core.errors import InputError, MissingInputError
+from medvol.io import formats
 from medvol.io.checks import Scan, check_claim, shown, to_float32, warn
 from medvol.io.dicom_header import DicomImage, Frame, read_header
 from medvol.io.dicom_parse import NotDicomError
@@ -19,12 +20,6 @@ from medvol.io.dicom_pixels import LOSSY, check_pixel_claim, stored_frames
 from medvol.io.dicom_series import VOLUMETRIC, Stack, group_series, split_times, stack_frames
 from medvol.io.dicom_suv import suv_factor
 
-#: Files that may lie beside slices and are none.
-_BESIDE = frozenset({".txt", ".xml", ".json", ".csv", ".tsv", ".html", ".htm", ".pdf", ".md",
-                     ".inf", ".exe", ".ini", ".log", ".db", ".yaml", ".yml", ".jpg", ".jpeg",
-                     ".png", ".bmp", ".gif", ".tif",
-                     ".tiff", ".zip", ".gz", ".nii", ".nrrd", ".mha", ".mhd",
-                     ".raw", ".sha256", ".md5", ".css", ".js", ".dll", ".ico"})  # fmt: skip
 _BESIDE_NAMES = frozenset({"DICOMDIR", "LOCKFILE", "VERSION", "README", "LICENSE", "THUMBS"})
 _AIR_HU = -1024.0
 #: Modalities whose stored values mean nothing before they are rescaled.
@@ -376,7 +371,7 @@ def _listing(groups: Sequence[Sequence[DicomImage]]) -> str:
 
 def is_beside(path: Path) -> bool:
     """Whether a file's name marks one that may lie beside slices."""
-    return path.suffix.lower() in _BESIDE or _stem(path.name) in _BESIDE_NAMES
+    return path.suffix.lower() in formats.BESIDE_DICOM or _stem(path.name) in _BESIDE_NAMES
 
 
 def _stem(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from medvol.core.errors import InputError, MissingInputError
-from medvol.io import dicom, image_2d, itk_formats, nifti
+from medvol.io import dicom, formats, image_2d, itk_formats, nifti
 from medvol.io.checks import Scan, shown
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 #: Formats; a stack is a folder of numbered images, a series one of DICOM files.
 Kind = Literal["NIfTI", "NRRD", "MetaImage", "image", "stack", "series", "DICOM"]
-_NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".hdr.gz", ".img.gz")
 
 
 @dataclass(frozen=True)
@@ -104,19 +103,9 @@ def kind_of(path: Path) -> Kind:
         raise MissingInputError(f"{shown(path)}: does not exist")
     if path.is_dir():
         files = dicom.walk_files(path)
-        has_images = any(file.suffix.lower() in image_2d.SUFFIXES for file in files)
+        has_images = any(formats.ends_like(file.name, formats.FLAT) for file in files)
         return "stack" if has_images and all(map(dicom.is_beside, files)) else "series"
-    suffix = path.suffix.lower()
-    if is_nifti_name(path.name):
-        return "NIfTI"
-    if suffix in itk_formats.SUFFIXES:
-        return "NRRD" if "hdr" in suffix or "nrrd" in suffix else "MetaImage"
-    return "image" if suffix in image_2d.SUFFIXES else "DICOM"
-
-
-def is_nifti_name(name: str) -> bool:
-    """Whether a file name ends like a NIfTI file's."""
-    return name.lower().endswith(_NIFTI)
+    return formats.format_of(path.name) or "DICOM"
 
 
 def to_metatensor(scan: Scan) -> MetaTensor:

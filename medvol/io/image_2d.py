@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medvol.core.errors import GeometryError, InputError, MissingInputError, TooLargeError
+from medvol.io import formats
 from medvol.io.checks import Scan, check_claim, check_file, check_spacing, shown, to_float32, warn
 from medvol.io.image_2d_file import (
     check_png,
@@ -32,7 +33,6 @@ from medvol.io.image_2d_file import (
 )
 from medvol.io.jpeg_stream import require_whole_jpeg
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp"})
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
 _COLOUR = {"RGB", "YCbCr", "LAB", "HSV"}
@@ -110,7 +110,7 @@ def numbered(folder: Path) -> list[Path]:
         InputError: If a number is absent or doubled, or formats are mixed.
     """
     names = [p for p in sorted(folder.iterdir())
-             if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]  # fmt: skip
+             if formats.ends_like(p.name, formats.FLAT) and not p.name.startswith(".")]  # fmt: skip
     if not names:
         raise MissingInputError(f"{shown(folder)}: holds no image that can be read")
     numbers: dict[int, Path] = {}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import GeometryError, InputError, MedvolError, UnsafeFileError
 from medvol.core.geometry import LPS_TO_RAS, Geometry
+from medvol.io import formats
 from medvol.io.checks import (
     Scan,
     check_claim,
@@ -27,7 +28,6 @@ from medvol.io.checks import (
 )
 from medvol.io.raw_volume import RawVolume
 
-SUFFIXES = frozenset({".nrrd", ".nhdr", ".mha", ".mhd"})
 _MAX_HEADER = 1 << 18
 _SPACING_TOLERANCE = 1e-3
 _UNIT_LENGTH = 1e-3
@@ -94,7 +94,7 @@ def _open(path: Path, assume_ras: bool, channels: bool) -> tuple[RawVolume, Geom
     check_file(path)
     with path.open("rb") as handle:
         head = handle.read(_MAX_HEADER)
-    parse = _nrrd if path.suffix.lower() in (".nrrd", ".nhdr") else _metaimage
+    parse = _nrrd if formats.format_of(path.name) == "NRRD" else _metaimage
     volume, affine, channel_axis = parse(path, head, assume_ras)
     spatial = [n for axis, n in enumerate(volume.shape) if axis != channel_axis]
     x, y, z = (*spatial, 1, 1)[:3]

@@ -13,11 +13,10 @@ from monai.data.image_reader import ImageReader
 from numpy.typing import NDArray
 
 from medvol.core.errors import GridMismatchError
+from medvol.core.geometry import SAME_GRID_MM, grid_distance_mm
 from medvol.io.checks import Scan, shown
 from medvol.io.dicom import DicomOptions
 from medvol.io.image import ReadOptions, read_scan, scan_meta
-
-_SAME_AFFINE_MM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -93,6 +92,6 @@ def _require_same_grid(first: Scan, other: Scan) -> None:
     if first.array.shape[1:] != other.array.shape[1:]:
         raise GridMismatchError(f"{shown(other.path)}: shape {other.array.shape[1:]} differs from "
                                 f"{first.array.shape[1:]} of {shown(first.path)}")  # fmt: skip
-    if np.abs(first.affine - other.affine).max() > _SAME_AFFINE_MM:
+    if grid_distance_mm(first.array.shape[1:], first.affine, other.affine) > SAME_GRID_MM:
         raise GridMismatchError(f"{shown(other.path)}: its affine differs from that of "
                                 f"{shown(first.path)}")  # fmt: skip

@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from medvol.core.errors import InputError, MedvolError, NonFiniteError, OutputError
 from medvol.core.files import atomic_path
-from medvol.core.geometry import SAME_GRID_MM, Geometry
+from medvol.core.geometry import SAME_GRID_MM, Geometry, grid_distance_mm
+from medvol.io import formats
 from medvol.io.checks import Scan, shown
 
 _INTEGERS = (np.uint8, np.int8, np.uint16, np.int16, np.uint32, np.int32)
@@ -46,7 +47,7 @@ def write_nifti(
     import nibabel as nib
 
     path = Path(path)
-    if not path.name.lower().endswith((".nii", ".nii.gz")):
+    if not formats.ends_like(path.name, formats.NIFTI_FILES):
         raise OutputError(f"{shown(path)}: a NIfTI file ends in .nii or .nii.gz")
     voxels = storable(path, np.asarray(array), dtype)
     affine = np.asarray(affine, dtype=np.float64)
@@ -193,5 +194,5 @@ def _compare(path: Path, back: Scan, voxels: NDArray[Any], affine: NDArray[np.fl
         raise OutputError(f"{shown(path)}: reads back with another shape") from error
     if not np.array_equal(stored, wanted):
         raise OutputError(f"{shown(path)}: what was read back differs from what was written")
-    if np.abs(back.affine - affine).max() > SAME_GRID_MM:
+    if grid_distance_mm(wanted.shape[:3], back.affine, affine) > SAME_GRID_MM:
         raise OutputError(f"{shown(path)}: reads back on another grid")

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from medvol.core.errors import GeometryError, InputError, MedvolError, MissingInputError
 from medvol.core.geometry import Geometry
-from medvol.io import dicom, image_2d, itk_formats, nifti
+from medvol.io import dicom, formats, image_2d, nifti
 from medvol.io.checks import shown
 from medvol.io.dicom_header import DicomImage, read_header
 from medvol.io.dicom_parse import NotDicomError
 from medvol.io.dicom_pixels import SYNTAX_NAMES
 from medvol.io.dicom_series import group_series
-from medvol.io.image import ReadOptions, is_nifti_name
+from medvol.io.image import ReadOptions
 from medvol.io.inspect import inspect_image, inspect_series
 
 _WORKERS = 4
@@ -106,21 +106,19 @@ def _headers(files: list[Path]) -> Iterator[tuple[Path, DicomImage | ScanRow | s
 
 
 def _inspect(path: Path) -> DicomImage | ScanRow | str | None:
-    suffix = path.suffix.lower()
-    if is_nifti_name(path.name):
-        return None if nifti.is_second_half(path) else _volume_row(path, "NIfTI")
-    if suffix in itk_formats.SUFFIXES:
-        return _volume_row(path, "NRRD" if "hdr" in suffix or "nrrd" in suffix else "MetaImage")
-    if suffix in image_2d.SUFFIXES:
+    kind = formats.format_of(path.name)
+    if kind == "image":
         return "image"
+    if kind not in (None, "DICOM"):
+        return None if nifti.is_second_half(path) else _volume_row(path, kind)
     try:
         return read_header(path)
     except NotDicomError:
         return ScanRow(str(path), "DICOM", problem=f"{shown(path)}: is not a DICOM file") if (
-            suffix in (".dcm", ".dicom", ".ima")
+            kind == "DICOM"
         ) else None  # fmt: skip
     except InputError as error:
-        named = suffix in (".dcm", ".dicom", ".ima", "")
+        named = kind == "DICOM" or not path.suffix
         return ScanRow(str(path), "DICOM", problem=str(error)) if named else None
 
 

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medvol.core.errors import InputError, LabelError, OutputError
 from medvol.core.files import atomic_path
-from medvol.core.geometry import SAME_GRID_MM
+from medvol.core.geometry import SAME_GRID_MM, grid_distance_mm
 from medvol.core.labels import Code, Label, find_label
 from medvol.io.checks import Scan, shown
 from medvol.io.dicom import DicomOptions, read_file
@@ -236,7 +236,7 @@ def _verify(written: Path, path: Path, numbered: NDArray[np.uint8], series: Sour
         raise OutputError(f"{shown(path)}: cannot be read back: {error}") from error
     if back.array.shape[1:] != numbered.shape:
         back = onto_larger(back, series.grid)
-    if np.abs(back.affine - series.affine).max() > SAME_GRID_MM:
+    if grid_distance_mm(back.array.shape[1:], back.affine, series.affine) > SAME_GRID_MM:
         raise OutputError(f"{shown(path)}: reads back on another grid")
     if not np.array_equal(back.array[0], numbered):
         raise OutputError(f"{shown(path)}: what was read back differs from what was written")

@@ -13,6 +13,7 @@ from monai.data.utils import to_affine_nd
 from monai.utils.type_conversion import convert_data_type
 
 from medvol.core.errors import OutputError
+from medvol.io import formats
 from medvol.io.checks import shown
 from medvol.io.save import write_itk, write_nifti, write_png16
 
@@ -61,7 +62,7 @@ class MedvolWriter(NibabelWriter):
         suffix = path.suffix.lower()
         if suffix == ".png":
             write_png16(path, array)
-        elif suffix in (".nrrd", ".mha"):
+        elif suffix in formats.ITK_FILES:
             write_itk(path, np.atleast_3d(array), affine, dtype=self.output_dtype)
         else:
             write_nifti(path, array, affine, dtype=self.output_dtype)

@@ -23,14 +23,13 @@ from monailabel.datastore.utils.dicom import (  # pyright: ignore[reportMissingI
 
 from medvol.core.errors import InputError, MedvolError, MissingInputError, OutputError
 from medvol.core.files import safe_name
-from medvol.io import ReadOptions, read_image, read_label, read_scan, write_nifti
+from medvol.io import ReadOptions, formats, read_image, read_label, read_scan, write_nifti
 from medvol.label.seg import SegWriter
 from medvol.label.workplace import SOURCES
 
 logger = logging.getLogger(__name__)
 _FINAL = "final"
 _LIST_KEPT_S = 5.0
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 class OverlayDatastore(LocalDatastore):
@@ -282,7 +281,7 @@ def _require_plain_name(name: str) -> None:
 
 def _require_label(image: str, label: str) -> None:
     """Reject a label off its image's grid or with values that are not classes."""
-    if Path(image).name.lower().endswith(_IMAGE_SUFFIXES):
+    if formats.ends_like(image, formats.FLAT):
         return
     read_label(label, range(256), reference=read_scan(image, ReadOptions()))
 

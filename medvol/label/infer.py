@@ -18,11 +18,9 @@ from monailabel.tasks.infer.bundle import BundleInferTask  # pyright: ignore[rep
 from medvol.core.errors import ConfigError, NonFiniteError
 from medvol.explain import GradCAM
 from medvol.explain.run import last_spatial_layer
-from medvol.io import write_itk, write_nifti, write_png16
+from medvol.io import formats, write_itk, write_nifti, write_png16
 from medvol.networks import Ensemble
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-_VOLUMES = (".nii.gz", ".nii", ".nrrd", ".mha")
 _CAM_THRESHOLD = 0.5
 
 
@@ -178,13 +176,13 @@ def _write(
         return None
     wanted = extension or data.get("result_extension") or _suffix(str(data.get("image_path", "")))
     suffix = wanted if wanted.startswith(".") else f".{wanted}"
-    if mask.ndim == 2 and suffix in _PICTURES:
+    if mask.ndim == 2 and suffix in formats.FLAT:
         return str(write_png16(_scratch(".png"), mask))
     mask = mask.reshape(*mask.shape, *[1] * (3 - mask.ndim))
     affine = affine if affine.shape == (4, 4) else np.eye(4)
-    if suffix in (".nrrd", ".mha", ".seg.nrrd"):
+    if formats.ends_like(suffix, formats.ITK_FILES):
         return str(write_itk(_scratch(suffix), mask, affine, dtype=np.uint8))
-    path = _scratch(suffix if suffix in _VOLUMES else ".nii.gz")
+    path = _scratch(suffix if suffix in formats.NIFTI_FILES else ".nii.gz")
     return str(write_nifti(path, mask, affine, dtype=np.uint8))
 
 
@@ -196,5 +194,6 @@ def _scratch(suffix: str) -> Path:
 
 
 def _suffix(name: str) -> str:
-    found = [s for s in (*_VOLUMES, *_PICTURES) if name.lower().endswith(s)]
-    return max(found, key=len) if found else ".nii.gz"
+    written = (*formats.NIFTI_FILES, *formats.ITK_FILES, *formats.FLAT)
+    suffix = formats.split_name(name)[1].lower()
+    return suffix if suffix in written else ".nii.gz"

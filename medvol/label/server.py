@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from medvol.core.errors import ConfigError, OutputError
+from medvol.io import formats
 from medvol.label.environment import clean_environ
 from medvol.label.workplace import Workplace
 
 PASSWORD = "MEDVOL_LABEL_PASSWORD"
 _LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
-_SUFFIXES = ("nii.gz", "nii", "nrrd", "mha", "png", "jpg", "jpeg", "tif", "tiff", "bmp", "hdr",
-             "nhdr", "mhd")  # fmt: skip
+_SUFFIXES = tuple(s for s in (*formats.VOLUMES, *formats.FLAT) if s not in formats.PAIR_DATA)
 _STOP_WAIT_S = 20.0
 
 
@@ -196,7 +196,7 @@ def server_command(python: Path, options: ServeOptions) -> list[str]:
 
 def server_environ(python: Path, options: ServeOptions, token: str) -> dict[str, str]:
     """The variables of the server: everything it writes goes into the workplace."""
-    place, search = options.place, [f"*.{suffix}" for suffix in _SUFFIXES]
+    place, search = options.place, [f"*{suffix}" for suffix in _SUFFIXES]
     hosts = dict.fromkeys((*_LOOPBACK_NAMES, options.host)) if is_loopback(options.host) else ()
     found = {
         **clean_environ(python),

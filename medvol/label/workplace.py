@@ -14,6 +14,7 @@ from medvol.bundle import Bundle
 from medvol.core.errors import ConfigError, MissingInputError
 from medvol.core.files import safe_name, sha256_file, write_json, write_text
 from medvol.datasets import list_images
+from medvol.io import formats
 
 #: Where the reader of a DICOM series is noted, so that its labels can become a DICOM SEG.
 SOURCES = "sources.json"
@@ -25,7 +26,6 @@ from medvol.label.app import MedvolLabelApp
 __all__ = ["MedvolLabelApp"]
 '''
 _LABEL_FOLDER = "labels"
-_PLAIN = (".nii", ".nii.gz", ".nrrd", ".mha", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -202,16 +202,15 @@ def _named(images: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    lowered = name.lower()
-    for suffix in sorted(_PLAIN, key=len, reverse=True):
-        if lowered.endswith(suffix):
-            return name[: -len(suffix)], suffix
+    stem, suffix = formats.split_name(name)
+    if suffix:
+        return stem, suffix.lower()
     stem, _, last = name.rpartition(".")
     return (stem, f".{last.lower()}") if stem else (name, "")
 
 
 def _is_dicom(path: Path) -> bool:
-    return path.is_dir() or not path.name.lower().endswith((*_PLAIN, ".hdr", ".nhdr", ".mhd"))
+    return path.is_dir() or formats.format_of(path.name) in (None, "DICOM")
 
 
 def _link(source: Path, target: Path) -> None:

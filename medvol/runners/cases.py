@@ -14,13 +14,9 @@ from typing import TypeVar
 from medvol.core.errors import ConfigError, InputError, MissingInputError
 from medvol.core.files import LONGEST_NAME, output_path, safe_name
 from medvol.datasets import list_images
-from medvol.io import image_digest
+from medvol.io import formats, image_digest
 
 T = TypeVar("T")
-_SUFFIXES = (
-    ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".dicom", ".ima", ".png", ".jpg",
-    ".jpeg", ".tiff", ".tif",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -145,8 +141,4 @@ def _marked(name: str, path: str) -> str:
 
 
 def _stem(name: str) -> str:
-    lowered = name.lower()
-    for suffix in _SUFFIXES:
-        if lowered.endswith(suffix) and len(name) > len(suffix):
-            return safe_name(name[: -len(suffix)])
-    return safe_name(name)
+    return safe_name(formats.split_name(name)[0])

@@ -8,6 +8,7 @@ import numpy as np
 
 from medvol.core.errors import InputError
 from medvol.inferers import Prediction
+from medvol.io import formats
 from medvol.runners.cases import CaseInput
 from medvol.runners.record import case_folder
 from medvol.runners.session import Session
@@ -17,10 +18,10 @@ def write_outputs(session: Session, case: CaseInput, prediction: Prediction) -> 
     """Write every format that was asked for; returns kind -> file name in the case's folder."""
     from medvol.io import write_nifti
 
-    folder, formats = case_folder(session.options.output, case.name), session.options.formats
+    folder, asked = case_folder(session.options.output, case.name), session.options.formats
     folder.mkdir(parents=True, exist_ok=True)
     affine, found = prediction.source.affine, {}
-    if "nifti" in formats:
+    if "nifti" in asked:
         write_nifti(folder / "seg.nii.gz", prediction.labels, affine, dtype=np.uint8)
         found["nifti"] = "seg.nii.gz"
     maps = dict(prediction.maps)
@@ -29,7 +30,7 @@ def write_outputs(session: Session, case: CaseInput, prediction: Prediction) -> 
     for kind, values in maps.items():
         write_nifti(folder / f"{kind}.nii.gz", values, affine, dtype=np.float32)
         found[kind] = f"{kind}.nii.gz"
-    if "dicomseg" in formats:
+    if "dicomseg" in asked:
         found |= _write_dicom(session, case, folder, prediction)
     return found
 
@@ -39,7 +40,7 @@ def _write_dicom(
 ) -> dict[str, str]:
     from medvol.io import Algorithm, read_source, write_dicom_seg, write_dicom_sr
 
-    if Path(case.path).name.lower().endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")):
+    if formats.format_of(Path(case.path).name) not in (None, "DICOM"):
         raise InputError(f"{case.name}: dicomseg and sr need a DICOM input")
     source, identity = read_source(case.path), session.identity
     algorithm = Algorithm(identity["name"], identity["version"] or "0")

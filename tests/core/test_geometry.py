@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medvol.core import Geometry, GeometryError, GridMismatchError
-from medvol.core.geometry import affine_from_lps
+from medvol.core.geometry import affine_from_lps, grid_distance_mm
 
 CODES = [
     "".join(codes)
@@ -60,3 +60,17 @@ def test_lps_conversion_is_its_own_inverse():
     affine = affine_of("LPI")
     assert np.array_equal(affine_from_lps(affine_from_lps(affine)), affine)
     assert Geometry((2, 2, 2), affine_from_lps(affine)).axis_codes == "RAI"
+
+
+@given(
+    shape=st.lists(st.integers(1, 300), min_size=1, max_size=3),
+    degrees=st.floats(0.001, 20),
+)
+def test_grids_are_as_far_apart_as_their_furthest_corner(shape, degrees):
+    # A turn about the first voxel moves a voxel by the chord of its distance from the z axis.
+    angle = np.radians(degrees)
+    turned = np.eye(4)
+    turned[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    reach = np.hypot(*[n - 1 for n in (*shape, 1)[:2]])
+    found = grid_distance_mm(shape, np.eye(4), turned)
+    assert found == pytest.approx(2 * np.sin(angle / 2) * reach, abs=1e-9)

@@ -204,7 +204,7 @@ def test_another_voxel_order_of_the_same_grid_is_brought_together(pair, flips, o
     (lambda la, af: (np.where(la > 0, 255, 0), af), LabelError, "255"),
     (lambda la, af: (np.where(la == 2, 257, la.astype(int)), af), LabelError, "257"),
     (lambda la, af: (np.where(la == 2, -1, la.astype(int)), af), LabelError, "-1"),
-    (lambda la, af: (la * np.float32(0.5), af), LabelError, "0.5 is no integer"),
+    (lambda la, af: (la * np.float32(0.5), af), LabelError, "0.5 is not an integer"),
 ])  # fmt: skip
 def test_a_mismatched_pair_is_refused(pair, change, error, fault):
     _, _, labels = pair()

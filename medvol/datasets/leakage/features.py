@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from medvol.core.errors import InputError
 from medvol.core.files import sha256_file
 from medvol.core.geometry import Geometry
-from medvol.datasets.listing import PICTURE_SUFFIXES, is_dicom_file
+from medvol.datasets.listing import is_dicom_file
 from medvol.datasets.manifest import Case
+from medvol.io import formats
 
 #: Cells of the thumbnail and of the finer image along each axis, by number of axes.
 COARSE = {2: 16, 3: 8}
@@ -155,9 +156,9 @@ def _file_facts(features: CaseFeatures, case: Case, pixels: NDArray[np.float32])
     words["format:suffix"] = "".join(path.suffixes[-2:]).lower() if path.is_file() else "folder"
     if path.is_file():
         features.file_sha = " ".join(sha256_file(file) for file in files)
-    if path.name.lower().endswith(PICTURE_SUFFIXES):
+    if formats.ends_like(path.name, formats.FLAT):
         _image_facts(features, path)
-    elif path.name.lower().endswith((".nii", ".nii.gz")):
+    elif formats.ends_like(path.name, formats.NIFTI_FILES):
         _nifti_facts(features, path)
     elif is_dicom_file(files[0]):
         _dicom_facts(features, files[0])
