@@ -1,4 +1,4 @@
-"""What a check found, as JSON, pictures and one HTML page."""
+"""What a check found, as JSON, figures and one HTML page."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def write_check_page(
     answer: dict[str, Any],
     folder: str | os.PathLike[str],
 ) -> Path:
-    """Write ``check.json`` and ``check.html``, with the leakage check's pictures beside them.
+    """Write ``check.json`` and ``check.html``, with the leakage check's figures beside them.
 
     Args:
-        report: What the gates and the plausibility check found.
+        report: What the input checks and the plausibility check found.
         leakage: What the leakage check found, None where it did not run.
         manifest: The data set.
         answer: What the command line prints as JSON.
@@ -49,7 +49,7 @@ def write_check_page(
     return page
 
 
-def _leakage_parts(leakage: LeakageReport, pictures: list[Path]) -> list[Part]:
+def _leakage_parts(leakage: LeakageReport, figures: list[Path]) -> list[Part]:
     probes = [("classes", "probe", "n", "AUC", "95% interval", "null 95%", "p (Holm)", "fires")]
     probes += [
         (
@@ -66,7 +66,7 @@ def _leakage_parts(leakage: LeakageReport, pictures: list[Path]) -> list[Part]:
         if not p.why_undefined
     ]
     return [
-        Part("Leakage", leakage.findings or ["Nothing was found."], (), pictures),
+        Part("Leakage", leakage.findings or ["Nothing was found."], (), figures),
         Part(
             "Probes",
             [

@@ -19,7 +19,7 @@ class Fault:
 
     Attributes:
         case: Case name.
-        kind: ``refused`` by a gate; ``mirrored``, ``wrong modality``, ``HU range``,
+        kind: ``rejected`` by the input checks; ``mirrored``, ``wrong modality``, ``HU range``,
             ``outlier volume``, ``empty label``, ``constant image``, ``no label`` or
             ``outlier grid``.
         fault: One line naming the file and what is wrong.
@@ -38,9 +38,9 @@ class CheckReport:
         name: The data set.
         layout: How it lies on disk.
         n: Number of cases.
-        faults: All faults, refusals first.
+        faults: All faults, rejected cases first.
         remarks: What is worth knowing about the data set as a whole.
-        stats: Numbers of the cases that passed the gates.
+        stats: Numbers of the cases that passed the input checks.
     """
 
     name: str
@@ -68,7 +68,7 @@ class CheckReport:
 
 
 def check_dataset(manifest: Manifest, progress: Callable[[int], None] | None = None) -> CheckReport:
-    """Send every case through the gates, then look for what is readable but implausible.
+    """Send every case through the input checks, then look for what is readable but implausible.
 
     Args:
         manifest: The data set.
@@ -77,9 +77,9 @@ def check_dataset(manifest: Manifest, progress: Callable[[int], None] | None = N
     Returns:
         All faults; the check never stops at the first.
     """
-    stats, refused = read_all_stats(manifest, progress=progress)
+    stats, rejected = read_all_stats(manifest, progress=progress)
     report = CheckReport(manifest.name, manifest.layout, len(manifest.cases), stats=stats)
-    report.faults = [Fault(case.case, "refused", str(error)) for case, error in refused]
+    report.faults = [Fault(case.case, "rejected", str(error)) for case, error in rejected]
     report.faults += _unlabelled(manifest)
     files = {case.case: case.label or case.image for case in manifest.cases}
     report.faults += [_fault(odd, files) for odd in find_oddities(stats, manifest)]

@@ -183,10 +183,10 @@ def _usable(
 def _require_disjoint(manifest: Manifest, is_forced: bool) -> None:
     try:
         require_disjoint_patients(manifest)
-    except InputError as refusal:
+    except InputError as objection:
         if not is_forced:
-            raise InputError(f"{refusal}, or force it with allow_shared_patients") from None
-        logger.warning("%s; trained all the same, the validation is no estimate", refusal)
+            raise InputError(f"{objection}, or force it with allow_shared_patients") from None
+        logger.warning("%s; trained all the same, the validation is not an estimate", objection)
 
 
 def _numbers(

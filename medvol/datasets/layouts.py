@@ -34,7 +34,9 @@ def read_json_datalist(path: Path, content: Any) -> Manifest:
     if isinstance(content, list):
         content = {"training": content}
     if not isinstance(content, dict) or not any(name in content for name in _SECTIONS):
-        raise InputError(f"{path}: names no 'training' list, and is no nnU-Net or medvol manifest")
+        raise InputError(
+            f"{path}: names no 'training' list, and is not an nnU-Net or medvol manifest"
+        )
     cases = [
         _listed_case(path, item, split)
         for section, split in _SECTIONS.items()
@@ -98,7 +100,7 @@ def read_bids(root: Path, description: Any) -> Manifest:
     """BIDS: images below ``sub-*``, label maps (``*_dseg``, ``*_mask``) in there or in derivatives.
 
     A label map belongs to the image of the same subject and session whose further entities it
-    repeats; ``space-``, ``desc-`` and ``label-`` entities say nothing about which image it is.
+    repeats; ``space-``, ``desc-`` and ``label-`` entities do not tell which image it is.
     """
     files = [
         p
@@ -142,7 +144,7 @@ def parse_labels(
     if isinstance(labels, list):
         labels = {str(value): name for value, name in enumerate(labels)}
     if not isinstance(labels, dict):
-        raise InputError(f"{path}: 'labels' is no table of values and names")
+        raise InputError(f"{path}: 'labels' is not a table of values and names")
     if all(re.fullmatch(r"-?\d{1,9}", str(key)) for key in labels):
         table = {int(value): str(name) for value, name in labels.items()}
         return {v: n for v, n in table.items() if v > 0}, {}, None
@@ -215,7 +217,7 @@ def _with_known_patients(name: str, cases: tuple[Case, ...]) -> tuple[Case, ...]
 
 def _require_list(path: Path, section: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise InputError(f"{path}: {section!r} is no list")
+        raise InputError(f"{path}: {section!r} is not a list")
     return value
 
 
@@ -225,7 +227,7 @@ def _channels(path: Path, table: Any) -> tuple[str, ...]:
     if isinstance(table, list):
         return tuple(str(name) for name in table)
     if not isinstance(table, dict):
-        raise InputError(f"{path}: the channel names are no table")
+        raise InputError(f"{path}: the channel names are not a table")
     try:
         return tuple(str(table[key]) for key in sorted(table, key=int))
     except ValueError as error:
@@ -234,7 +236,7 @@ def _channels(path: Path, table: Any) -> tuple[str, ...]:
 
 def _label_value(path: Path, name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise InputError(f"{path}: label {name!r} has the value {value!r}, which is no integer")
+        raise InputError(f"{path}: label {name!r} has the value {value!r}, which is not an integer")
     return value
 
 
@@ -262,7 +264,7 @@ def _nnunet_folder(
 
 def _nnunet_listed(path: Path, listed: Any) -> list[Case]:
     if not isinstance(listed, dict):
-        raise InputError(f"{path}: 'dataset' is no table of cases")
+        raise InputError(f"{path}: 'dataset' is not a table of cases")
     cases = []
     for name, row in listed.items():
         if not isinstance(row, dict) or "images" not in row:
@@ -310,11 +312,11 @@ def _bids_cases(root: Path, raw: list[Path], masks: list[Path]) -> tuple[Case, .
 
 def _belongs(mask: dict[str, str], image: dict[str, str]) -> bool:
     ignored = ("space", "desc", "label", "seg", "res", "den", "atlas", "hemi")
-    told = {key: value for key, value in mask.items() if key not in ignored}
+    named = {key: value for key, value in mask.items() if key not in ignored}
     return (
-        told.get("sub") == image.get("sub")
-        and told.get("ses") == image.get("ses")
-        and all(image.get(key) == value for key, value in told.items())
+        named.get("sub") == image.get("sub")
+        and named.get("ses") == image.get("ses")
+        and all(image.get(key) == value for key, value in named.items())
     )
 
 
@@ -326,5 +328,5 @@ def _bids_labels(root: Path) -> dict[int, str]:
                 index, name = rows[0].index("index"), rows[0].index("name")
                 return {int(row[index]): row[name] for row in rows[1:] if int(row[index]) > 0}
         except (OSError, ValueError, IndexError) as error:
-            raise InputError(f"{table}: is no valid table of labels: {error}") from error
+            raise InputError(f"{table}: is not a valid table of labels: {error}") from error
     return {}

@@ -32,7 +32,7 @@ class Case:
         patient: Patient id as the data set gives it; None where unknown. Never printed.
         study: Study or session id.
         fold: Cross-validation fold from 0, None where the data set names none.
-        split: ``train``, ``validation`` or ``test`` where the data set says so.
+        split: ``train``, ``validation`` or ``test`` where the data set states it.
         site: Where the image comes from: hospital, scanner or source collection.
         sex: As given.
         extra: Further columns of a datalist, as text or numbers.
@@ -83,7 +83,7 @@ class Manifest:
         labels: Label value to name, background (0) left out; empty where unknown.
         regions: Overlapping regions of nnU-Net: name to the label values they join.
         region_labels: The label value that each region is painted with, in order; empty where the
-            data set does not say.
+            data set does not state.
         ignore_label: Value of voxels to leave out of loss and score, None where there is none.
         channels: Channel names in order, for example ``("T1", "T2")``; empty where unknown.
         licence: As given.
@@ -242,11 +242,11 @@ def manifest_from_json(path: Path, content: dict[str, Any]) -> Manifest:
     except MedvolError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(f"{path}: is no valid manifest: {error!r}") from error
+        raise InputError(f"{path}: is not a valid manifest: {error!r}") from error
 
 
 def guess_modality(channel: str) -> str | None:
-    """The modality that a channel name means, None where the name does not say.
+    """The modality that a channel name means, None where the name does not tell.
 
     >>> guess_modality("T1w"), guess_modality("CT"), guess_modality("MRI"), guess_modality("x")
     ('MR', 'CT', 'MR', None)
@@ -312,7 +312,7 @@ def _require_usable(root: Path, cases: tuple[Case, ...]) -> None:
 
 
 def require_apart(manifest: Manifest) -> None:
-    """Refuse one image as two cases, unless two readers drew it for the same side of a split.
+    """Reject one image as two cases, unless two readers drew it for the same side of a split.
 
     Raises:
         InputError: Naming the two cases.
@@ -330,7 +330,7 @@ def require_apart(manifest: Manifest) -> None:
 
 
 def require_files(cases: tuple[Case, ...]) -> None:
-    """Refuse the first case of which a file does not exist.
+    """Reject the first case of which a file does not exist.
 
     Raises:
         MissingInputError: Naming the file and the case.

@@ -63,13 +63,13 @@ def _intensities(entry: CaseStats, modality: str | None) -> Iterator[Oddity]:
     if modality == "CT":
         if low < -8192 or high > 32767:
             yield Oddity(
-                entry.case, "HU range", f"values from {low:g} to {high:g} are no Hounsfield units"
+                entry.case, "HU range", f"values from {low:g} to {high:g} are not Hounsfield units"
             )
         elif low >= 0 and high <= 255 and entry.is_whole:
             yield Oddity(
                 entry.case,
                 "HU range",
-                f"values from {low:g} to {high:g}: a windowed 8-bit picture, no Hounsfield units",
+                f"values from {low:g} to {high:g}: a windowed 8-bit image, not Hounsfield units",
             )
         elif p1 >= 0 and median > 500:
             yield Oddity(
@@ -171,15 +171,15 @@ def _mirrored_labels(stats: Sequence[CaseStats]) -> Iterator[Oddity]:
     if len(having) < _FEWEST:
         return
     fits = np.asarray([entry.mirror_fit for entry in having])
-    told: set[str] = set()
+    reported: set[str] = set()
     for axis, name in enumerate(_MIRRORS):
         usual = float(np.median(fits[:, axis]))
         if usual < _LEAST_FIT:
             continue  # mirror images fit this anatomy as well
         z = _robust_z(fits[:, axis], _LEAST_FIT_SPREAD)
         for entry, fit, score in zip(having, fits[:, axis], z, strict=True):
-            if fit < -0.5 * usual and score < -_EXTREME_FIT_Z and entry.case not in told:
-                told.add(entry.case)
+            if fit < -0.5 * usual and score < -_EXTREME_FIT_Z and entry.case not in reported:
+                reported.add(entry.case)
                 yield Oddity(
                     entry.case,
                     "mirrored",

@@ -32,7 +32,7 @@ def read_dataset(path: str | os.PathLike[str], *, strict: bool = True) -> Manife
 
     Args:
         path: The folder, or the JSON or CSV file itself.
-        strict: Refuse an index that names a missing file; a check of all cases leaves it in.
+        strict: Reject an index that names a missing file; a check of all cases leaves it in.
 
     Raises:
         MissingInputError: If the folder, an image or a label does not exist, or nothing is found.
@@ -54,9 +54,9 @@ def read_dataset(path: str | os.PathLike[str], *, strict: bool = True) -> Manife
 
 
 def index_files(path: str | os.PathLike[str]) -> list[Path]:
-    """The files that say which cases there are and what is known of them.
+    """The files that state which cases there are and what is known of them.
 
-    None for a folder whose names say all. They are what :func:`read_dataset` reads there.
+    None for a folder whose names state all. They are what :func:`read_dataset` reads there.
     """
     path = Path(path)
     if not path.is_dir():
@@ -77,7 +77,7 @@ def _read_file(path: Path) -> Manifest:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the index's name before a refusal that does not say it."""
+    """Put the index's name before an error that does not hold it."""
     try:
         yield
     except MedvolError as error:
@@ -113,7 +113,7 @@ def _read_folder(folder: Path) -> Manifest:
         return _read_file(table)
     if (folder / "imagesTr").is_dir():
         raise MissingInputError(
-            f"{folder / 'dataset.json'}: no such file; a folder with imagesTr needs it to say "
+            f"{folder / 'dataset.json'}: no such file; a folder with imagesTr needs it to state "
             "what the labels mean"
         )
     if is_class_tree(folder):
@@ -139,4 +139,4 @@ def _load_json(path: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits
-        raise InputError(f"{path}: is no valid JSON: {error}") from error
+        raise InputError(f"{path}: is not valid JSON: {error}") from error

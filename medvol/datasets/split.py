@@ -92,11 +92,11 @@ def split_patients(
         The split; a patient's stratum is that of its rarest case.
 
     Raises:
-        ConfigError: If a fold or the test set would stay empty, or the numbers make no sense.
+        ConfigError: If a fold or the test set would stay empty, or a number is out of range.
         InputError: If a locked split tears a patient apart.
     """
     fields = tuple(stratify)
-    _require_sense(manifest, folds, test_fraction, locked)
+    _require_valid(manifest, folds, test_fraction, locked)
     groups: dict[str, list[Case]] = defaultdict(list)
     for case in manifest.cases:
         groups[case.group].append(case)
@@ -198,7 +198,7 @@ def shared_patients(manifest: Manifest, split: Split | None = None) -> dict[str,
 
 
 def require_known_cases(manifest: Manifest, split: Split, path: str | os.PathLike[str]) -> None:
-    """Refuse the split file of another data set: it would part nothing, and look clean.
+    """Reject the split file of another data set: it would part nothing, and look clean.
 
     Raises:
         InputError: If the split places no case of the data set.
@@ -209,7 +209,7 @@ def require_known_cases(manifest: Manifest, split: Split, path: str | os.PathLik
 
 
 def require_disjoint_patients(manifest: Manifest, split: Split | None = None) -> None:
-    """Refuse a split in which one patient is on both sides.
+    """Reject a split in which one patient is on both sides.
 
     Raises:
         InputError: Naming cases (never the patient) that must not be torn apart.
@@ -222,7 +222,7 @@ def require_disjoint_patients(manifest: Manifest, split: Split | None = None) ->
         )
 
 
-def _require_sense(manifest: Manifest, folds: int, test_fraction: float, locked: Split | None):
+def _require_valid(manifest: Manifest, folds: int, test_fraction: float, locked: Split | None):
     if folds < 2:
         raise ConfigError(f"folds is {folds}; at least 2 are needed")
     if not 0.0 <= test_fraction < 1.0:

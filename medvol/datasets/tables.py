@@ -49,7 +49,7 @@ def read_csv_datalist(path: Path) -> Manifest:
             rows = list(reader)
             header = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: is no readable CSV: {error}") from error
+        raise InputError(f"{path}: is not a readable CSV: {error}") from error
     if not rows:
         raise InputError(f"{path}: holds no row below its header")
     if not any(_canonical(name) == "image" for name in header):
@@ -65,7 +65,7 @@ def read_csv_datalist(path: Path) -> Manifest:
 
 def case_from_row(path: Path, row: dict[str, Any], split: str | None) -> Case:
     """One case from a table's row; ``path`` is the table, for messages and relative paths."""
-    told: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     extra: dict[str, Any] = {}
     for column in sorted(row, key=_rank):
         value = row[column]
@@ -74,23 +74,23 @@ def case_from_row(path: Path, row: dict[str, Any], split: str | None) -> Case:
         name = _canonical(column)
         if value in (None, "", []) or any(word in str(column).lower() for word in _PERSONAL):
             continue
-        if name is None or name in told:
+        if name is None or name in given:
             extra[str(column)] = _number(value)
         else:
-            told[name] = value
-    if "image" not in told:
+            given[name] = value
+    if "image" not in given:
         raise InputError(f"{path}: a row names no image: {str(row)[:120]}")
-    images = tuple(_path_of(path, item) for item in _as_list(told.pop("image")))
-    label, category = _label_or_class(path, told)
+    images = tuple(_path_of(path, item) for item in _as_list(given.pop("image")))
+    label, category = _label_or_class(path, given)
     return Case(
-        case=str(told.get("case", "")),
+        case=str(given.get("case", "")),
         images=images,
         label=label,
         category=category,
-        fold=_fold(path, told.get("fold")),
-        split=_split(path, told.get("split")) or split,
+        fold=_fold(path, given.get("fold")),
+        split=_split(path, given.get("split")) or split,
         extra=extra,
-        **{name: _text(told.get(name)) for name in ("patient", "study", "site", "sex")},
+        **{name: _text(given.get(name)) for name in ("patient", "study", "site", "sex")},
     )
 
 
@@ -121,8 +121,8 @@ def _rank(column: str | None) -> tuple[int, str]:
     return (ranks[0] if ranks else 99, key)
 
 
-def _label_or_class(path: Path, told: dict[str, Any]) -> tuple[Path | None, str | None]:
-    label, category = told.get("label"), _text(told.get("category"))
+def _label_or_class(path: Path, given: dict[str, Any]) -> tuple[Path | None, str | None]:
+    label, category = given.get("label"), _text(given.get("category"))
     if label is None:
         return None, category
     if isinstance(label, list):
@@ -136,7 +136,7 @@ def _label_or_class(path: Path, told: dict[str, Any]) -> tuple[Path | None, str 
 
 def _path_of(table: Path, item: Any) -> Path:
     if not isinstance(item, str):
-        raise InputError(f"{table}: {item!r} is no path")
+        raise InputError(f"{table}: {item!r} is not a path")
     path = Path(os.path.abspath(table.parent / item.replace("\\", "/")))
     if os.path.exists(path):  # False too for what no file system could hold
         return path
@@ -173,7 +173,7 @@ def _fold(path: Path, value: Any) -> int | None:
     try:
         fold = int(str(value))
     except ValueError as error:
-        raise InputError(f"{path}: fold {value!r} is no whole number") from error
+        raise InputError(f"{path}: fold {value!r} is not a whole number") from error
     if fold < 0:
         raise InputError(f"{path}: fold {fold} is below 0")
     return fold

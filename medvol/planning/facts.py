@@ -57,10 +57,10 @@ def find_facts(
     modality: str | None = None,
     body_part: str | None = None,
 ) -> Facts:
-    """Read names; what the user said comes first.
+    """Read names; what the user states comes first.
 
     Raises:
-        ConfigError: If the modality is neither said nor told by channel names or voxel values, or
+        ConfigError: If neither the user nor channel names or voxel values state the modality, or
             a body part has no row.
     """
     why: dict[str, str] = {}
@@ -69,17 +69,17 @@ def find_facts(
     names = [manifest.name, *fingerprint.labels.values(), *manifest.regions]
     part = body_part or _body_part(names, why)
     anatomy_rule(part)
-    why.setdefault("body_part", "as told")
+    why.setdefault("body_part", "as given")
     regions, order = _regions(manifest, fingerprint, why)
     return Facts(whole, channels, part, regions, order, manifest.ignore_label, why)
 
 
 def _channel_modalities(
-    manifest: Manifest, fingerprint: Fingerprint, told: str | None, why: dict[str, str]
+    manifest: Manifest, fingerprint: Fingerprint, given: str | None, why: dict[str, str]
 ) -> tuple[str, ...]:
-    if told is not None:
-        why["modality"] = "as told"
-        return (find_modality(told).name,) * fingerprint.channels
+    if given is not None:
+        why["modality"] = "as given"
+        return (find_modality(given).name,) * fingerprint.channels
     names = manifest.channels or ("",)
     found = [guess_modality(name) for name in names]
     found = found * fingerprint.channels if len(found) == 1 else found
@@ -98,7 +98,7 @@ def _channel_modalities(
         why["modality"] = f"whole numbers from {min(least):g}: air in Hounsfield units"
         return ("CT",) * fingerprint.channels
     raise ConfigError(
-        f"{manifest.root}: the modality is not told by channel names ({', '.join(names)}); "
+        f"{manifest.root}: the modality does not follow from channel names ({', '.join(names)}); "
         "pass --modality, for example CT, MR, XR, US or RGB"
     )
 
@@ -124,8 +124,8 @@ def _regions(
             regions = dict(sorted(regions.items(), key=lambda item: -len(item[1])))
             order = _paint_order(list(regions.values()))
         keys = [_key(name) for name in regions]
-        is_told_apart = all(keys) and len(set(keys)) == len(keys)  # names of any alphabet
-        return dict(zip(keys if is_told_apart else regions, regions.values(), strict=True)), order
+        are_unique = all(keys) and len(set(keys)) == len(keys)  # names of any alphabet
+        return dict(zip(keys if are_unique else regions, regions.values(), strict=True)), order
     return _tumour_regions(fingerprint, why)
 
 
@@ -137,7 +137,7 @@ def _tumour_regions(
     edema = next((v for n, v in values.items() if "edema" in n or "oedema" in n), None)
     bright = next((v for n, v in values.items() if "enhanc" in n and "non" not in n), None)
     rest = {name: value for name, value in values.items() if value not in (edema, bright)}
-    # With more labels than regions one could not be painted, and an organ is no tumour.
+    # With more labels than regions one could not be painted, and an organ is not a tumour.
     if edema is None or bright is None or len(rest) != 1 or not _DARK.search(next(iter(rest))):
         return {}, ()
     dark = next(iter(rest.values()))

@@ -131,7 +131,7 @@ def measure(
     cache: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fingerprint:
-    """Send every labelled case through the gates and measure it.
+    """Send every labelled case through the input checks and measure it.
 
     Args:
         manifest: The data set.
@@ -140,7 +140,7 @@ def measure(
 
     Raises:
         MissingInputError: If no case has a label map, or none of them a structure.
-        InputError: If a case is refused, or cases differ in channels or dimensions.
+        InputError: If a case is rejected, or cases differ in channels or dimensions.
     """
     cases = [case for case in manifest.training if case.label is not None]
     if not cases:

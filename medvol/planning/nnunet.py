@@ -128,12 +128,13 @@ def _values(model: Model, body_part: str, modality: str | None) -> tuple[dict[st
     return values, notes
 
 
-def _modality(channels: Sequence[str], told: str | None) -> str:
-    if told is not None:
-        return find_modality(told).name
+def _modality(channels: Sequence[str], given: str | None) -> str:
+    if given is not None:
+        return find_modality(given).name
     found = {guess_modality(str(name)) for name in channels}
     if None in found or not found:
-        raise ConfigError(f"the modality is not told by channel names ({', '.join(channels)}); "
+        raise ConfigError("the modality does not follow from channel names "
+                          f"({', '.join(channels)}); "
                           "pass --modality, for example CT, MR or PT")  # fmt: skip
     return str(found.pop()) if len(found) == 1 else "MULTI"
 
@@ -205,11 +206,11 @@ def _mirrors(model: Model, body_part: str, names: list[str]) -> tuple[list[str],
         if theirs not in model.mirror_axes:
             continue
         axis: Any = _NOMINAL[ours]
-        refusal = flip_objection(body_part, axis, names)
-        if refusal is None:
+        objection = flip_objection(body_part, axis, names)
+        if objection is None:
             kept.append(axis)
         else:
-            notes.append(f"nnU-Net mirrored {axis} at inference; not done here: {refusal}")
+            notes.append(f"nnU-Net mirrored {axis} at inference; not done here: {objection}")
     return kept, notes
 
 

@@ -88,7 +88,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         line = str(error).partition("\n")[0]
         raise WeightsError(f"{path}: is not a whole checkpoint: {line}") from error
     if not isinstance(state, dict) or not {"network_weights", "init_args"} <= set(state):
-        raise WeightsError(f"{path}: is no checkpoint of nnU-Net v2's trainer")
+        raise WeightsError(f"{path}: is not a checkpoint of nnU-Net v2's trainer")
     from medvol.networks import check_state
 
     check_state(state["network_weights"], path)

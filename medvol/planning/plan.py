@@ -37,7 +37,7 @@ _RAM_SHARE = 0.5
 _UNCOVERED = 0.25
 #: Share of its processors below which a trial run tells little of a quiet machine.
 _BUSY = 0.6
-#: Spread of a voxel edge over its median from which the user is told.
+#: Spread of a voxel edge over its median from which the user is warned.
 _MIXED = 0.25
 #: Patches that are tried until the network that they lead to fits the GPU.
 _TRIES = 6
@@ -87,7 +87,7 @@ def plan_dataset(
         progress: Called with phase, done and total.
 
     Raises:
-        MedvolError: If a case is refused, something must be told, or the budget holds no epoch.
+        MedvolError: If a case is rejected, something must be given, or the budget holds no epoch.
     """
     show = progress or (lambda phase, done, total: None)
     folder = bundle_folder(output)
@@ -148,7 +148,7 @@ def bundle_folder(output: str | os.PathLike[str]) -> Path:
 
 
 def _require_folds(manifest: Manifest, folds: int) -> None:
-    """Refuse before hours of measuring what the split would refuse after them."""
+    """Reject before hours of measuring what the split would reject after them."""
     labelled = [case for case in manifest.training if case.label is not None]
     patients = len({case.group for case in labelled})
     if 0 < patients < folds and not all(case.fold is not None for case in labelled):
@@ -162,7 +162,7 @@ def _require_folds(manifest: Manifest, folds: int) -> None:
 def _shape(
     fingerprint: Fingerprint, facts: Facts, request: Request, share: float
 ) -> tuple[Sampling, Design]:
-    """Patch and network; ``share`` of the voxels that the usual network would leave room for."""
+    """Patch and network; ``share`` of the voxels that fit into memory beside the usual network."""
     outputs = len(facts.regions) or len(fingerprint.labels) + 1
     if request.device == "cuda":
         most = share * gpu_voxels(fingerprint, request, outputs)
@@ -213,9 +213,9 @@ def _size(
     if "least_share" in draft:
         held = {row.case: row.voxels for row in fingerprint.cases}
         samples = sum(repeats([held[c["case"]] for c in cases["train"]], draft["least_share"]))
-    room = _RAM_SHARE * psutil.virtual_memory().total
+    available = _RAM_SHARE * psutil.virtual_memory().total
     wanted = costs.case_bytes * (train + validate)
-    rate = 1.0 if wanted <= room else round(room / wanted, 2)
+    rate = 1.0 if wanted <= available else round(available / wanted, 2)
     draft.set("cache_rate", rate, "all cases fit into half of this machine's memory"
               if rate == 1.0 else "what fits into half of this machine's memory")  # fmt: skip
     return Size(train, validate, -(-samples // draft["batch_size"]), rate)

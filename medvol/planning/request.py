@@ -55,7 +55,7 @@ def parse_duration(text: str) -> float:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h|d)\s*", text.lower())
     if found is None:
-        raise ConfigError(f"{text!r} is no duration; write 90s, 12m, 2h or 1d")
+        raise ConfigError(f"{text!r} is not a duration; write 90s, 12m, 2h or 1d")
     return float(found[1]) * _UNITS[found[2]]
 
 

@@ -59,10 +59,10 @@ def gpu_voxels(fingerprint: Fingerprint, request: Request, outputs: int) -> floa
     ]
     voxels = [float(np.prod(size)) for size in (small, large)]
     slope = (sizes[1] - sizes[0]) / (voxels[1] - voxels[0])
-    room = _USABLE * request.gpu_mem_gb * 1e9 - (sizes[0] - slope * voxels[0])
-    if room < slope * _LEAST_VOXELS[dims]:
+    available = _USABLE * request.gpu_mem_gb * 1e9 - (sizes[0] - slope * voxels[0])
+    if available < slope * _LEAST_VOXELS[dims]:
         raise ConfigError(f"{request.gpu_mem_gb:g} GB hold no sensible patch; allow more memory")
-    return float(np.clip(room / slope, _LEAST_VOXELS[dims], _MOST_VOXELS[dims]))
+    return float(np.clip(available / slope, _LEAST_VOXELS[dims], _MOST_VOXELS[dims]))
 
 
 def gpu_excess(bundle: Path, fingerprint: Fingerprint, request: Request) -> float:
@@ -77,8 +77,8 @@ def gpu_excess(bundle: Path, fingerprint: Fingerprint, request: Request) -> floa
         return 0.0
     config, network = _network(bundle)
     shape, outputs = _batch_shape(config, fingerprint)
-    room = _USABLE * request.gpu_mem_gb * 1e9
-    return training_footprint(network, shape, outputs).cuda_bytes / room
+    available = _USABLE * request.gpu_mem_gb * 1e9
+    return training_footprint(network, shape, outputs).cuda_bytes / available
 
 
 def assumed_costs(bundle: Path, fingerprint: Fingerprint) -> Costs:

@@ -72,7 +72,7 @@ def test_every_bad_case_is_named_and_the_check_never_stops_at_the_first(phantoms
         phantoms, 5, lambda a, m, p: (a, m + np.outer([1, 0, 0, 0], [0, 0, 0, 3])), ("labelsTr",)
     )
     found = faults(phantoms)
-    assert {case for case, kind in found if kind == "refused"} == set("012345")
+    assert {case for case, kind in found if kind == "rejected"} == set("012345")
     for (case, _), line in found.items():
         assert f"phantom_0000{case}" in line
         assert "\n" not in line
@@ -150,7 +150,7 @@ def test_channels_on_different_grids_are_refused(tmp_path):
         )
     )
     (fault,) = check_dataset(read_dataset(tmp_path)).faults
-    assert (fault.kind, "2 mm apart" in fault.fault) == ("refused", True)
+    assert (fault.kind, "2 mm apart" in fault.fault) == ("rejected", True)
 
 
 def test_verb_lists_all_bad_cases_and_exits_1(phantoms, tmp_path, capsys):

@@ -188,14 +188,14 @@ LISTED = {"a": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        ("{not json", "no valid JSON"),
-        ("[" * 100_000, "no valid JSON"),
+        ("{not json", "not valid JSON"),
+        ("[" * 100_000, "not valid JSON"),
         ("[]", "holds no case"),
         ({"foo": 1}, "'training'"),
-        ({**MSD, "training": "x"}, "no list"),
+        ({**MSD, "training": "x"}, "not a list"),
         ({**MSD, "training": [3]}, "neither a path nor a table"),
         ({**MSD, "training": [{"label": "x"}]}, "names no image"),
-        ({**MSD, "training": [{"image": 7}]}, "no path"),
+        ({**MSD, "training": [{"image": 7}]}, "not a path"),
         ({**MSD, "training": MSD["training"] * 2}, "appears twice"),
         ({**MSD, "training": [{"image": "imagesTr/none.nii.gz"}]}, r"none\.nii\.gz: no such image"),
         ({**MSD, "training": [{**MSD["training"][0], "case": "../../evil"}]}, "control character"),
@@ -205,13 +205,13 @@ LISTED = {"a": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}
             "its image as its label",
         ),
         ({**MSD, "training": [{"image": "http://x.org/a.nii.gz"}]}, "no such image"),
-        ({**MSD, "training": [{**MSD["training"][0], "fold": 0.5}]}, "no whole number"),
+        ({**MSD, "training": [{**MSD["training"][0], "fold": 0.5}]}, "not a whole number"),
         ({**MSD, "labels": 3}, "'labels'"),
         ({**MSD, "labels": {"a": 1, "b": 1}}, "two names"),
-        ({**MSD, "labels": {"a": 1.5}}, "no integer"),
+        ({**MSD, "labels": {"a": 1.5}}, "not an integer"),
         ({**MSD, "labels": {"a": []}}, "'a' has no value"),
-        ({**MSD, "labels": {"1" * 5000: "a"}}, "no integer"),
-        ('{"training": [], "x": ' + "1" * 5000 + "}", "no valid JSON"),
+        ({**MSD, "labels": {"1" * 5000: "a"}}, "not an integer"),
+        ('{"training": [], "x": ' + "1" * 5000 + "}", "not valid JSON"),
         ({**MSD, "training": [{"image": "a" * 300 + ".nii.gz"}]}, "no such image"),
         (
             {
@@ -223,15 +223,15 @@ LISTED = {"a": {"images": ["a.nii.gz"], "label": "b.nii.gz"}}
             },
             "regions_class_order",
         ),
-        ({**MANIFEST, "labels": {"abc": "liver"}}, "no valid manifest"),
-        ({**MANIFEST, "ignore_label": "x"}, "no valid manifest"),
+        ({**MANIFEST, "labels": {"abc": "liver"}}, "not a valid manifest"),
+        ({**MANIFEST, "ignore_label": "x"}, "not a valid manifest"),
         ({**MANIFEST, "cases": [{"case": "a", "images": "a.nii"}]}, "no list of images"),
         ({**MANIFEST, "cases": [{"case": "a", "images": ["a.nii"], "split": "Test"}]}, "'Test'"),
         ({**MANIFEST, "cases": [{"case": "a", "images": ["a.nii"], "fold": "1"}]}, "fold '1'"),
         ({**MSD, "modality": {"x": "CT"}}, "channel keys"),
         ({**NNUNET, "labels": {}}, "no such folder|no image"),
         ({"medvol_manifest": 9}, "version 9"),
-        ({"medvol_manifest": 1, "name": "x"}, "no valid manifest"),
+        ({"medvol_manifest": 1, "name": "x"}, "not a valid manifest"),
     ],
 )
 def test_malformed_index_is_refused_in_one_line(touch, write_index, content, fault):
@@ -291,7 +291,7 @@ def test_a_bids_table_of_labels_that_is_no_text_is_refused(touch, write_index, t
     touch("sub-1/sub-1_T1w.nii.gz")
     write_index({}, "dataset_description.json")
     (tmp_path / "x_dseg.tsv").write_bytes(b"index\tname\n1\t\xff\xfe\n")
-    with pytest.raises(InputError, match=r"x_dseg\.tsv: is no valid table"):
+    with pytest.raises(InputError, match=r"x_dseg\.tsv: is not a valid table"):
         read_dataset(tmp_path)
 
 

@@ -40,7 +40,7 @@ def test_a_budget_without_an_epoch_is_refused_with_what_it_takes():
 
 @pytest.mark.parametrize("text", ["2", "h", "2 weeks", "-3m"])
 def test_what_is_no_duration_is_refused(text):
-    with pytest.raises(ConfigError, match="no duration"):
+    with pytest.raises(ConfigError, match="not a duration"):
         parse_duration(text)
 
 

@@ -155,7 +155,9 @@ def test_a_modality_that_nothing_tells_is_asked_for(blobs):
     (blobs / "dataset.json").write_text(json.dumps(index))
     manifest = read_dataset(blobs)
     fingerprint = measure(manifest)
-    with pytest.raises(ConfigError, match=r"not told by channel names \(scan\); pass --modality"):
+    with pytest.raises(
+        ConfigError, match=r"does not follow from channel names \(scan\); pass --modality"
+    ):
         find_facts(manifest, fingerprint)
     assert find_facts(manifest, fingerprint, "mri").modality == "MR"
 
