@@ -60,9 +60,9 @@ def print_evaluation(found: Evaluation, as_json: bool) -> None:
         print(f"{where}  {text}{mark}")
     _print_worst(found.worst)
     if found.training_cases:
-        print(f"{len(found.training_cases)} cases are training cases of their data set (for "
-              f"example {found.training_cases[0]}): scores of cases that the network was trained "
-              "on do not measure accuracy")  # fmt: skip
+        print(f"{len(found.training_cases)} cases are training cases, of their data set or by the "
+              f"weights' own record (for example {found.training_cases[0]}): scores of cases that "
+              "the network was trained on do not measure accuracy")  # fmt: skip
     if found.n_unknown_patients:
         print(f"patients are unknown for {found.n_unknown_patients} cases, each counted as one: "
               "intervals are too narrow if a patient has several; --data names them")  # fmt: skip

@@ -46,6 +46,10 @@ class CaseInfo:
         stated = self.columns.get("split", "").lower()
         return "train" if stated in ("training", "tr") else stated
 
+    def trained(self) -> CaseInfo:
+        """The same case as one that the network was trained on."""
+        return replace(self, columns={**self.columns, "split": "train"})
+
     def joined(self, other: CaseInfo) -> CaseInfo:
         """The same case with what another source states, which comes first where both do."""
         stated = {name: text for name, text in other.columns.items() if text}

@@ -93,7 +93,11 @@ def find_cohort(
     indexes = [file for path in (data, place, split) if path for file in index_files(path)]
     if not labels:
         indexes += [one.record_path for one in files if one.record_path.is_file()]
-    structures, cases = _structures(files, stated, labels), numbered(placed(cases, split))
+    structures, cases = _structures(files, stated, labels), placed(cases, split)
+    for one in files:
+        if one.record().get("is_training_case") is True:
+            cases[one.case] = cases[one.case].trained()
+    cases = numbered(cases)
     return Cohort(name, files, structures, cases, images, indexes, about or source)
 
 
@@ -216,7 +220,8 @@ def _structures(
         return Structures.of(labels, ignore_label=ignored)
     predicted = _predicted_names(files)
     if stated is None:
-        return Structures(predicted, is_open=True)
+        regions, ignored = _predicted_rules(files)
+        return Structures(predicted, regions, ignored, is_open=not regions)
     if not stated.regions:
         _require_same_names(stated.labels, predicted)
     return Structures.of(stated.labels, stated.regions, ignored)
@@ -241,6 +246,31 @@ def _predicted_names(files: Iterable[MaskFiles]) -> dict[int, str]:
                     f"cases {names[value]!r}; score the predictions of one bundle at a time"
                 )
     return dict(sorted(names.items()))
+
+
+def _predicted_rules(files: Sequence[MaskFiles]) -> tuple[dict[str, list[int]], int | None]:
+    """Regions and ignore label, as the predictions' ``prediction.json`` state them.
+
+    Raises:
+        InputError: If two of them disagree, or one is damaged.
+    """
+    found: tuple[dict[str, list[int]], int | None] | None = None
+    for one in files:
+        record = {} if one.structure else one.record()
+        if "structures" not in record:
+            continue
+        rules = record.get("regions") or {}, record.get("ignore_label")
+        is_whole = isinstance(rules[0], dict) and all(
+            isinstance(values, list) and all(isinstance(v, int) for v in values)
+            for values in rules[0].values()
+        )
+        if not (is_whole and isinstance(rules[1], int | None)):
+            raise InputError(f"{one.record_path}: 'regions' or 'ignore_label' is damaged")
+        if found is not None and rules != found:
+            raise InputError(f"{one.record_path}: its regions or ignore label differ from other "
+                             "cases'; score the predictions of one bundle at a time")  # fmt: skip
+        found = rules
+    return found or ({}, None)
 
 
 def _require_same_names(stated: Mapping[int, str], predicted: Mapping[int, str]) -> None:

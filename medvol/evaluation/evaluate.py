@@ -28,6 +28,7 @@ from medvol.evaluation.cases import (
 from medvol.evaluation.cohorts import Cohort, find_cohort, require_apart, require_other_cohort
 from medvol.evaluation.curves import cohort_curves
 from medvol.evaluation.longitudinal import LESION_RUN, follow_pairs
+from medvol.evaluation.pairing import RECORD, read_record
 from medvol.evaluation.predictions import (
     Predictions,
     read_predictions,
@@ -148,7 +149,8 @@ class Evaluation:
             ``volumes.csv`` and ``agreement.csv`` or ``curves.json``, and ``run.json``; None where
             the tables were not kept.
         n_unknown_patients: Cases whose patient is not known, so that each counts as one.
-        training_cases: Cases that their data set states to be of its training part.
+        training_cases: Cases that their data set, or the record beside the weights, states to be
+            trained on.
     """
 
     table: Sequence[SummaryRow | classification.ClassRow]
@@ -239,9 +241,13 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
     truth = {c.case: c.category for c in manifest.cases if c.category} if manifest else None
 
     def read(path: Path, cohort: str) -> Predictions:
-        return read_predictions(
+        found = read_predictions(
             path, cohort=cohort, truth=truth, known=known, positive=options.positive
         )
+        records = {c.case: read_record(path.parent / c.case / RECORD) for c in found.cases}
+        trained = {c.case: c.trained() for c in found.cases
+                   if records[c.case].get("is_training_case") is True}  # fmt: skip
+        return found.of_cases(trained)
 
     test = read(options.scores, "internal")
     test = test.of_cases(placed({info.case: info for info in test.cases}, options.split))

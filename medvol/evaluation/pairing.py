@@ -13,6 +13,8 @@ from typing import Any
 from medvol.core.errors import InputError, MissingInputError
 from medvol.io import formats
 
+#: What ``medvol predict`` leaves beside each result.
+RECORD = "prediction.json"
 #: File names that predictions carry inside a folder named after the case.
 _IN_CASE_FOLDER = ("seg", "label", "mask", "prediction")
 _ENDINGS = ("_seg", "_label", "_mask", "_pred", "_trans")
@@ -37,17 +39,22 @@ class MaskFiles:
     @property
     def record_path(self) -> Path:
         """Where ``medvol predict`` leaves its record of the case."""
-        return self.pred.parent / "prediction.json"
+        return self.pred.parent / RECORD
 
     def record(self) -> dict[str, Any]:
         """The ``prediction.json`` beside the prediction; empty where there is none."""
-        if not self.record_path.is_file():
-            return {}
-        try:
-            content = json.loads(self.record_path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return read_record(self.record_path)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A ``prediction.json``; empty where there is none."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def find_masks(folder: str | os.PathLike[str]) -> dict[str, Path]:

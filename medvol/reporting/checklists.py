@@ -243,7 +243,9 @@ CARD = {
     "Training and selection": (
         "arms", "partition", "training", "augmentation", "initialisation", "selection",
     ),
-    "Performance": ("performance", "external", "comparison", "statistics", "failures"),
+    "Performance": (
+        "performance", "disjoint", "external", "comparison", "statistics", "failures",
+    ),  # fmt: skip
     "Decisions and calibration": ("threshold", "calibration"),
     "Subgroups and fairness": ("subgroups", "fairness", "bias"),
     "Limits": ("limitations",),

@@ -212,8 +212,9 @@ def _evaluation(source: Path, facts: Facts) -> None:
     for cohort, cases in results.cases.items():
         if trained := [case["case"] for case in cases if case.get("split") == "train"]:
             add(facts, "disjoint", f"{len(trained)} of {len(cases)} {cohort} cases are training "
-                f"cases of their data set, for example {trained[0]}: scores of cases that the "
-                "network was trained on do not measure accuracy", file, "cases.csv, split"
+                "cases, of their data set or by the weights' own record, for example "
+                f"{trained[0]}: scores of cases that the network was trained on do not measure "
+                "accuracy", file, "cases.csv, split"
                 )  # fmt: skip
     worst = [f"{row.case} {row.label} {row.metric}" for row in results.worst[:5]]
     add(facts, "failures", worst, f"{source.name}/worst.csv", "first rows")

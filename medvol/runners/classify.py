@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,8 +12,10 @@ import torch
 
 from medvol.bundle import load
 from medvol.core.errors import ConfigError, MedvolError, error_line
+from medvol.core.files import write_json
+from medvol.datasets import SeenCases, trained_on
 from medvol.runners.cases import CaseInput, input_digest
-from medvol.runners.record import PredictOptions, Record, Report
+from medvol.runners.record import RECORD, PredictOptions, Record, Report, case_folder
 from medvol.runners.session import reader_overrides
 
 _FOR_MASKS = {"formats": "--format", "tta": "--tta", "uncertainty": "--uncertainty",
@@ -50,11 +54,23 @@ def run_classification(
         entries = [{"image": c.path, "source": c.path, "case": c.name} for c in good]
         parser = bundle.parser("inference", **changes, cases=entries)
         parser.get_parsed_content("evaluator").run()
-    for record in records:
-        if record.status != "done":
+    seen = trained_on(bundle.weights)
+    for case, record in zip(cases, records, strict=True):
+        if record.status == "done":
+            _complete(case, record, seen, options.output)
+        else:
             record.save(options.output)
         report(record)
     return records
+
+
+def _complete(case: CaseInput, record: Record, seen: SeenCases | None, output: str) -> None:
+    """Add what the bundle itself cannot know to the ``prediction.json`` that it wrote."""
+    path = case_folder(output, case.name) / RECORD
+    content = json.loads(path.read_text(encoding="utf-8"))
+    record.seconds["infer"] = content["seconds"]
+    record.is_training_case = None if seen is None else bool(seen.trained([{"image": case.path}]))
+    write_json(path, {**content, "is_training_case": record.is_training_case})
 
 
 def _require_legal(options: PredictOptions) -> None:
@@ -65,10 +81,11 @@ def _require_legal(options: PredictOptions) -> None:
 
 
 def _screened(case: CaseInput, screen: Any, options: PredictOptions) -> Record:
-    record = Record(case.name, options_sha256=options.digest())
+    record, start = Record(case.name, options_sha256=options.digest()), time.perf_counter()
     try:
         record.input_sha256 = input_digest(case.path)
         screen({"image": case.path})
+        record.seconds["load"] = round(time.perf_counter() - start, 4)
     except (MedvolError, RuntimeError, ValueError, OSError) as error:
         line = error_line(error)
         record.status = "rejected" if line else "failed"

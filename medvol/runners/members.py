@@ -42,12 +42,15 @@ def named_members(
 def member_identities(places: Sequence[str]) -> list[dict[str, str]]:
     """Name and digest of each member, without folders, which may tell of persons."""
     rows = []
-    for place in places:
-        path = Path(place)
-        weights = path if path.is_file() else load(place).weights
-        name = path.name if path.is_file() else weights.parents[1].name
+    for place, weights in zip(places, member_weights(places), strict=True):
+        name = weights.name if Path(place).is_file() else weights.parents[1].name
         rows.append({"name": name, "weights_sha256": sha256_file(weights)})
     return rows
+
+
+def member_weights(places: Sequence[str]) -> list[Path]:
+    """The weights file of each member."""
+    return [Path(place) if Path(place).is_file() else load(place).weights for place in places]
 
 
 def joint_digest(members: Sequence[dict[str, str]]) -> str:

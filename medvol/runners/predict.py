@@ -54,6 +54,7 @@ def load(session: Session, case: CaseInput) -> PreparedCase:
             prepared.record = found
             return prepared
         sweep(options.output, case.name)
+        record.is_training_case = session.has_trained_on(case.path)
         record.predicted = plan_case(session, header_grid(session, case.path))
         with _timed(record, "load"):
             data: Any = session.preprocessing({"image": case.path})
@@ -87,6 +88,9 @@ def write(session: Session, prepared: PreparedCase, prediction: Prediction | Non
         with _recorded(record), _timed(record, "write"):
             record.outputs = write_outputs(session, prepared.case, prediction)
             record.structures = prediction.structures(session.labels)
+            stated = session.bundle.metadata.get("medvol", {})
+            record.regions = stated.get("regions", {})
+            record.ignore_label = stated.get("ignore_label")
             record.review = _review(record)
     record.peak_ram_bytes = peak_ram_bytes()
     if not record.is_resumed:

@@ -15,11 +15,17 @@ from monai.transforms.compose import Compose
 from medvol.bundle import load
 from medvol.core.errors import ConfigError
 from medvol.core.files import sha256_file
+from medvol.datasets import SeenCases, trained_on
 from medvol.inferers import Prediction, PredictionPipeline
 from medvol.io import MedvolReader, ReadOptions
 from medvol.runners.backend import open_backend
 from medvol.runners.foreign import EvaluatorPipeline
-from medvol.runners.members import joint_digest, member_identities, named_members
+from medvol.runners.members import (
+    joint_digest,
+    member_identities,
+    member_weights,
+    named_members,
+)
 from medvol.runners.record import PredictOptions
 
 logging.getLogger("monai.data").setLevel(logging.ERROR)  # it warns of codecs nobody asked for
@@ -168,6 +174,18 @@ class Session:
             **({"members": members} if members else {}),
             **self._decided_by(),
         }
+
+    def has_trained_on(self, path: str) -> bool | None:
+        """Whether the weights were trained on an image; None where no record lies beside them."""
+        seen = self._seen
+        if any(part is not None and part.trained([{"image": path}]) for part in seen):
+            return True
+        return None if None in seen else False
+
+    @cached_property
+    def _seen(self) -> list[SeenCases | None]:
+        places = member_weights(self.options.ensemble) or [self.bundle.weights]
+        return [trained_on(place) for place in places]
 
     def _decided_by(self) -> dict[str, Any]:
         """Decision and cleaning of the bundle, and what they were chosen on."""

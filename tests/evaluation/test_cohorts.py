@@ -281,6 +281,29 @@ def test_a_label_folder_whose_data_set_is_damaged_is_scored_by_its_files(
     assert {row["label"] for row in read_csv(tmp_path / "out" / "scores.csv")} == {"1", "2"}
 
 
+def test_regions_and_ignore_label_come_from_the_predictions(tmp_path, save_mask):
+    ref = np.zeros((6, 6, 6), np.uint8)
+    ref[:3], ref[3], ref[5] = 1, 2, 9
+    pred = np.where(ref == 9, 1, np.where(ref == 2, 1, ref))
+    save_mask(tmp_path / "pred" / "a" / "seg.nii.gz", pred)
+    save_mask(tmp_path / "ref" / "a.nii.gz", ref)
+    stated = {
+        "structures": [{"label": 1, "name": "edema"}, {"label": 2, "name": "core"}],
+        "regions": {"whole": [1, 2], "core": [2]},
+        "ignore_label": 9,
+    }
+    record = tmp_path / "pred" / "a" / "prediction.json"
+    record.write_text(json.dumps(stated))
+    options = MaskOptions(tmp_path / "pred", tmp_path / "ref", tmp_path / "out", resamples=20)
+    evaluate_segmentation(options)
+    rows = read_csv(tmp_path / "out" / "scores.csv")
+    dice = {row["label"]: float(row["value"]) for row in rows if row["metric"] == "dice"}
+    assert dice == {"whole": 1.0, "core": 0.0}
+    record.write_text(json.dumps({**stated, "regions": {"whole": 1}}))
+    with pytest.raises(InputError, match=r"prediction\.json: 'regions' or 'ignore_label'"):
+        evaluate_segmentation(options)
+
+
 @pytest.mark.parametrize("rows", [[{"label": "1"}], [7], [{"label": 1, "name": None}]])
 def test_a_damaged_record_is_named(tmp_path, save_mask, rows):
     for side in ("pred", "ref"):

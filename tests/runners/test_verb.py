@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from medvol.cli.main import main
+from medvol.datasets import SeenCases, write_trained_on
+from medvol.datasets.lock import image_digest
 
 
 @pytest.fixture
@@ -43,6 +45,38 @@ def test_what_predict_writes_is_scored_under_the_bundles_label_names(
     assert len(rows) == 4 * 2
     assert {row["label"] for row in rows} == {"spleen", "liver"}
     assert {row["value"] for row in rows} <= {"1.0", "nan"}
+
+
+def test_scoring_a_case_that_the_weights_were_trained_on_says_so(
+    make_bundle, images, tmp_path, capsys
+):
+    bundle, seen = make_bundle(tmp_path / "toy_segmentation"), images / "case1.nii.gz"
+    write_trained_on([SeenCases(frozenset({image_digest([seen])}))], bundle / "models")
+    words = ["predict", str(bundle), str(images), "-o", str(tmp_path / "out"), "--trust-bundle"]
+    assert main(words) == 0
+    for mask in (tmp_path / "out").glob("*/seg.nii.gz"):
+        record = json.loads((mask.parent / "prediction.json").read_text())
+        assert record["is_training_case"] == (mask.parent.name == "case1")
+        (tmp_path / "ref" / mask.parent.name).mkdir(parents=True)
+        (tmp_path / "ref" / mask.parent.name / mask.name).write_bytes(mask.read_bytes())
+    places = ["--pred", str(tmp_path / "out"), "--ref", str(tmp_path / "ref")]
+    words = ["evaluate", "masks", *places, "-o", str(tmp_path / "scores"), "--resamples", "50"]
+    capsys.readouterr()
+    assert main(words) == 0
+    assert "1 cases are training cases" in (out := capsys.readouterr().out)
+    assert "case1" in out
+    with (tmp_path / "scores" / "cases.csv").open() as file:
+        split = {row["case"]: row["split"] for row in csv.DictReader(file)}
+    assert split == {"case0": "", "case1": "train", "case2": "", "case3": ""}
+    assert main(["card", str(tmp_path / "scores"), "-o", str(tmp_path / "card")]) == 0
+    texts = (tmp_path / "card" / "card.md").read_text()
+    assert "1 of 4 internal cases are training cases" in texts.replace("\n", " ")
+
+
+def test_without_a_record_of_the_training_nothing_is_claimed(predict, images, tmp_path):
+    assert predict(str(images)) == 0
+    record = json.loads((tmp_path / "out" / "case1" / "prediction.json").read_text())
+    assert record["is_training_case"] is None
 
 
 def test_two_shards_in_one_folder_are_one_run(predict, toy_bundle, images, tmp_path, capsys):
