@@ -243,9 +243,7 @@ CARD = {
     "Training and selection": (
         "arms", "partition", "training", "augmentation", "initialisation", "selection",
     ),
-    "Performance": (
-        "performance", "disjoint", "external", "comparison", "statistics", "failures",
-    ),  # fmt: skip
+    "Performance": ("performance", "disjoint", "external", "comparison", "statistics", "failures"),
     "Decisions and calibration": ("threshold", "calibration"),
     "Subgroups and fairness": ("subgroups", "fairness", "bias"),
     "Limits": ("limitations",),
