@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from medvol.bundle.allowed import EXPRESSIONS, argument_fault, name_fault
 from medvol.bundle.places import is_shipped
 from medvol.bundle.validate import iterate, validate_config
 from medvol.core.errors import ConfigError, MissingInputError, UnsafeFileError
@@ -19,17 +20,7 @@ _MODES = ("default", "callable")
 _BARE_NAME = re.compile(r"[A-Z]\w*")
 _MONAI_PACKAGES = ("transforms", "networks", "networks.nets", "losses", "metrics", "inferers",
                    "data", "handlers", "engines", "optimizers")  # fmt: skip
-_ALLOWED = re.compile(
-    r"medvol\.(engines|inferers|io|metrics|networks|transforms|datasets|uncertainty|explain)\.\w+"
-    r"|monai\.(networks|transforms|losses|metrics|inferers|data|handlers|engines|optimizers)[\w.]*"
-    r"|ignite\.(handlers|metrics)\.\w+|torch\.(optim|nn)(\.\w+)+"
-)
-#: Where something that an allowed name stands for must have been defined.
-_DEFINED_IN = re.compile(
-    r"(medvol\.(engines|inferers|io|metrics|networks|transforms|datasets|uncertainty|explain)"
-    r"|monai\.(networks|transforms|losses|metrics|inferers|data|handlers|engines|optimizers)"
-    r"|ignite\.(handlers|metrics)|torch\.(optim|nn))(\.|$)"
-)
+_PACKAGES = re.compile(r"(medvol|monai|torch\.nn|torch\.optim|ignite)(\.\w+)+")
 
 
 def read_config(path: str | os.PathLike[str], *, is_trusted: bool | None = None) -> dict[str, Any]:
@@ -37,8 +28,8 @@ def read_config(path: str | os.PathLike[str], *, is_trusted: bool | None = None)
 
     Args:
         path: A JSON or YAML config file.
-        is_trusted: True reads anything; False rejects ``$`` expressions and targets outside the
-            allow-list; None trusts exactly the shipped bundles.
+        is_trusted: True reads anything; False rejects what is not in the tables of
+            ``medvol/bundle/allowed.py``; None trusts exactly the shipped bundles.
 
     Returns:
         The parsed mapping; nothing in it has been evaluated.
@@ -112,49 +103,62 @@ def _no_number(text: str) -> float:
 def _reject_code(path: Path, content: dict[str, Any]) -> None:
     targets: dict[str, str] = {}
     for id_, value in iterate(content):
-        if isinstance(value, str) and value.lstrip().startswith("$"):
-            raise UnsafeFileError(
-                f"{path}: {id_} holds code ({value[:40]!r}), not allowed in an untrusted "
-                "bundle; read it, then pass --trust-bundle"
-            )
-        if isinstance(value, str) and value.lstrip().startswith("%"):
-            raise UnsafeFileError(
-                f"{path}: {id_} pulls in another file ({value[:40]!r}), not allowed in an "
-                "untrusted bundle"
-            )
-        if isinstance(value, dict) and value.get("_mode_", "default") not in _MODES:
-            raise UnsafeFileError(
-                f"{path}: {id_} asks for the mode {value['_mode_']!r}, which would stop in a "
-                "debugger; not allowed in an untrusted bundle"
-            )
+        if fault := _node_fault(id_, value):
+            raise UnsafeFileError(f"{path}: {id_[:80]} {fault}, not allowed in an untrusted "
+                                  "bundle; read it, then pass --trust-bundle")  # fmt: skip
         if isinstance(value, dict) and "_target_" in value:
-            if not isinstance(value["_target_"], str):
-                raise UnsafeFileError(f"{path}: {id_} has a target that is not a name")
             targets.setdefault(value["_target_"], id_)
-    for is_allowed in (_has_legal_name, _is_defined_there):  # the second imports what is named
-        for target, id_ in targets.items():
-            if not is_allowed(target):
-                raise UnsafeFileError(
-                    f"{path}: {id_} calls {target!r}, which is not allowed in an untrusted bundle"
-                )
+    for target, id_ in targets.items():  # last, since this imports what is named
+        if fault := _target_fault(target):
+            raise UnsafeFileError(f"{path}: {id_} calls {target!r}, which {fault}: not allowed in "
+                                  "an untrusted bundle; read it, pass --trust-bundle")  # fmt: skip
 
 
-def _has_legal_name(target: str) -> bool:
-    return bool(_BARE_NAME.fullmatch(target) or _ALLOWED.fullmatch(target))
+def _node_fault(id_: str, value: Any) -> str | None:
+    """What is unsafe about one node of a config, apart from whom it calls."""
+    if isinstance(value, str):
+        return _text_fault(value)
+    return _mapping_fault(id_, value) if isinstance(value, dict) else None
 
 
-def _is_defined_there(target: str) -> bool:
-    """Whether a name stands for a class or function of the packages that are allowed.
+def _text_fault(value: str) -> str | None:
+    text, shown = value.lstrip(), repr(value[:40])
+    if text.startswith("$") and text not in EXPRESSIONS:
+        return f"holds code ({shown})"
+    if text.startswith("%"):
+        return f"pulls in another file ({shown})"
+    return f"takes a part of metadata.json ({shown})" if text.startswith("@_meta_") else None
+
+
+def _mapping_fault(id_: str, value: dict[str, Any]) -> str | None:
+    if odd := [key for key in value if "::" in str(key) or "#" in str(key)]:
+        return f"has the key {odd[0][:40]!r}, which reads as the id of another entry"
+    if value.get("_mode_", "default") not in _MODES:
+        return f"asks for the mode {value['_mode_']!r}, which would stop in a debugger"
+    if "_target_" not in value:
+        return None
+    is_name = isinstance(value["_target_"], str)
+    return argument_fault(id_, value) if is_name else "has a target that is not a name"
+
+
+def _target_fault(target: str) -> str | None:
+    """Why a name may not be called; it is looked up, for a name can be an alias.
 
     Modules hold what they import, too: ``torch.nn.functional.torch.os.system`` is the system's.
     """
+    unknown = "is not on the list of medvol/bundle/allowed.py"
+    if not (_BARE_NAME.fullmatch(target) or _PACKAGES.fullmatch(target)):
+        return unknown
     try:
         found = pydoc.locate(target) if "." in target else _of_monai(target)
     except pydoc.ErrorDuringImport:
-        return False
+        return unknown
     if not (inspect.isclass(found) or inspect.isfunction(found)):
-        return False
-    return bool(_DEFINED_IN.match(found.__module__)) and "." not in found.__qualname__
+        return unknown
+    own = found.__qualname__
+    if own != target.rpartition(".")[2]:
+        return f"is another name of {own}; write that"
+    return name_fault(found.__module__, own)
 
 
 def _of_monai(name: str) -> Any:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medvol.bundle.config import read_config
-from medvol.bundle.places import find_bundle
-from medvol.core.errors import ConfigError, OutputError
+from medvol.bundle.places import find_bundle, is_shipped
+from medvol.core.errors import ConfigError, OutputError, UnsafeFileError
 from medvol.core.shipped import bundles_dir
 
 if TYPE_CHECKING:
@@ -45,6 +45,21 @@ class Bundle:
             ConfigError: If it is not a mapping in JSON.
         """
         return read_config(self.path / "configs" / "metadata.json", is_trusted=True)
+
+    @property
+    def is_code_trusted(self) -> bool:
+        """Whether the bundle's configs, scripts and logging may run as code."""
+        return is_shipped(self.path) if self.is_trusted is None else self.is_trusted
+
+    def require_trusted(self, what: str) -> None:
+        """Reject an untrusted bundle where its configs are handed to MONAI as they are.
+
+        Raises:
+            UnsafeFileError: If the bundle is neither shipped nor trusted.
+        """
+        if not self.is_code_trusted:
+            raise UnsafeFileError(f"{self.path}: {what} runs the bundle's configs as code; read "
+                                  "them, then pass --trust-bundle")  # fmt: skip
 
     @property
     def version(self) -> str:
@@ -114,7 +129,8 @@ class Bundle:
         from monai.bundle import ConfigParser
 
         parser = ConfigParser(self.config(task))
-        parser.read_meta(str(self.path / "configs" / "metadata.json"))
+        if self.is_code_trusted:  # MONAI makes metadata a part of the config
+            parser.read_meta(str(self.path / "configs" / "metadata.json"))
         parser.update({"bundle_root": str(self.path), **overrides})
         return parser
 
@@ -139,12 +155,23 @@ def load(name_or_path: str | os.PathLike[str], *, is_trusted: bool | None = None
 
     Raises:
         MissingInputError: If there is no such bundle.
-        UnsafeFileError: If the bundle is not trusted and its config holds code.
+        UnsafeFileError: If the bundle is not trusted and holds a link, or its inference config
+            (where it has none, any config) holds code.
     """
     bundle = Bundle(find_bundle(name_or_path), is_trusted)
-    for task in bundle.tasks:
+    if not bundle.is_code_trusted:
+        _reject_links(bundle.path)
+    for task in ["inference"] if "inference" in bundle.tasks else bundle.tasks:
         bundle.config(task)
     return bundle
+
+
+def _reject_links(folder: Path) -> None:
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if os.path.islink(path := Path(place) / name):
+                raise UnsafeFileError(f"{path}: is a link, which may lead anywhere; copy what it "
+                                      "stands for in its place")  # fmt: skip
 
 
 def list_bundles() -> list[Bundle]:
@@ -171,6 +198,7 @@ def fork(name_or_path: str | os.PathLike[str], into: str | os.PathLike[str]) -> 
                           "tell what the bundle does")  # fmt: skip
     if target.exists():
         raise OutputError(f"{target}: exists; choose another folder")
+    _reject_links(source)
     scratch = target.with_name(f".{target.name}.part")
     try:
         shutil.copytree(source, scratch, ignore=shutil.ignore_patterns("__pycache__", "runs"))

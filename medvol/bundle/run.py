@@ -56,9 +56,11 @@ def run_task(
         is_live: Draw the run's progress bar on this terminal instead.
 
     Raises:
+        UnsafeFileError: If the bundle is neither shipped nor trusted.
         KilledError: If the run was ended by a signal.
         MedvolError: With the run's last line, if it ends badly in another way.
     """
+    bundle.require_trusted(task)
     log.parent.mkdir(parents=True, exist_ok=True)
     words = command(bundle, task, overrides, processes=processes, values_file=_values_file(log))
     code, tail = _watch(words, log, show, is_live)

@@ -62,6 +62,9 @@ def _is_own(bundle: Bundle) -> bool:
 @contextmanager
 def _own_scripts(bundle: Bundle) -> Iterator[None]:
     """The bundle's folder importable, as in MONAI's runs; afterwards nothing of it stays."""
+    if not bundle.is_code_trusted:
+        yield
+        return
     before = set(sys.modules)
     sys.path.insert(0, str(bundle.path))
     try:

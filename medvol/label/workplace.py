@@ -105,6 +105,7 @@ def family_of(metadata: dict[str, Any]) -> str:
 
 
 def _require_servable(bundle: Bundle) -> None:
+    bundle.require_trusted("medvol label")
     inferer = bundle.config("inference").get("inferer", {})
     if str(inferer.get("_target_", "")).endswith("CAMInferer"):
         raise ConfigError(f"{bundle.name}: explains a classifier; serve the classification bundle, "

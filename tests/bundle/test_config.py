@@ -30,6 +30,7 @@ def config(tmp_path, content) -> str:
         {"net": {"_target_": "download_url", "url": "https://example.org", "filepath": "x"}},
         {"net": {"_target_": "ConfigWorkflow", "config_file": "x"}},
         {"net": "%/etc/passwd"},
+        {"net": {"_target_": "torch.nn.Linear", "in_features": "@_meta_::evil"}},
     ],
 )
 def test_stranger_config_with_code_is_refused_by_id(tmp_path, content):
@@ -63,16 +64,6 @@ def test_missing_config_and_unknown_bundle_name_what_was_meant(tmp_path):
         read_config(tmp_path / "none.json")
     with pytest.raises(MissingInputError, match=r"shipped bundles: .*hippocampus"):
         load("liver_ct_segmentation")
-
-
-def test_shipped_bundle_is_trusted_and_a_copy_is_not(tmp_path):
-    from medvol.bundle import fork
-
-    assert load("hippocampus_mri_segmentation").version
-    folder = fork("hippocampus_mri_segmentation", tmp_path / "mine_segmentation")
-    with pytest.raises(UnsafeFileError, match="--trust-bundle"):
-        load(folder)
-    assert load(folder, is_trusted=True).name == "mine_segmentation"
 
 
 @pytest.mark.parametrize("written", ["./{}", "{}/", "../here/{}"])
