@@ -77,8 +77,7 @@ def predict(
                        trust_bundle, given)  # fmt: skip
     try:
         with torch.inference_mode():
-            data: Any = session.preprocessing({"image": os.fspath(image)})
-            prediction = session.predict(data)
+            prediction = session.predict(session.prepare(os.fspath(image)))
     except RuntimeError as error:  # MONAI wraps whatever a transform raises
         if (line := error_line(error)) is None:
             raise

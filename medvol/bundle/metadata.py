@@ -79,7 +79,9 @@ def facts_of(values: Mapping[str, Any]) -> dict[str, Any]:
         the network was trained on, None if unknown; ``spacing_mm`` of the network's grid, None for
         the image's own; ``patch_size`` in voxels; ``labels``, value to name. For segmentations
         also ``sides`` of the labels, ``regions`` and ``ignore_label``; and ``cleaning`` and
-        ``postprocessing_basis`` where the bundle cleans its masks.
+        ``postprocessing_basis`` where the bundle cleans its masks. ``locates`` where a bundle of
+        crops states what finds its structures in a whole scan: ``bundle``, ``structures``,
+        ``margin_mm``, and ``largest_mm``, from which an image is a whole scan.
     """
     labels = {str(value): str(name) for value, name in values["labels"].items()}
     facts = {
@@ -97,6 +99,8 @@ def facts_of(values: Mapping[str, Any]) -> dict[str, Any]:
             "regions": values.get("regions") or {},
             "ignore_label": values.get("ignore_label"),
         }
+    if values.get("locates"):
+        facts["locates"] = values["locates"]
     if values.get("output") == "cleaned":
         facts["cleaning"] = {key: values[key] for key in ("largest", "fill_holes", "min_mm3")}
         facts["postprocessing_basis"] = str(values.get("postprocessing_basis", ""))

@@ -17,7 +17,8 @@ from medvol.core.files import write_bytes, write_text
 from medvol.core.shipped import bundles_dir, configs_dir, shipped_root
 
 #: Values that choose or describe, and are not numbers for the parts.
-_DESCRIPTION = {"family", "tasks", "modality", "body_part", "field_of_view", "meta",
+_DESCRIPTION = {"family", "tasks", "modality", "body_part", "field_of_view", "locates",
+                "meta",
                 "postprocessing_basis"}  # fmt: skip
 #: Masks are written as bytes.
 _LARGEST_LABEL = 255
@@ -257,6 +258,7 @@ def _derived(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         "ignore_label": None,
         "out_channels": len(regions or known) + int(is_exclusive),
         "min_size": [*(int(n) // 2 for n in values["roi_size"]), 0][:3],
+        "largest_mm": (values.get("locates") or {}).get("largest_mm"),
         "axcodes": "RAS",
         "reads_channels": values.get("in_channels", 1) > 1,
         "cosine_epochs": "@max_epochs",

@@ -112,6 +112,8 @@ class _Progress:
         state = "kept" if record.is_resumed else record.status
         seconds = sum(record.seconds.values())
         tail = f": {record.reason}" if record.reason else f" in {seconds:.1f} s"
+        if record.located:
+            tail += f"; located {', '.join(one['structure'] for one in record.located)}"
         tail = "" if record.is_resumed else tail
         flag = f"; review: {record.review['reason']}" if record.review.get("flag") else ""
         print(f"[{self.count}/{self.total}] {record.case} {state}{tail}{flag}", file=sys.stderr)

@@ -81,6 +81,11 @@ class Geometry:
         """Whether the axes (X, Y, Z) form a left-handed system in RAS."""
         return bool(np.linalg.det(self.affine[:3, :3]) < 0)
 
+    @property
+    def extent_mm(self) -> tuple[float, float, float]:
+        """How far the voxels reach along left-right, back-front and foot-head."""
+        return tuple(float(n) for n in np.abs(self.affine[:3, :3]) @ self.shape)  # pyright: ignore[reportReturnType]
+
     def corners_mm(self) -> NDArray[np.float64]:
         """World positions of the eight outermost voxel centres, shape (8, 3)."""
         return _corners(self.shape) @ self.affine[:3].T

@@ -123,14 +123,22 @@ class ValidateSized(MapTransform):
     Args:
         keys: Image keys, already at the bundle's spacing.
         min_size: Fewest legal voxels per axis; 0 for no limit along that axis.
+        largest_mm: Extent along left-right, back-front and foot-head above which an image is a
+            whole scan, of which a bundle of crops makes nothing; None for no limit.
 
     Raises:
         InputError: Naming the file, its size and the limit.
     """
 
-    def __init__(self, keys: KeysCollection, min_size: Sequence[int]) -> None:
+    def __init__(
+        self,
+        keys: KeysCollection,
+        min_size: Sequence[int],
+        largest_mm: Sequence[float] | None = None,
+    ) -> None:
         super().__init__(keys)
         self.min_size = tuple(int(n) for n in min_size)
+        self.largest_mm = None if largest_mm is None else tuple(int(n) for n in largest_mm)
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         case = dict(data)
@@ -141,6 +149,8 @@ class ValidateSized(MapTransform):
                     f"{_name(case, key)}: the volume of {_by(shape)} voxels at the network's "
                     f"spacing is smaller than {_by(self.min_size)}, half of its patch"
                 )
+            if self.largest_mm is not None and isinstance(case[key], MetaTensor):
+                _require_crop(case[key], self.largest_mm, _name(case, key))
         return case
 
 
@@ -187,6 +197,17 @@ def _require_finite(image: torch.Tensor, name: str) -> None:
         raise InputError(f"{name}: the image holds no voxels")
     if not bool(torch.isfinite(torch.as_tensor(image)).all()):
         raise NonFiniteError(f"{name}: the image holds NaN or infinite voxels")
+
+
+def _require_crop(image: MetaTensor, largest_mm: Sequence[int], name: str) -> None:
+    shape = [int(n) for n in (*image.shape[1:], 1)[:3]]
+    extent_mm = np.abs(np.asarray(image.affine, np.float64)[:3, :3]) @ shape
+    if (extent_mm > largest_mm).any():
+        raise InputError(
+            f"{name}: reaches over {_by(extent_mm.round().tolist())} mm, a whole scan; this bundle "
+            f"expects a crop around one structure, of at most {_by(largest_mm)} mm: crop it, or "
+            "use medvol predict, which locates and crops by itself"
+        )
 
 
 def _require_same_grid(image: torch.Tensor, label: torch.Tensor, name: str) -> None:

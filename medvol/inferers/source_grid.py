@@ -53,6 +53,8 @@ class Prediction:
         names: Label value to name, where the bundle's own names do not fit the values.
         masks: Mask of each label that overlaps others; the label map tells the rest.
         fallback: What was given up because memory ran out; empty if nothing.
+        located: Of a whole scan that was predicted crop by crop, each structure that was found and
+            its box in voxels: ``structure``, ``start``, ``stop``.
     """
 
     labels: NDArray[np.uint8]
@@ -63,6 +65,7 @@ class Prediction:
     names: dict[int, str] = field(default_factory=dict)
     masks: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
     fallback: str = ""
+    located: list[dict[str, Any]] = field(default_factory=list)
 
     def mask_of(self, value: int) -> NDArray[np.bool_]:
         """The voxels of a label, shape (X, Y, Z)."""

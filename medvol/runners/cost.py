@@ -83,13 +83,14 @@ def rehearse(session: Session, path: str) -> MemoryPlan | None:
         MedvolError: Whatever would stop the run for this image.
     """
     job_plan(session, path)  # a ceiling is checked before anything is read
-    image = session.preprocessing({"image": path})["image"]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    source = source_of(image)
+    source = source_of(session.prepare(path)["image"])
     return grid_plan(session, source, is_timed=True)
 
 
 def grid_plan(session: Session, source: Geometry, *, is_timed: bool = False) -> MemoryPlan | None:
     """The plan for an image on a grid; None where the network's memory cannot be estimated."""
+    if session.is_whole(source):
+        session = session.locator  # crops take less than the whole scan
     pipeline = session.pipeline
     if not isinstance(pipeline, PredictionPipeline):
         return None

@@ -46,7 +46,8 @@ def _write_dicom(
     algorithm = Algorithm(identity["name"], identity["version"] or "0")
     seg = folder / "seg.dcm"
     write_dicom_seg(
-        seg, prediction.labels, prediction.source.affine, source=source, labels=session.labels,
+        seg, prediction.labels, prediction.source.affine, source=source,
+        labels=prediction.names or session.labels,
         algorithm=algorithm,
     )  # fmt: skip
     found = {"dicomseg": seg.name}

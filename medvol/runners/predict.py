@@ -20,6 +20,9 @@ from medvol.runners.outputs import write_outputs
 from medvol.runners.record import Record, earlier, sweep
 from medvol.runners.session import Session
 
+#: Factor between what was located and what was segmented of it above which a person should look.
+_MOST_APART = 2.0
+
 
 @dataclass
 class PreparedCase:
@@ -57,7 +60,7 @@ def load(session: Session, case: CaseInput) -> PreparedCase:
         record.is_training_case = session.has_trained_on(case.path)
         record.predicted = plan_case(session, header_grid(session, case.path))
         with _timed(record, "load"):
-            data: Any = session.preprocessing({"image": case.path})
+            data = session.prepare(case.path)
         record.predicted = record.predicted or plan_case(session, source_of(data["image"]))
         prepared.data = data
     return prepared
@@ -73,7 +76,7 @@ def infer(session: Session, prepared: PreparedCase) -> Prediction | None:
         if is_on_gpu:
             torch.cuda.reset_peak_memory_stats(session.device)
         prediction = session.predict(data)
-        record.fallback = prediction.fallback
+        record.fallback, record.located = prediction.fallback, prediction.located
         if is_on_gpu:
             record.peak_gpu_bytes = torch.cuda.max_memory_allocated(session.device)
         return prediction
@@ -118,6 +121,13 @@ def _review(record: Record) -> dict[str, Any]:
                     f"the volume of {row['name']} is uncertain: {row['volume_ml']:.3g} ml, "
                     f"{low:.3g} to {high:.3g}"
                 )
+    for row in record.located:
+        share = row["predicted_ml"] / row["located_ml"]
+        if not 1 / _MOST_APART <= share <= _MOST_APART:
+            reasons.append(
+                f"of the {row['structure']} {row['predicted_ml']:.2g} ml were segmented, but "
+                f"{row['located_ml']:.2g} ml located: slices too thick, or another contrast?"
+            )
     return {"flag": bool(reasons), "reason": "; ".join(reasons)}
 
 

@@ -94,6 +94,8 @@ class Record:
         fallback: Which more frugal attempt succeeded, if one was needed.
         outputs: Kind of result to file name.
         structures: Per label: label, name, voxels, volume_ml and, with uncertainty, interval_ml.
+        located: Of a whole scan given to a bundle of crops: the structures that were located,
+            their boxes in voxels, their volumes as located and as predicted.
         regions: Region name to the label values that it joins, where the bundle predicts regions.
         ignore_label: Label value that the bundle's training left out, if any.
         is_training_case: Whether the weights were trained on this image; None where they do not
@@ -116,6 +118,7 @@ class Record:
     fallback: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
     structures: list[dict[str, Any]] = field(default_factory=list)
+    located: list[dict[str, Any]] = field(default_factory=list)
     regions: dict[str, list[int]] = field(default_factory=dict)
     ignore_label: int | None = None
     is_training_case: bool | None = None

@@ -5,20 +5,26 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
+from monai.transforms.croppad.array import SpatialCrop
 
 from medvol.bundle import load
-from medvol.core.errors import ConfigError
+from medvol.core.errors import ConfigError, MissingInputError
 from medvol.core.files import sha256_file
+from medvol.core.geometry import Geometry
 from medvol.datasets import SeenCases, trained_on
 from medvol.inferers import Prediction, PredictionPipeline
+from medvol.inferers.pipeline import source_of
 from medvol.io import MedvolReader, ReadOptions
 from medvol.runners.backend import open_backend
+from medvol.runners.cascade import Locates, find_structures, joined
 from medvol.runners.foreign import EvaluatorPipeline
 from medvol.runners.members import (
     joint_digest,
@@ -29,6 +35,9 @@ from medvol.runners.members import (
 from medvol.runners.record import PredictOptions
 
 logging.getLogger("monai.data").setLevel(logging.ERROR)  # it warns of codecs nobody asked for
+
+#: Marks a loaded image that is a whole scan, to be cropped before it is prepared.
+_WHOLE = "is_whole_scan"
 
 
 class Session:
@@ -63,7 +72,7 @@ class Session:
             raise ConfigError(f"{self.bundle.name}: is for {family} and predicts without windows; "
                               "this is supported for segmentation only")  # fmt: skip
         self.device = _device(options.device)
-        self.labels = self.bundle.labels
+        self.labels, self.locates = self.bundle.labels, Locates.of(self.bundle)
         self.is_foreign = "pipeline" not in self.config
         self.parser = self.bundle.parser(
             "inference",
@@ -93,8 +102,56 @@ class Session:
             self.postprocessing = self._component("postprocessing")
         self.preprocessing: Compose = self._component("preprocessing")
 
+    def prepare(self, path: str) -> dict[str, Any]:
+        """Read an image, and prepare it for the network unless it is a whole scan to crop."""
+        if self.locates is None:
+            data: Any = self.preprocessing({"image": path})
+            return data
+        loaded: Any = Compose(self.preprocessing.transforms[:1])({"image": path})
+        if self.is_whole(source_of(loaded["image"])):
+            return {**loaded, _WHOLE: True}
+        return self._prepared(loaded)
+
+    def is_whole(self, grid: Geometry) -> bool:
+        """Whether an image on a grid is a whole scan of which the bundle takes crops."""
+        return self.locates is not None and self.locates.is_whole(grid)
+
+    @cached_property
+    def locator(self) -> Session:
+        """What finds the structures of a whole scan.
+
+        Raises:
+            MissingInputError: If the bundle that does it is not there.
+        """
+        assert self.locates is not None
+        plain = replace(self.options, bundle=self.locates.bundle, formats=("nifti",), tta=None,
+                        uncertainty=False, engine="torch", ensemble=())  # fmt: skip
+        return Session(plain)
+
+    def _prepared(self, loaded: Mapping[str, Any]) -> dict[str, Any]:
+        """The steps that follow on the loaded image."""
+        data: Any = Compose(self.preprocessing.transforms[1:])(dict(loaded))
+        return data
+
+    def _predict_whole(self, data: Mapping[str, Any]) -> Prediction:
+        """Locate, crop and predict each structure, and join them on the scan's grid."""
+        assert self.locates is not None
+        if "probabilities" in self.options.formats:
+            raise ConfigError("probabilities are written for crops only: those of a whole scan's "
+                              "structures exclude each other nowhere")  # fmt: skip
+        image, locator = data["image"], self.locator
+        name = str(image.meta.get("filename_or_obj", "the image"))
+        located = locator.predict(locator._prepared({"image": image.clone()}))
+        parts = []
+        for found in find_structures(located, locator.labels, self.locates, name):
+            crop = SpatialCrop(roi_slices=list(found.box))(image)
+            parts.append((found, self.predict(self._prepared({"image": crop}))))
+        return joined(parts, self.labels, self.locates)
+
     def predict(self, data: Mapping[str, Any]) -> Prediction:
-        """Predict a prepared case, its postprocessing included."""
+        """Predict a prepared case, its postprocessing included; a whole scan crop by crop."""
+        if data.get(_WHOLE):
+            return self._predict_whole(data)
         if isinstance(self.pipeline, EvaluatorPipeline):
             self.pipeline.network = self.predictor
             return self.pipeline.predict(data)
@@ -172,8 +229,19 @@ class Session:
             "config_sha256": sha256_file(self.config_path),
             "weights_sha256": joint_digest(members) if members else weights,
             **({"members": members} if members else {}),
+            **({"locates": self._locator_identity} if self.locates else {}),
             **self._decided_by(),
         }
+
+    @property
+    def _locator_identity(self) -> dict[str, str]:
+        """Of the bundle that locates, which decides on whole scans; empty where it is not there."""
+        assert self.locates is not None
+        with suppress(MissingInputError):
+            other = load(self.locates.bundle)
+            weights = sha256_file(other.weights) if other.has_weights else ""
+            return {"name": other.name, "version": other.version, "weights_sha256": weights}
+        return {}
 
     def has_trained_on(self, path: str) -> bool | None:
         """Whether the weights were trained on an image; None where no record lies beside them."""

@@ -58,7 +58,7 @@ def test_norms_are_those_of_pytorch(offset, is_affine):
     x = volume(offset=offset)
     weight, bias = (torch.randn(6), torch.randn(6)) if is_affine else (None, None)
     exact = [p if p is None else p.double() for p in (weight, bias)]
-    tolerance = {"rtol": 0, "atol": 1e-6 * max(3.0, offset)}
+    tolerance = {"rtol": 2e-6, "atol": 1e-6 * max(3.0, offset)}  # weights scale the rounding
     got = instance_norm(x, weight=weight, bias=bias)
     want = F.instance_norm(x.double(), weight=exact[0], bias=exact[1])
     torch.testing.assert_close(got.double(), want, **tolerance)
