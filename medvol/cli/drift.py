@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +15,7 @@ from medvol.core.errors import ConfigError
 if TYPE_CHECKING:
     from medvol.bundle import Bundle
     from medvol.metrics import Score
-    from medvol.monitoring import DriftRow, ReferenceProfile
+    from medvol.monitoring import Drift, ReferenceProfile
 
 
 EXAMPLE = "medvol drift new_scans --reference hippocampus_mri_segmentation -o drift"
@@ -35,8 +35,10 @@ def run(
         Path | None, typer.Option(help="Write NEW's profile to a CSV or into a bundle, and stop.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder to write.")] = None,
-    level: Annotated[float, typer.Option(help="False discovery rate.")] = 0.05,
-    min_effect: Annotated[float, typer.Option(help="Smallest |Cliff's delta| of an alarm.")] = 0.33,
+    level: Annotated[float, typer.Option(help="Chance of a false alarm among the inputs.")] = 0.05,
+    min_effect: Annotated[
+        float, typer.Option(help="Smallest distance of two distributions (0 to 1) of an alarm.")
+    ] = 0.1,
     seed: Annotated[int, typer.Option(help="Of the permutations.", min=0)] = 0,
     trust_bundle: TrustBundle = False,
     is_json: Json = False,
@@ -53,10 +55,11 @@ def run(
     from medvol.monitoring import DriftPlan, find_drift, find_performance_drift
 
     plan = DriftPlan(level=level, min_effect=min_effect, seed=seed)
-    rows = find_drift(profile, known, plan)
+    found = find_drift(profile, known, plan)
+    rows = found.rows
     if scores is not None and reference_scores is not None:
-        rows += find_performance_drift(_scores(scores), _scores(reference_scores), plan)
-    _print(rows, output, is_json)
+        rows = rows + find_performance_drift(_scores(scores), _scores(reference_scores), plan)
+    _print(replace(found, rows=rows), output, is_json)
     if any(row.is_alarm for row in rows):
         raise typer.Exit(1)
 
@@ -97,11 +100,17 @@ def _scores(path: Path) -> list[Score]:
     return scores_from_csv(read_text(path), str(path))
 
 
-def _print(rows: Sequence[DriftRow], output: Path | None, is_json: bool) -> None:
+def _print(found: Drift, output: Path | None, is_json: bool) -> None:
     from medvol.core.files import write_json
 
+    rows = found.rows
     alarms = sum(row.is_alarm for row in rows)
-    result = {"alarms": alarms, "rows": [row.to_json() for row in rows]}
+    result = {
+        "alarms": alarms,
+        "rows": [row.to_json() for row in rows],
+        "missing_columns": list(found.missing),
+        "new_columns": list(found.added),
+    }
     if output is not None:
         write_json(output / "drift.json", result)
     if is_json:
@@ -110,9 +119,13 @@ def _print(rows: Sequence[DriftRow], output: Path | None, is_json: bool) -> None
     for row in rows:
         mark = "ALARM" if row.is_alarm else "ok"
         print(
-            f"{mark:6} {row.what:12} {row.name:24} {row.test:12} effect {row.effect:+.3f}  "
+            f"{mark:6} {row.what:12} {row.name:24} {row.test:12} effect {row.effect:.3f}  "
             f"p={row.p:.3g}  q={row.q:.3g}  n={row.n_new} against {row.n_reference}"
         )
+    if found.missing:
+        print(f"not tested, missing in the new cases: {', '.join(found.missing)}")
+    if found.added:
+        print(f"not tested, not in the reference: {', '.join(found.added)}")
     print(f"{alarms} alarms in {len(rows)} tests")
 
 

@@ -1,11 +1,10 @@
+from .drift import Drift as Drift
 from .drift import DriftPlan as DriftPlan
 from .drift import DriftRow as DriftRow
 from .drift import benjamini_hochberg as benjamini_hochberg
-from .drift import classifier_test as classifier_test
 from .drift import cliffs_delta as cliffs_delta
 from .drift import find_drift as find_drift
 from .drift import find_performance_drift as find_performance_drift
-from .drift import mmd_test as mmd_test
 from .embedding import embed_images as embed_images
 from .profile import IN_BUNDLE as IN_BUNDLE
 from .profile import ReferenceProfile as ReferenceProfile
@@ -13,3 +12,5 @@ from .profile import image_statistics as image_statistics
 from .profile import profile_images as profile_images
 from .profile import profile_to_csv as profile_to_csv
 from .profile import read_profile as read_profile
+from .two_sample import compare_samples as compare_samples
+from .two_sample import mmd_test as mmd_test

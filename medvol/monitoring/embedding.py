@@ -15,14 +15,13 @@ if TYPE_CHECKING:
     import torch
 
     from medvol.bundle import Bundle
+    from medvol.monitoring.profile import Paths
 
 #: Slices that stand for a volume where the network takes images.
 _SLICES = 16
 
 
-def embed_images(
-    bundle: Bundle, images: Mapping[str, str | os.PathLike[str]]
-) -> dict[str, NDArray[np.float32]]:
+def embed_images(bundle: Bundle, images: Mapping[str, Paths]) -> dict[str, NDArray[np.float32]]:
     """The mean activation of each channel of the network's widest convolution, per image.
 
     The image goes through the bundle's own preprocessing; its middle, as large as the network's
@@ -30,7 +29,7 @@ def embed_images(
 
     Args:
         bundle: A bundle with weights.
-        images: Case to image.
+        images: Case to image, or to its files where each holds one channel.
 
     Returns:
         Case to a vector with a number per channel.
@@ -67,11 +66,13 @@ def _window(bundle: Bundle) -> tuple[int, ...]:
     return tuple(int(n) for n in shape)
 
 
-def _views(prepare: Any, path: str | os.PathLike[str], ndim: int) -> Sequence[torch.Tensor]:
+def _views(prepare: Any, paths: Paths, ndim: int) -> Sequence[torch.Tensor]:
     """The prepared image, or evenly spread slices of it where the network has an axis less."""
     import torch
 
-    image = torch.as_tensor(prepare({"image": str(path)})["image"], dtype=torch.float32)
+    one = isinstance(paths, (str, os.PathLike)) or len(paths) == 1
+    files = str(paths if isinstance(paths, (str, os.PathLike)) else paths[0]) if one else paths
+    image = torch.as_tensor(prepare({"image": files})["image"], dtype=torch.float32)
     if image.ndim - 1 == ndim:
         return [image]
     count = image.shape[-1]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 IN_BUNDLE = Path("docs") / "reference_profile.csv"
 #: What the names of embedded columns start with.
 EMBEDDED = "emb_"
+#: An image's file, or one file per channel.
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 _IDENTIFIERS = ("case", "case_id", "id", "patient", "patient_id", "file")
 
 
@@ -69,24 +71,30 @@ def image_statistics(voxels: ArrayLike, spacing_mm: Sequence[float]) -> dict[str
     return found
 
 
-def profile_images(
-    images: Mapping[str, str | os.PathLike[str]], embedder: Bundle | None = None
-) -> ReferenceProfile:
+def profile_images(images: Mapping[str, Paths], embedder: Bundle | None = None) -> ReferenceProfile:
     """The statistics of images by case name, read through medvol's input checks.
 
     Args:
-        images: Case to image.
+        images: Case to image, or to its files where each holds one channel.
         embedder: Bundle whose network adds its embedding as columns ``emb_000`` and so on.
     """
     from medvol.core import Geometry
     from medvol.io import read_scan
 
-    rows = {}
-    for case, path in images.items():
-        scan = read_scan(path)
-        shape = scan.array.shape[1:]
-        spacing = Geometry((*shape, 1)[:3], scan.affine).spacing_mm[: len(shape)]  # pyright: ignore[reportArgumentType]
-        rows[case] = image_statistics(scan.array[0], spacing)
+    rows: dict[str, dict[str, float]] = {}
+    for case, paths in images.items():
+        rows[case], k = {}, 0
+        for path in [paths] if isinstance(paths, (str, os.PathLike)) else paths:
+            scan = read_scan(path)
+            shape = scan.array.shape[1:]
+            spacing = Geometry((*shape, 1)[:3], scan.affine).spacing_mm[: len(shape)]  # pyright: ignore[reportArgumentType]
+            for channel in scan.array:
+                # One channel keeps the plain names; the grid is the same for all.
+                for name, value in image_statistics(channel, spacing).items():
+                    rows[case].setdefault(
+                        f"ch{k}_{name}" if k and not name.endswith("_mm") else name, value
+                    )
+                k += 1
     if embedder is not None:
         from medvol.monitoring.embedding import embed_images
 
@@ -94,7 +102,10 @@ def profile_images(
             rows[case] |= {f"{EMBEDDED}{k:03d}": float(v) for k, v in enumerate(vector)}
     columns = tuple(next(iter(rows.values()))) if rows else ()
     if any(tuple(row) != columns for row in rows.values()):
-        raise InputError("images of two and of three axes are mixed; profile them apart")
+        raise InputError(
+            "images of two and of three axes, or of different channels, are mixed; profile them "
+            "apart"
+        )
     table = np.array([list(row.values()) for row in rows.values()])
     return ReferenceProfile("images", tuple(rows), columns, table)
 
@@ -117,7 +128,7 @@ def read_profile(path: str | os.PathLike[str], embedder: Bundle | None = None) -
     if path.is_dir() or path.suffix.lower() == ".json" or lists_images:
         from medvol.datasets import read_dataset
 
-        return profile_images({c.case: c.image for c in read_dataset(path).cases}, embedder)
+        return profile_images({c.case: c.images for c in read_dataset(path).cases}, embedder)
     return _read_csv(path)
 
 
