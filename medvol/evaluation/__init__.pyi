@@ -7,6 +7,7 @@ from .arms import compare_classifiers as compare_classifiers
 from .arms import compare_segmenters as compare_segmenters
 from .arms import segmenter_rows as segmenter_rows
 from .calibrate import Calibration as Calibration
+from .calibrate import CoverageRow as CoverageRow
 from .calibrate import calibrate as calibrate
 from .calibrate import store as store
 from .cases import CaseInfo as CaseInfo

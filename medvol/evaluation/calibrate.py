@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import ConfigError, InputError, MissingInputError
 from medvol.core.files import sha256_file, write_json
+from medvol.evaluation.cases import groups_by
 from medvol.evaluation.classification import require_other_cases
 from medvol.evaluation.predictions import Predictions, read_predictions
 from medvol.evaluation.summary import BootstrapPlan
@@ -27,7 +29,7 @@ from medvol.metrics import (
 )
 from medvol.metrics.calibration import as_logits
 from medvol.metrics.result import Fields
-from medvol.uncertainty import fit_operating
+from medvol.uncertainty import Coverage, coverage_report, fit_conformal, fit_operating
 
 #: What a bundle's configs read: temperature, threshold, conformal sets.
 OPERATING = Path("models") / "operating.json"
@@ -48,6 +50,32 @@ class CalibrationRow(Fields):
 
 
 @dataclass(frozen=True)
+class CoverageRow(Fields):
+    """How often conformal sets hold the truth in one group of test cases.
+
+    Attributes:
+        group: ``all``, or column and value such as ``sex=F``.
+        n: Cases.
+        patients: Patients among them.
+        coverage: Share of cases whose set holds the truth.
+        expected_lower: Lower end of the 95% range of the coverage of that many patients if the
+            promise holds.
+        expected_upper: Upper end.
+        mean_size: Classes per set, on average.
+        is_kept: Whether the coverage reaches the lower end; if not, the promise is broken here.
+    """
+
+    group: str
+    n: int
+    patients: int
+    coverage: float
+    expected_lower: float
+    expected_upper: float
+    mean_size: float
+    is_kept: bool
+
+
+@dataclass(frozen=True)
 class Calibration:
     """A temperature and what it did.
 
@@ -56,41 +84,79 @@ class Calibration:
         n_validation: Cases that it was fitted on.
         rows: Log loss, Brier score, ECE and calibration slope, before and after, on test cases.
         validation_sha256: Digest of the file that it was fitted on.
+        alpha: Share of cases, within each class, whose conformal set may miss the truth.
+        coverage: How often the sets hold the truth on the test cases.
     """
 
     temperature: float
     n_validation: int
     rows: tuple[CalibrationRow, ...]
     validation_sha256: str
+    alpha: float = 0.1
+    coverage: tuple[CoverageRow, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values."""
-        return {**asdict(self), "rows": [row.to_json() for row in self.rows]}
+        coverage = [row.to_json() for row in self.coverage]
+        return {
+            **asdict(self), "rows": [row.to_json() for row in self.rows], "coverage": coverage
+        }  # fmt: skip
 
 
-def calibrate(validation: Path, test: Path, *, plan: BootstrapPlan | None = None) -> Calibration:
-    """Fit a temperature on one file of logits and measure it on another.
+def calibrate(
+    validation: Path,
+    test: Path,
+    *,
+    plan: BootstrapPlan | None = None,
+    by: Sequence[str] = (),
+    alpha: float = 0.1,
+) -> Calibration:
+    """Fit a temperature and conformal sets on one file of logits and measure them on another.
+
+    Args:
+        validation: Cases to fit on.
+        test: Cases of other patients.
+        plan: Of the bootstrap.
+        by: Columns of the test file to report the coverage of sets by.
+        alpha: Share of cases, within each class, whose set may miss the truth.
 
     Raises:
-        InputError: If a file has no logits or truth, the files share patients, or the fitted
-            cases are of one class or all called rightly: no finite temperature fits those best.
+        ConfigError: If the test file lacks a column of ``by``.
+        InputError: If a file has no logits or truth, the files share patients or name other
+            classes, or no finite temperature fits best.
     """
     plan = plan or BootstrapPlan(resamples=2000)
     fitted_on, measured_on = read_predictions(validation), read_predictions(test)
     require_other_cases(fitted_on, measured_on)
     scores, known = _logits(fitted_on), fitted_on.known_truth
-    if (scores.argmax(axis=1) == known).all():
-        raise InputError(
-            f"{validation}: every case is called rightly, so that the more extreme the "
-            "probabilities, the better they fit; a temperature needs some that are wrong"
-        )
-    temperature = fit_temperature(scores, known)
+    if fitted_on.classes != measured_on.classes:
+        raise InputError(f"{test}: its classes {measured_on.classes} are not {fitted_on.classes} "
+                         f"of {validation}, in this order")  # fmt: skip
+    try:
+        temperature = fit_temperature(scores, known)
+    except InputError as error:
+        raise InputError(f"{validation}: {error}") from None
     logits, truth = _logits(measured_on), measured_on.known_truth
     rows: list[CalibrationRow] = []
     for when, t in (("before", 1.0), ("after", temperature)):
         prob = apply_temperature(logits, t)
         rows += _rows(when, prob, truth, measured_on.patients, plan)
-    return Calibration(temperature, len(fitted_on.cases), tuple(rows), sha256_file(validation))
+    sets = fit_conformal(
+        apply_temperature(scores, temperature), known, fitted_on.patients.tolist(),
+        alpha=alpha, by_class=True,
+    )  # fmt: skip
+    groups = {column: ["unknown"] * len(measured_on.cases) for column in by}
+    place = {info.case: k for k, info in enumerate(measured_on.cases)}
+    for (column, value), members in groups_by(measured_on.cases, by).items():
+        for info in members:
+            groups[column][place[info.case]] = value
+    coverage = coverage_report(
+        sets, apply_temperature(logits, temperature), truth, measured_on.patients.tolist(), groups
+    )
+    return Calibration(
+        temperature, len(fitted_on.cases), tuple(rows), sha256_file(validation), alpha,
+        tuple(_named(row, measured_on.classes) for row in coverage),
+    )  # fmt: skip
 
 
 def store(
@@ -120,7 +186,7 @@ def store(
     classes = _bundle_classes(bundle)
     operating = fit_operating(
         _in_order_of(data, classes), _numbers_of(data, classes), classes, data.patients.tolist(),
-        sensitivity=sensitivity,
+        sensitivity=sensitivity, alpha=calibration.alpha,
         source=f"{len(data.cases)} cases of {len(set(data.patients.tolist()))} patients in "
         f"{validation.name}, SHA-256 {calibration.validation_sha256[:16]}",
     )  # fmt: skip
@@ -128,6 +194,14 @@ def store(
     operating.save(bundle / OPERATING)
     write_json(target, calibration.to_json())
     return bundle / OPERATING, target
+
+
+def _named(row: Coverage, classes: Sequence[str]) -> CoverageRow:
+    column, _, value = row.group.partition("=")
+    group = f"class={classes[int(value)]}" if column == "class" else row.group
+    return CoverageRow(
+        group, row.n, row.patients, row.coverage, *row.band, row.mean_size, row.is_kept
+    )
 
 
 def _bundle_classes(bundle: Path) -> tuple[str, ...]:

@@ -140,11 +140,12 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
         y: Class numbers, shape (n,).
 
     Returns:
-        A temperature between 0.01 and 100; above 1 if the network is overconfident. Dividing
-        changes no ranking, so accuracy and AUC stay as they are.
+        A temperature; above 1 if the network is overconfident. Dividing changes no ranking, so
+        accuracy and AUC stay as they are.
 
     Raises:
-        InputError: If the shapes do not agree, or only one class occurs.
+        InputError: If the shapes do not agree, only one class occurs, or no finite temperature
+            fits best: scores that do not rank the classes, or that call every case rightly.
         LabelError: If ``y`` holds anything but class numbers.
 
     Source:
@@ -167,8 +168,24 @@ def fit_temperature(logits: ArrayLike, y: ArrayLike) -> float:
         scaled = values / math.exp(log_temperature)
         return -float(log_softmax(scaled, axis=1)[rows, truth].mean())
 
-    edge = math.log(100.0)
-    found = minimize_scalar(loss, bounds=(-edge, edge), method="bounded", options={"xatol": 1e-9})
+    own = values[rows, truth]
+    scale = float(np.abs(values - values.mean(axis=1, keepdims=True)).max())
+    if not (own - values.mean(axis=1)).mean() > 1e-9 * scale:
+        # The slope of the loss at an infinite temperature: no finite one is better.
+        raise InputError("temperature: none fits, since the scores do not rank the classes (are "
+                         "columns or truth swapped?)")  # fmt: skip
+    if (own >= values.max(axis=1)).all():
+        raise InputError(
+            "temperature: every case is called rightly, so that the more extreme the "
+            "probabilities, the better they fit; a temperature needs some that are wrong"
+        )
+    edge = math.log(1e6)
+    found = minimize_scalar(
+        loss, bounds=(math.log(scale) - edge, math.log(scale) + edge), method="bounded",
+        options={"xatol": 1e-9},
+    )  # fmt: skip
+    if abs(found.x - math.log(scale)) > edge - 0.1:  # pyright: ignore[reportAttributeAccessIssue]
+        raise InputError("temperature: none fits, the best is at the end of the range searched")
     return math.exp(found.x)  # pyright: ignore[reportAttributeAccessIssue]
 
 

@@ -55,7 +55,8 @@ class CaseDecision:
         probabilities: Calibrated, class name to probability.
         predicted: Name of the class; for two classes the positive one at or above the threshold.
         threshold: Of the positive class; None for more than two classes.
-        interval: Lower and upper probability of the positive class; None where not calibrated.
+        interval: Lower and upper probability of the positive class, by Venn-Abers and widened to
+            hold the probability where the two disagree; None where not calibrated.
         conformal_set: Names of the classes in the set; None where not calibrated.
         review: Whether a person must look, and why.
     """
@@ -103,7 +104,7 @@ class Operating:
             self._decide(
                 row,
                 None if sets is None else sets[i],
-                None if intervals is None else (float(intervals[i][0]), float(intervals[i][1])),
+                None if intervals is None else _around(float(row[POSITIVE]), intervals[i]),
             )
             for i, row in enumerate(probabilities)
         ]
@@ -138,6 +139,12 @@ class Operating:
                 "source": self.source,
             },
         )
+
+
+def _around(probability: float, interval: ArrayLike) -> tuple[float, float]:
+    """An interval that holds the probability beside it; a wider one stays valid."""
+    lower, upper = np.asarray(interval, float).tolist()
+    return min(lower, probability), max(upper, probability)
 
 
 def review_case(

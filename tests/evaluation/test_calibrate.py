@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from medvol.bundle import load, write
+from medvol.bundle import fork, load, write
+from medvol.cli.main import main
 from medvol.core import ConfigError, InputError, MissingInputError
 from medvol.datasets.phantoms import write_phantom_classes
 from medvol.evaluation import BootstrapPlan, calibrate, store
@@ -100,6 +101,53 @@ def test_fitting_and_testing_on_the_same_patients_is_rejected(tmp_path, write_cs
     prob = write_csv(tmp_path / "p.csv", ("case", "truth", "prob"), [("x", 0, 0.2), ("y", 1, 0.7)])
     with pytest.raises(InputError, match="has no logits"):
         calibrate(prob, path)
+
+
+@pytest.mark.parametrize("sign", [-1, 0])
+def test_scores_that_do_not_rank_the_classes_leave_the_bundle_as_it_was(
+    tmp_path, write_csv, capsys, sign
+):
+    bundle = fork("chest_xray_classification", tmp_path / "my_xray_classification")
+    header = ("case", "truth", "logit_no_findings", "logit_pneumonia")
+    rng = np.random.default_rng(0)
+    for name in "vt":
+        y = rng.integers(0, 2, 80)
+        margin = sign * rng.normal(2 * y - 1, 1)
+        rows = [(f"{name}{k}", ("no_findings", "pneumonia")[y[k]], 0, margin[k])
+                for k in range(80)]  # fmt: skip
+        write_csv(tmp_path / f"{name}.csv", header, rows)
+    before = (bundle / "models" / "operating.json").read_bytes()
+    arguments = ["--validation", str(tmp_path / "v.csv"), "--test", str(tmp_path / "t.csv")]
+    assert main(["calibrate", *arguments, "--bundle", str(bundle), "-o", str(tmp_path / "O")]) == 2
+    assert "do not rank the classes" in capsys.readouterr().err
+    assert (bundle / "models" / "operating.json").read_bytes() == before
+    assert not (tmp_path / "O").exists()
+
+
+def test_coverage_of_sets_is_stated_overall_by_class_and_by_subgroup(tmp_path, write_csv, capsys):
+    # The sets' promise is broken for the one sex whose scores are noise.
+    rng = np.random.default_rng(0)
+    header = ("case", "sex", "truth", "logit")
+    for name, n in (("v", 800), ("t", 800)):
+        y = rng.integers(0, 2, n)
+        sex = np.where((np.arange(n) % 4 == 0) & (name == "t"), "F", "M")
+        margin = np.where(sex == "F", 4 * rng.normal(0, 1, n), rng.normal(3 * y - 1.5, 2))
+        rows = [(f"{name}{k}", sex[k], y[k], margin[k]) for k in range(n)]
+        write_csv(tmp_path / f"{name}.csv", header, rows)
+    paths = tmp_path / "v.csv", tmp_path / "t.csv"
+    found = {row.group: row for row in calibrate(*paths, plan=FAST, by=["sex"]).coverage}
+    assert set(found) == {"all", "class=0", "class=1", "sex=F", "sex=M"}
+    assert found["sex=M"].is_kept
+    assert not found["sex=F"].is_kept
+    assert found["all"].n == 800
+    arguments = ["--validation", str(paths[0]), "--test", str(paths[1]), "--by", "sex"]
+    assert main(["calibrate", *arguments, "--resamples", "100", "-o", str(tmp_path / "O")]) == 0
+    shown = capsys.readouterr().out
+    assert any("sex=F" in line and "BROKEN" in line for line in shown.splitlines())
+    kept = json.loads((tmp_path / "O" / "calibration.json").read_text())["coverage"]
+    assert {row["group"] for row in kept} == set(found)
+    assert main(["calibrate", *arguments[:-1], "site"]) == 2
+    assert "site" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("truth", "said"), [(0, "one class"), (1, "called rightly")])

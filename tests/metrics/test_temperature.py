@@ -19,7 +19,7 @@ def honest(n, classes, seed):
     return logits, np.array([rng.choice(classes, p=row) for row in p])
 
 
-@given(factor=st.floats(0.2, 5), classes=st.integers(2, 4))
+@given(factor=st.floats(1e-4, 1e4), classes=st.integers(2, 4))
 def test_temperature_finds_the_factor_that_spoilt_honest_logits(factor, classes):
     logits, labels = honest(4000, classes, 0)
     honest_temperature = fit_temperature(logits, labels)
@@ -52,6 +52,9 @@ def test_scaling_keeps_the_ranking_and_sums_to_one(temperature):
     ("logits", "labels", "error"),
     [
         (np.ones((4, 2)), [0, 0, 0, 0], InputError),
+        (np.ones((4, 2)), [0, 1, 0, 1], InputError),
+        ([[1, 0], [2, 0], [0, 1], [0, 3]], [1, 1, 0, 0], InputError),
+        ([[1, 0], [2, 0], [0, 1], [0, 3]], [0, 0, 1, 1], InputError),
         (np.ones((4, 2)), [0, 1, 2, 0], LabelError),
         (np.ones((4, 2)), [0, 1, 0.5, 0], LabelError),
         (np.ones((4, 2)), [0, 1], InputError),

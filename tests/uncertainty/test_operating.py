@@ -53,6 +53,22 @@ def test_review_is_asked_where_the_set_is_not_one_class():
         assert decision.review.is_needed == (len(decision.conformal_set) != 1)
 
 
+@pytest.mark.parametrize("bias", [0.0, 2.0])
+def test_an_interval_holds_the_probability_beside_it_and_venn_abers_own(bias):
+    # With a bias no temperature is right, and Venn-Abers disagrees with it.
+    logits, labels = scores(300)
+    fitted = fit_operating(logits + np.array([0, bias]), labels, CLASSES)
+    new = scores(100, 4)[0] + np.array([0, bias])
+    own = fitted.calibration.intervals(new[:, 1] - new[:, 0])
+    outside = 0
+    for decision, (lower, upper) in zip(fitted.decide(new), own, strict=True):
+        found = decision.probabilities["pneumonia"]
+        assert decision.interval[0] <= min(found, lower) <= max(found, upper)
+        assert decision.interval[1] == max(found, upper)
+        outside += not lower <= found <= upper
+    assert outside or not bias
+
+
 def test_operating_point_survives_its_file(tmp_path):
     fitted = fit_operating(*scores(60), CLASSES, source="60 cases")
     fitted.save(tmp_path / "operating.json")
