@@ -16,6 +16,10 @@ _TISSUE: Code = ("85756007", "SCT", "Tissue")
 _ORGAN: Code = ("123037004", "SCT", "Anatomical Structure")
 _LESION: Code = ("49755003", "SCT", "Morphologically Abnormal Structure")
 # A digit behind a letter makes it another word: L1 is a vertebra.
+#: A side that is glued to its structure, as in "lungleft"; three letters or more are a structure.
+_GLUED = re.compile(r"\b(left|right)([a-z]{3,})\b|\b([a-z]{3,})(left|right)\b")
+_NO_SIDE = {"birth", "copy", "down", "forth", "out"} | {"eous", "most", "ness", "over", "ward"}
+_EYE = {"OD": "right", "OS": "left", "od": "right", "os": "left"}
 _SIDE_WORD = re.compile(r"(?<![a-z])(left|right|(?:lt|rt|lh|rh|l|r)(?![0-9]))(?![a-z])")
 
 
@@ -100,6 +104,8 @@ def side_of(name: str) -> Laterality:
 
     >>> side_of("KidneyLeft"), side_of("lung_r"), side_of("vertebrae_L1")
     ('left', 'right', 'unsided')
+    >>> side_of("lungleft"), side_of("OD"), side_of("cleft_palate")
+    ('left', 'right', 'unsided')
     """
     sides = {word[0] for word in _SIDE_WORD.findall(_spaced(name))}
     if len(sides) != 1:
@@ -118,7 +124,18 @@ def are_two_sides(first: str, second: str) -> bool:
 
 
 def _spaced(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower().replace("_", " ")
+    """Lower-case words, sides as words of their own; an eye's Latin sides spelt out."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.strip()).replace("_", " ")
+    # In lower case and beside other words, "os" is a bone.
+    words = re.sub(r"\bO[DS]\b", lambda found: _EYE[found.group()], _EYE.get(words, words))
+    return _GLUED.sub(_unglued, words.lower())
+
+
+def _unglued(found: re.Match[str]) -> str:
+    before, after, first, last = found.groups()
+    if (after or first) in _NO_SIDE:
+        return found.group()
+    return f"{before} {after}" if before else f"{first} {last}"
 
 
 def _stable_colour(name: str) -> tuple[int, int, int]:

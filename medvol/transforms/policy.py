@@ -21,6 +21,7 @@ from medvol.core import (
     label_values,
 )
 from medvol.core.anatomy import PATIENT_AXES
+from medvol.transforms.strength import strength_faults
 
 _AXIS_OF_CODE: dict[str, PatientAxis] = dict(
     zip("LRAPIS", (axis for axis in PATIENT_AXES for _ in "xx"), strict=True)
@@ -109,6 +110,7 @@ class AugmentationPolicy:
         yield from self._mirror_faults(name, arguments, axcodes)
         yield from self._rotation_faults(name, arguments)
         yield from self._intensity_faults(name, arguments)
+        yield from strength_faults(name, arguments)
         if name in _ERASERS or str(arguments.get("name", "")) in _ERASERS:
             yield "erases part of the image while the label still marks it"
 

@@ -1,8 +1,18 @@
 import monai.transforms as mt
+import numpy as np
 import pytest
+from monai.transforms import (
+    Lambdad,
+    Rand3DElasticd,
+    RandAdjustContrastd,
+    RandShiftIntensityd,
+    Transposed,
+)
+from scipy.ndimage import gaussian_filter
 
 from medvol.core import PolicyError, array_axis, check_mirror, check_rotation
 from medvol.transforms import AugmentationPolicy, RandSpatiald, policy_violations
+from medvol.transforms.strength import _deformation_gradient
 
 RAS = {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS"}
 
@@ -163,3 +173,70 @@ def test_a_swap_of_what_are_not_two_sides_of_one_structure_is_rejected():
     for pairs in ([(1, 4), (2, 3)], [(1, 3), (2, 4)]):
         with pytest.raises(PolicyError, match="not the two sides"):
             check_mirror("brain", "left-right", labels, pairs)
+
+
+LIVER = {1: "liver"}
+STRONG = [
+    {"_target_": "Lambdad", "keys": ["image", "label"], "func": "$lambda x: x.flip(1)"},
+    {"_target_": "Lambdad", "keys": ["image", "label"], "func": "$numpy.fliplr"},
+    {"_target_": "RandLambdad", "keys": "image", "func": "$lambda x: x + 1"},
+    {"_target_": "Transposed", "keys": ["image", "label"], "indices": [0, 2, 1, 3]},
+    {"_target_": "RandAdjustContrastd", "keys": "image", "gamma": [0.1, 8]},
+    {"_target_": "RandAdjustContrastd", "keys": "image"},  # MONAI's own default is 0.5 to 4.5
+    {"_target_": "RandShiftIntensityd", "keys": "image", "offsets": 5},
+    {"_target_": "RandShiftIntensityd", "keys": "image", "offsets": [-5, 0]},
+    {"_target_": "RandGaussianNoised", "keys": "image", "std": 5},
+    {"_target_": "Rand3DElasticd", "keys": "image", "sigma_range": [5, 8],
+     "magnitude_range": [100, 2000]},
+    {"_target_": "Rand2DElasticd", "keys": "image", "spacing": [20, 20],
+     "magnitude_range": [1, 50]},
+]  # fmt: skip
+MILD = [
+    {"_target_": "Lambdad", "keys": "label", "func": "$lambda x: x > 0"},
+    {"_target_": "Transposed", "keys": ["image", "label"], "indices": [0, 1, 2, 3]},
+    {"_target_": "RandAdjustContrastd", "keys": "image", "gamma": [0.7, 1.5]},
+    {"_target_": "RandShiftIntensityd", "keys": "image", "offsets": 0.1},
+    {"_target_": "RandGaussianNoised", "keys": "image", "std": 0.1},
+    {"_target_": "Rand3DElasticd", "keys": "image", "sigma_range": [5, 8],
+     "magnitude_range": [100, 200]},
+    {"_target_": "Rand2DElasticd", "keys": "image", "spacing": [20, 30], "magnitude_range": [1, 2]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("transform", STRONG, ids=lambda t: t["_target_"])
+def test_what_no_scanner_makes_or_nobody_can_judge_is_rejected(transform):
+    assert policy_violations([transform], "CT", "abdomen", LIVER)
+
+
+@pytest.mark.parametrize("transform", MILD, ids=lambda t: t["_target_"])
+def test_usual_strengths_pass(transform):
+    assert policy_violations([transform], "CT", "abdomen", LIVER) == []
+
+
+def test_constructed_transforms_are_judged_by_the_same_strengths():
+    strong = [
+        Lambdad(["image", "label"], func=lambda x: x.flip(1)),
+        Transposed(["image", "label"], indices=(0, 2, 1, 3)),
+        RandAdjustContrastd("image", gamma=(0.1, 8)),
+        RandShiftIntensityd("image", offsets=5),
+        Rand3DElasticd("image", sigma_range=(5, 8), magnitude_range=(100, 2000)),
+    ]
+    for transform in strong:
+        assert policy_violations([transform], "CT", "abdomen", LIVER), transform
+    mild = [RandAdjustContrastd("image", gamma=(0.7, 1.5)), RandShiftIntensityd("image", 0.1)]
+    assert policy_violations(mild, "CT", "abdomen", LIVER) == []
+
+
+@pytest.mark.parametrize("labels", [["lungleft", "lungright"], ["OD", "OS"], ["LeftKidney"]])
+def test_sides_in_any_spelling_reject_the_left_right_mirror(labels):
+    flip = [{"_target_": "RandSpatiald", "keys": "image", "flip_axes": ["left-right"]}]
+    assert policy_violations(flip, "MR", "brain", labels)
+    assert policy_violations(flip, "MR", "brain", ["os coxae", "cleft", "bright spot"]) == []
+
+
+def test_a_folding_field_is_recognised_by_its_formula():
+    # The claim behind the limit: the smoothed field's derivative has the stated spread.
+    rng, sigma = np.random.default_rng(0), 3.0
+    field = gaussian_filter(rng.uniform(-1, 1, (64, 64, 64)), sigma, mode="wrap")
+    stated = _deformation_gradient("Rand3DElastic", {"sigma_range": 3, "magnitude_range": 1})
+    assert np.diff(field, axis=0).std() == pytest.approx(stated, rel=0.15)
