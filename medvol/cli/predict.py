@@ -77,6 +77,7 @@ def run(
 ) -> None:
     """Label every image with a bundle; resumable, and one bad image stops no other."""
     ask_for_huge_pages()
+    from medvol.evaluation import write_volumes
     from medvol.runners import PredictOptions, find_cases, shard_of
 
     place = _Place(runner, workers, address, shard)
@@ -98,6 +99,7 @@ def run(
         _require_writable(output)
         records = _predict(cases, options, place)
         _reject_if_all_are(records, output)
+        write_volumes(output)
         _finish(records, is_json)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -48,6 +48,43 @@ _ROWS: tuple[tuple[str, Laterality, Code, str, str, tuple[int, int, int]], ...] 
     ("hippocampus", "unsided", _ORGAN, "5366008", "Hippocampus", (230, 159, 0)),
     ("anterior", "unsided", _ORGAN, "5366008", "Hippocampus", (230, 159, 0)),
     ("posterior", "unsided", _ORGAN, "5366008", "Hippocampus", (86, 180, 233)),
+    # Brain structures of CID 7140, named and coloured as FreeSurfer has them.
+    (
+        "cerebral_white_matter",
+        "unsided",
+        _ORGAN,
+        "68523003",
+        "Cerebral White Matter",
+        (245, 245, 245),
+    ),
+    ("cerebral_cortex", "unsided", _ORGAN, "40146001", "Cerebral Cortex", (205, 62, 78)),
+    ("lateral_ventricle", "unsided", _ORGAN, "66720007", "Lateral Ventricle", (120, 18, 134)),
+    (
+        "inferior_lateral_ventricle",
+        "unsided",
+        _ORGAN,
+        "53118009",
+        "Inferior Horn of Lateral Ventricle",
+        (196, 58, 250),
+    ),
+    (
+        "cerebellum_white_matter",
+        "unsided",
+        _ORGAN,
+        "33060004",
+        "Cerebellar White Matter",
+        (220, 248, 164),
+    ),
+    ("cerebellum_cortex", "unsided", _ORGAN, "25991003", "Cerebellar Cortex", (230, 148, 34)),
+    ("thalamus", "unsided", _ORGAN, "42695009", "Thalamus", (0, 118, 14)),
+    ("caudate", "unsided", _ORGAN, "11000004", "Caudate Nucleus", (122, 186, 220)),
+    ("putamen", "unsided", _ORGAN, "89278009", "Putamen", (236, 13, 176)),
+    ("pallidum", "unsided", _ORGAN, "14738005", "Globus Pallidus", (12, 48, 255)),
+    ("third_ventricle", "midline", _ORGAN, "49841001", "Third Ventricle", (204, 182, 142)),
+    ("fourth_ventricle", "midline", _ORGAN, "35918002", "Fourth Ventricle", (42, 204, 164)),
+    ("brain_stem", "midline", _ORGAN, "119238007", "Brain Stem", (119, 159, 176)),
+    ("amygdala", "unsided", _ORGAN, "4958002", "Amygdala", (103, 255, 255)),
+    ("accumbens_area", "unsided", _ORGAN, "427667007", "Nucleus Accumbens", (255, 165, 0)),
     ("spleen", "midline", _ORGAN, "78961009", "Spleen", (157, 108, 162)),
     ("liver", "midline", _ORGAN, "10200004", "Liver", (221, 130, 101)),
     ("pancreas", "midline", _ORGAN, "15776009", "Pancreas", (249, 180, 111)),
@@ -84,7 +121,8 @@ def _table() -> dict[str, Label]:
 def find_label(name: str) -> Label:
     """Look a label up by name; a name without a row becomes a generic structure.
 
-    The side of an unknown name is read from its words (``left_femur``, ``Kidney (R)``), so that
+    A side's name in front of a known structure keeps that structure's concept and colour. The side
+    of an unknown name is read from its words (``left_femur``, ``Kidney (R)``), so that
     a flip is rejected for lateral labels nobody listed. Its colour is derived from the name and
     therefore stable.
 
@@ -92,11 +130,17 @@ def find_label(name: str) -> Label:
     'left'
     >>> find_label("femur_right").laterality
     'right'
+    >>> find_label("left hippocampus").code[2], find_label("left hippocampus").laterality
+    ('Hippocampus', 'left')
     """
     key = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
     if found := _table().get(key):
         return found
-    return Label(key, side_of(name), _TISSUE, _TISSUE, _stable_colour(key))
+    side = side_of(name)
+    base = _table().get("_".join(re.findall(r"\w+", _SIDE_WORD.sub("", _spaced(name)))))
+    if base is not None and side in ("left", "right") and base.laterality == "unsided":
+        return replace(base, name=key, laterality=side)
+    return Label(key, side, _TISSUE, _TISSUE, _stable_colour(key))
 
 
 def side_of(name: str) -> Laterality:

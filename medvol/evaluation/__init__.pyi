@@ -49,3 +49,7 @@ from .summary import show as show
 from .summary import show_interval as show_interval
 from .summary import summarise as summarise
 from .summary import worst_cases as worst_cases
+from .volumes import StructureVolume as StructureVolume
+from .volumes import read_records as read_records
+from .volumes import structure_volumes as structure_volumes
+from .volumes import write_volumes as write_volumes
