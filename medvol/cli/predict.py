@@ -69,6 +69,9 @@ def run(
     resample_tilt: Annotated[
         bool, typer.Option("--resample-tilt", help="Put a tilted gantry's slices on a grid.")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="End with a page: slices, volumes, what to look at.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Estimate memory and time; predict nothing.")
     ] = False,
@@ -100,7 +103,21 @@ def run(
         records = _predict(cases, options, place)
         _reject_if_all_are(records, output)
         write_volumes(output)
+        if report:
+            _report(output)
         _finish(records, is_json)
+
+
+def _report(output: str) -> None:
+    """Write the page and print where it is."""
+    from pathlib import Path
+
+    from medvol.cli._progress import Bars
+    from medvol.reporting import write_prediction_report
+
+    with Bars(unit="case") as bars:
+        page = write_prediction_report(Path(output), Path(output) / "report", progress=bars).page
+    print(f"report: {page}", file=sys.stderr)
 
 
 class _Progress:

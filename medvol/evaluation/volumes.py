@@ -88,7 +88,7 @@ def read_records(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 def write_volumes(folder: str | os.PathLike[str]) -> Path | None:
     """Write ``volumes.csv`` over all finished cases of a folder; None where none has a volume.
 
-    Every run into the folder, each shard of one included, writes it anew from what is there.
+    Every run into the folder, each shard of one included, writes it again from what is there.
     """
     rows = [row for record in read_records(folder) if record.get("status", "done") == "done"
             for row in structure_volumes(record)]  # fmt: skip

@@ -23,23 +23,30 @@ _POLICY = (
 _UNSAFE = {ord(c): f"\\u{ord(c):04x}" for c in "<>&'\u2028\u2029"}
 
 
-def write_page(target: Path, values: dict[str, Any], data: Any, parts: Mapping[str, str]) -> None:
-    """Write the report's page.
+def write_page(
+    target: Path,
+    values: dict[str, Any],
+    data: Any,
+    parts: Mapping[str, str],
+    template: str = "page.html",
+) -> None:
+    """Write a report's page.
 
     Args:
         target: The file, written atomically.
         values: What the template shows; every text is escaped.
         data: What the scripts read, as JSON values.
         parts: Element id to volume as base64; without any the page carries no 3D viewer.
+        template: Which of the templates beside this module.
     """
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     scripts = [asset("niivue.min.js"), asset("viewer.js")] if parts else []
     scripts.append(asset("report.js"))
     digests = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-                              lstrip_blocks=True)  # fmt: skip
-    text = environment.from_string(asset("page.html")).render(
+                              lstrip_blocks=True, loader=FunctionLoader(asset))  # fmt: skip
+    text = environment.get_template(template).render(
         **values,
         policy=_POLICY.format(scripts=digests),
         style=asset("report.css"),

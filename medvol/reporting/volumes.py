@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,49 @@ def _label_maps(
     values = sorted(labels or present)[:_MOST_LABELS]
     names = [(labels or {}).get(value, str(value)) for value in values]
     return [_renumbered(m, values) for m in raw[0]], names, affine
+
+
+def view_prediction(
+    path: Path, image_path: Path | None, names: Mapping[int, str], max_voxels: int
+) -> View:
+    """A predicted label map: cropped around its structures, thinned until it fits.
+
+    Args:
+        path: The label map.
+        image_path: The image, if there is one; left out where its grid is another.
+        names: Label value to name.
+        max_voxels: Voxels to keep at most.
+
+    Raises:
+        InputError: If a file cannot be read.
+    """
+    from medvol.io import read_scan
+
+    scan = read_scan(path)
+    values, affine = sorted(names)[:_MOST_LABELS], np.asarray(scan.affine, float)
+    labels = _renumbered(_cube(scan.array[0]).astype(np.int32), values)
+    grid = Geometry(labels.shape, affine)  # pyright: ignore[reportArgumentType]
+    image, note = None, "The image is not at hand: outlines alone are shown."
+    if image_path is not None:
+        image, note = _image_on(image_path, grid)
+    box = _box(labels > 0, grid.spacing_mm)
+    affine[:3, 3] = (affine @ [*(s.start for s in box), 1])[:3]
+    cut = None if image is None else image[box]
+    called = [names[value] for value in values]
+    return _fitted(cut, None, labels[box], affine, called, note, max_voxels)
+
+
+def canonical(view: View) -> View:
+    """The same copy stored from left to right, back to front and foot to head."""
+    import nibabel as nib
+
+    turned, affine = {}, view.affine
+    for role in ("image", "ref", "pred"):
+        array = getattr(view, role)
+        if array is not None:
+            stored = nib.as_closest_canonical(nib.Nifti1Image(array, view.affine))
+            turned[role], affine = np.asarray(stored.dataobj), np.asarray(stored.affine)
+    return replace(view, affine=affine, **turned)
 
 
 def view_image(path: Path, max_voxels: int) -> View:

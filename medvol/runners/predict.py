@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ def load(session: Session, case: CaseInput) -> PreparedCase:
     )
     prepared = PreparedCase(case, record)
     with _recorded(record):
+        record.input = os.path.relpath(case.path, options.output)
         record.input_sha256 = input_digest(case.path)
         same = {k: getattr(record, k) for k in ("bundle", "input_sha256", "options_sha256")}
         if found := earlier(options.output, case.name, same):

@@ -84,6 +84,7 @@ class Record:
         status: ``done``, ``rejected`` (the input is at fault) or ``failed`` (the run is).
         reason: One line for the last two.
         bundle: Name, version and digests of config and weights.
+        input: The image, relative to the folder of results.
         input_sha256: Digest of the image.
         options_sha256: Digest of what was asked.
         device: Where the network ran.
@@ -108,6 +109,7 @@ class Record:
     status: str = "done"
     reason: str = ""
     bundle: dict[str, Any] = field(default_factory=dict)
+    input: str = ""
     input_sha256: str = ""
     options_sha256: str = ""
     device: str = ""

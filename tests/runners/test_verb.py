@@ -73,6 +73,18 @@ def test_scoring_a_case_that_the_weights_were_trained_on_says_so(
     assert "1 of 4 internal cases are training cases" in texts.replace("\n", " ")
 
 
+def test_a_run_ends_with_volumes_and_on_request_with_a_page(predict, images, tmp_path, capsys):
+    assert predict(str(images), "--report") == 0
+    page = tmp_path / "out" / "report" / "report.html"
+    assert f"report: {page}" in capsys.readouterr().err
+    assert page.read_text().count("<h2>") >= 4
+    with (tmp_path / "out" / "volumes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["structure"]) for row in rows] == [
+        (f"case{k}", name) for k in range(4) for name in ("spleen", "liver")
+    ]
+
+
 def test_without_a_record_of_the_training_nothing_is_claimed(predict, images, tmp_path):
     assert predict(str(images)) == 0
     record = json.loads((tmp_path / "out" / "case1" / "prediction.json").read_text())
