@@ -26,6 +26,7 @@ def write_run(
     options: Mapping[str, Any],
     inputs: Iterable[Path],
     outputs: Iterable[str],
+    predicted_by: Iterable[Mapping[str, Any]] = (),
 ) -> None:
     """Write ``run.json``: enough for ``medvol evaluate rerun`` to repeat it and to compare.
 
@@ -35,6 +36,8 @@ def write_run(
         options: What the verb was called with, paths included.
         inputs: Every file that was read; a folder counts as its files.
         outputs: Names of the files in ``folder`` that the run decided.
+        predicted_by: Of what was evaluated, who made it and how many cases; see
+            :func:`medvol.evaluation.pairing.makers`.
     """
     write_json(
         folder / "run.json",
@@ -45,6 +48,7 @@ def write_run(
             "inputs": {_relative(p, folder): sha256_file(p) for p in _files(inputs)},
             "outputs": {name: sha256_file(folder / name) for name in sorted(outputs)},
             "versions": versions(),
+            "predicted_by": [dict(row) for row in predicted_by],
         },
     )
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from medvol.core.errors import ConfigError, InputError
 from medvol.evaluation.cases import groups_by
-from medvol.evaluation.predictions import Predictions
+from medvol.evaluation.predictions import Predictions, require_other_scores
 from medvol.evaluation.summary import SMALL_GROUP, BootstrapPlan
 from medvol.metrics import (
     OperatingPoint,
@@ -181,6 +181,7 @@ def require_other_cases(validation: Predictions, test: Predictions) -> None:
             f"{test.source}: {len(shared)} cases belong to patients of {validation.source}, for "
             f"example {shared[0]}; a threshold must be fixed on other patients than it is tested on"
         )
+    require_other_scores(validation, test)
 
 
 def first_of_each(*keys: NDArray[np.generic]) -> NDArray[np.intp]:

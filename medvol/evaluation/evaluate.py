@@ -28,7 +28,7 @@ from medvol.evaluation.cases import (
 from medvol.evaluation.cohorts import Cohort, find_cohort, require_apart, require_other_cohort
 from medvol.evaluation.curves import cohort_curves
 from medvol.evaluation.longitudinal import LESION_RUN, follow_pairs
-from medvol.evaluation.pairing import RECORD, read_record
+from medvol.evaluation.pairing import RECORD, makers, read_record
 from medvol.evaluation.predictions import (
     Predictions,
     read_predictions,
@@ -213,7 +213,8 @@ def evaluate_segmentation(
     texts["summary.csv"] = fields_to_csv(SummaryRow, table)
     texts["agreement.csv"] = fields_to_csv(AgreementRow, limits)
     texts["worst.csv"] = scores_to_csv(worst)
-    _write(options, texts, inputs, MASK_RUN)
+    records = (one.record() for cohort in cohorts for one in cohort.files)
+    _write(options, texts, inputs, MASK_RUN, makers(records))
     tested = [info for cohort in cohorts for info in cohort.cases.values()]
     return _evaluation(table, worst, options.output, tested)
 
@@ -240,11 +241,15 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
     known = from_manifest(manifest) if manifest else None
     truth = {c.case: c.category for c in manifest.cases if c.category} if manifest else None
 
+    seen: list[Mapping[str, Any]] = []
+
     def read(path: Path, cohort: str) -> Predictions:
         found = read_predictions(
             path, cohort=cohort, truth=truth, known=known, positive=options.positive
         )
         records = {c.case: read_record(path.parent / c.case / RECORD) for c in found.cases}
+        if cohort != "validation":
+            seen.extend(records.values())
         trained = {c.case: c.trained() for c in found.cases
                    if records[c.case].get("is_training_case") is True}  # fmt: skip
         return found.of_cases(trained)
@@ -285,7 +290,7 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
     texts["curves.json"] = json.dumps({"cohorts": curves}, allow_nan=False) + "\n"
     given = (options.scores, options.validation, options.external, options.split)
     inputs = [path for path in given if path]
-    _write(options, texts, inputs, SCORE_RUN)
+    _write(options, texts, inputs, SCORE_RUN, makers(seen))
     tested = [*test.cases, *(outside.cases if outside else ())]
     return _evaluation(rows, worst, options.output, tested)
 
@@ -370,6 +375,7 @@ def _write(
     texts: Mapping[str, str],
     inputs: Sequence[Path],
     command: str,
+    predicted_by: Sequence[Mapping[str, Any]],
 ) -> None:
     from medvol.datasets import index_files
 
@@ -379,7 +385,7 @@ def _write(
     named = {field.name: getattr(options, field.name) for field in fields(options)}
     named.pop("output")
     extra = [p for known in (options.data, options.train) if known for p in index_files(known)]
-    write_run(options.output, command, named, [*inputs, *extra], texts)
+    write_run(options.output, command, named, [*inputs, *extra], texts, predicted_by)
 
 
 def to_json(found: Evaluation) -> dict[str, Any]:

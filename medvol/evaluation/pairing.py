@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,23 @@ def read_record(path: Path) -> dict[str, Any]:
     except (UnicodeDecodeError, json.JSONDecodeError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def makers(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Name, version and weights of each bundle that made predictions, and how many.
+
+    Predictions without a record count for a maker without a name.
+    """
+    count: dict[tuple[str, str, str], int] = {}
+    for record in records:
+        bundle = record.get("bundle")
+        bundle = bundle if isinstance(bundle, Mapping) else {}
+        key = tuple(str(bundle.get(name) or "") for name in ("name", "version", "weights_sha256"))
+        count[key] = count.get(key, 0) + 1  # pyright: ignore[reportArgumentType]
+    return [
+        {"name": name, "version": version, "weights_sha256": weights, "n": n}
+        for (name, version, weights), n in sorted(count.items())
+    ]
 
 
 def find_masks(folder: str | os.PathLike[str]) -> dict[str, Path]:

@@ -153,7 +153,7 @@ def require_other_predictions(internal: Predictions, external: Predictions) -> N
     """Reject an external cohort that repeats the internal one.
 
     Raises:
-        InputError: If every external row is an internal row.
+        InputError: If every external row is an internal row, or has the scores of one.
     """
     ours, theirs = (
         {(info.case, *row) for info, row in zip(one.cases, one.prob.tolist(), strict=True)}
@@ -163,6 +163,32 @@ def require_other_predictions(internal: Predictions, external: Predictions) -> N
         raise InputError(
             f"{external.source}: all {len(theirs)} external cases stand with the same scores in "
             f"{internal.source}; an external cohort must hold other patients"
+        )
+    require_other_scores(internal, external)
+
+
+def require_other_scores(first: Predictions, second: Predictions) -> None:
+    """Reject two sets of which one holds the other's images under other names.
+
+    Scores that are nearly all different within a set and the same in both are of the same images;
+    coarse scores, such as a reader's grades, decide nothing.
+
+    Raises:
+        InputError: Naming both cases of a pair.
+    """
+    rows = [
+        [tuple(row) for row in (one.prob if one.logits is None else one.logits).tolist()]
+        for one in (first, second)
+    ]
+    if first.classes != second.classes or any(2 * len(set(r)) <= len(r) for r in rows):
+        return
+    place = {row: k for k, row in enumerate(rows[0])}
+    alike = [k for k, row in enumerate(rows[1]) if row in place]
+    if len(alike) >= 5 and 2 * len(alike) >= min(map(len, rows)):
+        pair = first.cases[place[rows[1][alike[0]]]].case, second.cases[alike[0]].case
+        raise InputError(
+            f"{second.source}: {len(alike)} cases have the very scores of cases of {first.source} "
+            f"(for example {pair[1]!r} of {pair[0]!r}): the same images under other names"
         )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from medvol.core.errors import InputError, MissingInputError
+from medvol.reporting.proofs import is_made_by, names_patients, weights_of
 
+logger = logging.getLogger(__name__)
+_METADATA = "configs/metadata.json"
 Facts = dict[str, list["Fact"]]
 _FROM_METADATA = {
     "name": "title", "version": "version", "task": "task", "description": "description",
@@ -60,7 +64,15 @@ def collect_facts(sources: Sequence[Path], own: Path | None = None) -> Facts:
         MissingInputError: If a source is none of these.
     """
     facts: Facts = {}
+    bundles = {weights_of(s): s.name for s in sources if (s / _METADATA).is_file()}
     for source in sources:
+        if bundles and (source / "run.json").is_file() and not is_made_by(source, bundles):
+            logger.warning(
+                "%s: left out, since its predictions do not prove to be of %s: predict with it, "
+                "and keep prediction.json beside the results", source,
+                " or ".join(sorted(bundles.values())),
+            )  # fmt: skip
+            continue
         readers = [read for name, read in _READERS.items() if (source / name).is_file()]
         if not readers:
             wanted = ", ".join(_READERS)
@@ -92,8 +104,12 @@ def _bundle(source: Path, facts: Facts) -> None:
         add(facts, key, f"{field} {text}" if key == "software" and text else text, file, field)
     ours = metadata.get("medvol", {})
     for field, key in {"modality": "modality", "body_part": "body_part", "family": "family",
-                       "weights_sha256": "weights", "spacing_mm": "spacing"}.items():  # fmt: skip
+                       "spacing_mm": "spacing"}.items():  # fmt: skip
         add(facts, key, ours.get(field), file, f"medvol.{field}")
+    if (digest := ours.get("weights_sha256")) and digest == weights_of(source):
+        add(facts, "weights", digest, file, "medvol.weights_sha256")
+    elif digest:
+        logger.warning("%s: the weights are not there or not those of medvol.weights_sha256", file)
     for task in ("inference", "train"):
         if (source / "configs" / f"{task}.json").is_file():
             _config(source, task, facts)
@@ -183,15 +199,20 @@ def _evaluation(source: Path, facts: Facts) -> None:
         "options.confidence, resamples, seed")  # fmt: skip
     if results.command.startswith("evaluate"):
         add(facts, "reproducibility", f"medvol evaluate rerun {file} repeats it", file, "inputs")
-    if options.get("train") is not None:
-        add(facts, "disjoint", "no test patient is in the training data (rejected otherwise)", file,
-            "options.train")  # fmt: skip
-    if options.get("validation") is not None:
-        add(facts, "threshold", "fixed on other patients than those tested", file,
-            "options.validation")  # fmt: skip
-    table = f"{source.name}/summary.csv"
     unnamed = {cohort for cohort, cases in results.cases.items()
                if any(not case["patient_group"] for case in cases)}  # fmt: skip
+    for option, key, proven, weaker in (
+        ("train", "disjoint", "no test patient is in the training data: all are named",
+         "no test case is a case of the training data by name; patients are not all named, so that "
+         "more is not proven"),
+        ("validation", "threshold", "fixed on other patients than those tested: all are named",
+         "fixed on the validation file; patients are not all named, so that it is not proven that "
+         "they are others than those tested"),
+    ):  # fmt: skip
+        if options.get(option) is not None:
+            is_proven = "internal" not in unnamed and names_patients(option, results)
+            add(facts, key, proven if is_proven else weaker, file, f"options.{option}")
+    table = f"{source.name}/summary.csv"
     for row in results.table:
         is_class = hasattr(row, "operating_point")
         names = ("value", "lower", "upper") if is_class else ("mean", "mean_lower", "mean_upper")
@@ -352,7 +373,7 @@ def _is_number(value: Any) -> bool:
 
 
 _READERS: Mapping[str, Any] = {
-    "configs/metadata.json": _bundle,
+    _METADATA: _bundle,
     "run.json": _evaluation,
     "study.json": _study,
     "epochs.csv": _training,
