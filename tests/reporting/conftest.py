@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -74,3 +75,31 @@ def score_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     evaluate_scores(options)
     return folder / "out"
+
+
+@pytest.fixture
+def predictions(tmp_path):
+    """Three cases: sound, flagged, and one that was rejected; a hostile name among them."""
+    affine, rng = np.diag([-1.0, 1.0, 2.0, 1.0]), np.random.default_rng(0)
+    for name, flag in (("b sound", ""), ("<script>alert(1)", "liver was not found")):
+        image = rng.normal(100, 20, (30, 32, 16)).astype(np.float32)
+        mask = np.zeros(image.shape, np.uint8)
+        mask[8:20, 8:20, 4:12] = 2
+        folder = tmp_path / "out" / name
+        folder.mkdir(parents=True)
+        nib.save(nib.Nifti1Image(image, affine), tmp_path / f"{name}.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
+        nib.save(nib.Nifti1Image(mask, affine), folder / "seg.nii.gz")  # pyright: ignore[reportPrivateImportUsage]
+        record = {
+            "case": name, "status": "done", "bundle": {"name": "toy", "version": "1.2"},
+            "input": f"../{name}.nii.gz", "outputs": {"nifti": "seg.nii.gz"},
+            "structures": [
+                {"label": 1, "name": "liver", "voxels": 0, "volume_ml": 0.0},
+                {"label": 2, "name": "spleen", "voxels": 1152, "volume_ml": 2.304},
+            ],
+            "review": {"flag": bool(flag), "reason": flag}, "seconds": {"infer": 1.0},
+        }  # fmt: skip
+        (folder / "prediction.json").write_text(json.dumps(record))
+    (tmp_path / "out" / "c").mkdir()
+    refused = {"case": "c", "status": "rejected", "reason": "c.nii: is cut short"}
+    (tmp_path / "out" / "c" / "prediction.json").write_text(json.dumps(refused))
+    return tmp_path / "out"

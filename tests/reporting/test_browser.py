@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from medvol.reporting import write_report
+from medvol.reporting import write_prediction_report, write_report
 from tests.reporting.conftest import HOSTILE
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -218,4 +218,22 @@ def test_a_case_without_a_volume_shows_its_numbers(browser):
     assert script(browser, "return document.querySelector('#case').className") == "flat"
     assert "Brier" in script(browser, "return document.querySelector('#case-numbers').textContent")
     script(browser, "document.querySelector('#close').click()")
+    assert browser.get_log("browser") == []
+
+
+def test_a_page_of_predictions_fits_every_width_and_opens_in_3d(browser, predictions, tmp_path):
+    page = write_prediction_report(predictions, tmp_path / "report").page
+    browser.get_log("browser")
+    browser.get(page.as_uri())
+    for width in (390, 768, 1400):
+        metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        assert script(browser, "return document.documentElement.scrollWidth") <= width
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert script(browser, "return [...document.images].every(i => i.naturalWidth > 0)")
+    script(browser, "document.querySelector('[data-open]').click()")
+    wait_for(browser, "return Boolean(document.getElementById('case').dataset.shown)")
+    assert coloured(browser)["pred"] > 0
+    assert script(browser, "return document.getElementById('case-numbers').textContent")
+    assert script(browser, "return document.getElementById('show-ref').parentElement.hidden")
     assert browser.get_log("browser") == []
