@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from medvol.cli._evaluation import as_list
 from medvol.cli._options import By, Json
 
 EXAMPLE = "medvol calibrate --validation validation.csv --test test.csv -o calibration"
@@ -33,6 +32,7 @@ def run(
     is_json: Json = False,
 ) -> None:
     """Fit a temperature, show calibration before and after, and make a bundle use it."""
+    from medvol.cli._evaluation import as_list
     from medvol.core.files import write_json
     from medvol.evaluation import BootstrapPlan, calibrate, show_interval, store
 

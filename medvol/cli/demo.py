@@ -18,10 +18,12 @@ def run(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for results.")] = Path(
         "demo_output"
     ),
-    train: Annotated[bool, typer.Option(help="Also train the phantom bundle.")] = True,
+    train: Annotated[
+        bool, typer.Option("--train", help="Also train on CT phantoms, and score unseen ones.")
+    ] = False,
     is_json: Json = False,
 ) -> None:
-    """Segment a template brain's hippocampi, then train and score a phantom bundle."""
+    """Segment a template head: its brain, and both hippocampi; ends with a page."""
     from medvol.runners import run_demo
 
     def show(line: str) -> None:

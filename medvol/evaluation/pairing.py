@@ -64,8 +64,8 @@ def makers(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """
     count: dict[tuple[str, str, str], int] = {}
     for record in records:
-        bundle = record.get("bundle")
-        bundle = bundle if isinstance(bundle, Mapping) else {}
+        stated = record.get("bundle")
+        bundle: Mapping[str, Any] = stated if isinstance(stated, Mapping) else {}
         key = tuple(str(bundle.get(name) or "") for name in ("name", "version", "weights_sha256"))
         count[key] = count.get(key, 0) + 1  # pyright: ignore[reportArgumentType]
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 
 import numpy as np
@@ -21,26 +22,35 @@ def test_two_minutes_of_training_find_the_organs_of_unseen_phantoms(tmp_path):
     dice = demo.train_phantom(tmp_path, lambda line: None)
     assert set(dice) == {"liver", "spleen"}
     assert np.mean(list(dice.values())) >= 0.9
-    assert (tmp_path / "phantom.png").stat().st_size > 10_000
+    assert (tmp_path / "phantom" / "report" / "report.html").stat().st_size > 10_000
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nilearn") is None, reason="needs the demo extra")
-def test_both_hippocampi_of_the_template_are_found(tmp_path, capsys):
-    assert main(["demo", "-o", str(tmp_path), "--no-train"]) == 0
-    said = capsys.readouterr().out
-    assert "report.html" in said
-    mask = read_image(tmp_path / "hippocampi.nii.gz")
+def test_brain_and_hippocampi_of_the_template_are_found(tmp_path, capsys):
+    assert main(["demo", "-o", str(tmp_path)]) == 0
+    assert f"report: {tmp_path / 'report.html'}" in capsys.readouterr().out
     template = read_image(demo.template_path())
-    assert mask.shape == template.shape
-    assert torch.allclose(mask.affine, template.affine)
-    voxel_ml = abs(float(torch.linalg.det(template.affine[:3, :3]))) / 1000
-    at = torch.argwhere(mask[0] > 0)
-    x_mm = (at.double() @ template.affine[:3, :3].T + template.affine[:3, 3])[:, 0]
-    left, right = (float((side).sum()) * voxel_ml for side in (x_mm < 0, x_mm > 0))
+    for name in demo.CASES:
+        mask = read_image(tmp_path / "prediction" / name / "seg.nii.gz")
+        assert mask.shape == template.shape
+        assert torch.allclose(mask.affine, template.affine)
+    with (tmp_path / "prediction" / "volumes.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    ml = {(row["case"], row["structure"]): float(row["volume_ml"]) for row in rows}
     # Adult hippocampi hold about 3 to 5 ml each, and the template is nearly symmetric.
-    assert 3.0 < left < 5.5
-    assert 3.0 < right < 5.5
-    assert abs(left - right) < 0.5
+    at = "mni152_hippocampi"
+    sides = [ml[at, f"{side} anterior"] + ml[at, f"{side} posterior"]
+             for side in ("left", "right")]  # fmt: skip
+    assert all(3.0 < side < 5.5 for side in sides)
+    assert abs(sides[0] - sides[1]) < 0.5
+    whole = {name: volume for (case, name), volume in ml.items() if case == "mni152_brain"}
+    assert len(whole) == 32
+    assert min(whole.values()) > 0
+    for name in ("cerebral white matter", "cerebellum cortex", "thalamus", "putamen"):
+        left, right = whole[f"left {name}"], whole[f"right {name}"]
+        assert abs(left - right) < 0.15 * (left + right)
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("<h2>mni152_") == 2
 
 
 @pytest.mark.slow
