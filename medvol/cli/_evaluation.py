@@ -59,6 +59,8 @@ def print_evaluation(found: Evaluation, as_json: bool) -> None:
         text = _class_text(row) if isinstance(row, ClassRow) else _mask_text(row)
         print(f"{where}  {text}{mark}")
     _print_worst(found.worst)
+    for line in found.remarks:
+        print(line)
     if found.training_cases:
         print(f"{len(found.training_cases)} cases are training cases, of their data set or by the "
               f"weights' own record (for example {found.training_cases[0]}): scores of cases that "

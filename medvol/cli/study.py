@@ -19,7 +19,8 @@ EXAMPLE = "medvol study my_study.yaml --data hippocampus=Task04_Hippocampus -o s
 
 
 #: Numbers that the printed table leaves to arms.csv.
-_ONLY_IN_FILE = {"ppv", "npv", "accuracy", "balanced_accuracy", "mcc", "lr_plus", "lr_minus"}
+_ONLY_IN_FILE = {"ppv", "npv", "accuracy", "balanced_accuracy", "mcc", "lr_plus", "lr_minus",
+                 "macro_f1", "kappa"}  # fmt: skip
 
 
 def run(

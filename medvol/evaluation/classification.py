@@ -17,6 +17,7 @@ from medvol.evaluation.predictions import Predictions, require_other_scores
 from medvol.evaluation.summary import SMALL_GROUP, BootstrapPlan
 from medvol.metrics import (
     OperatingPoint,
+    agreement_of_classes,
     auc_ci,
     bootstrap_ci,
     clinical,
@@ -140,7 +141,8 @@ def summarise_predictions(
     Args:
         data: Scores and truth.
         thresholds: By (class, rule), from ``fix_thresholds`` on other cases; without them the
-            decision is at 0.5 (two classes), which is printed as such.
+            decision is at 0.5, which is printed as such; scores that are not probabilities have
+            none.
         by: Columns to form subgroups by.
         plan: How bootstrap intervals are drawn.
         prevalence: State predictive values at this share of positives too.
@@ -205,7 +207,9 @@ def _group_rows(
         one = ClassGroup(data, cohort, group, label, truth == k, data.prob[:, k], plan, prevalence)
         rows += ranking_rows(one)
         rules: Mapping[tuple[str, str], float] = (
-            {(label, "fixed"): 0.5} if thresholds is None else thresholds
+            {(label, "fixed"): 0.5 if data.is_probability else math.nan}
+            if thresholds is None
+            else thresholds
         )
         for (name, rule), threshold in rules.items():
             if name == label:
@@ -297,6 +301,7 @@ def _count_metrics(prevalence: float | None) -> dict[str, Callable[..., float]]:
     """Numbers of tp, fp, fn and tn that are not proportions of cases."""
     names = ("f1", "balanced_accuracy", "mcc", "lr_plus", "lr_minus")
     found: dict[str, Callable[..., float]] = {n: partial(_clinical, n) for n in names}
+    found |= {name: partial(_of_both_classes, name) for name in ("macro_f1", "kappa")}
     if prevalence is not None:
         for place, name in enumerate(("ppv", "npv")):
             found[f"{name}@prevalence={prevalence:g}"] = partial(_predictive, place, prevalence)
@@ -305,6 +310,10 @@ def _count_metrics(prevalence: float | None) -> dict[str, Callable[..., float]]:
 
 def _clinical(name: str, *counts: int) -> float:
     return getattr(clinical(*counts), name)
+
+
+def _of_both_classes(name: str, tp: int, fp: int, fn: int, tn: int) -> float:
+    return float(agreement_of_classes(np.array([[tn, fp], [fn, tp]], float))[name])
 
 
 def _predictive(place: int, prevalence: float, *counts: int) -> float:
@@ -359,9 +368,24 @@ def _macro_rows(whole: ClassGroup, truth: NDArray[np.int64]) -> list[ClassRow]:
         statistics = [make(truth == k, data.prob[:, k]) for k in range(len(data.classes))]
         mean = _mean_of(statistics)
         rows.append(_bootstrap_row(whole, metric, mean))
+    cells = truth * len(data.classes) + data.prob.argmax(axis=1)
+    for metric in agreement_of_classes(np.zeros((len(data.classes),) * 2)):
+        rows.append(_bootstrap_row(whole, metric, _table_statistic(metric, cells, data.classes)))
     right = (data.prob.argmax(axis=1) == truth).astype(float)
     rows.append(_proportion_row(whole, "accuracy", right > 0, np.ones(len(truth), bool), {}))
     return rows
+
+
+def _table_statistic(metric: str, cells: NDArray[np.int64], classes: Sequence[str]):
+    """A number of the table of truth (rows) against called class (columns), per resample."""
+    size = len(classes)
+    member = (cells[:, None] == np.arange(size**2)).astype(float)
+
+    def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        tables = (weights @ member).reshape(-1, size, size)
+        return agreement_of_classes(tables)[metric]
+
+    return statistic
 
 
 def _mean_of(statistics):

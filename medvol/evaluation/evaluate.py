@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from medvol.core.errors import ConfigError
 from medvol.core.files import fields_to_csv, write_text
@@ -17,6 +14,7 @@ from medvol.core.notebook import data_frame, html_table
 from medvol.core.runs import changed_outputs, read_run, write_run
 from medvol.evaluation import classification, summary
 from medvol.evaluation.agreement import AgreementRow, agreement
+from medvol.evaluation.case_scores import case_columns, case_scores, worst_scores
 from medvol.evaluation.cases import (
     CaseInfo,
     case_lines,
@@ -27,6 +25,7 @@ from medvol.evaluation.cases import (
 )
 from medvol.evaluation.cohorts import Cohort, find_cohort, require_apart, require_other_cohort
 from medvol.evaluation.curves import cohort_curves
+from medvol.evaluation.gaps import GapRow, find_gaps
 from medvol.evaluation.longitudinal import LESION_RUN, follow_pairs
 from medvol.evaluation.pairing import RECORD, makers, read_record
 from medvol.evaluation.predictions import (
@@ -34,6 +33,7 @@ from medvol.evaluation.predictions import (
     read_predictions,
     require_other_predictions,
 )
+from medvol.evaluation.remarks import gap_remarks, mask_remarks, score_remarks
 from medvol.evaluation.segmentation import measure_masks
 from medvol.evaluation.summary import BootstrapPlan, SummaryRow
 from medvol.metrics import (
@@ -41,7 +41,6 @@ from medvol.metrics import (
     Score,
     cases_to_csv,
     measured_tables,
-    metric_of,
     scores_to_csv,
 )
 
@@ -151,6 +150,8 @@ class Evaluation:
         n_unknown_patients: Cases whose patient is not known, so that each counts as one.
         training_cases: Cases that their data set, or the record beside the weights, states to be
             trained on.
+        gaps: Rows of ``gaps.csv``: subgroups and cohorts beside each other.
+        remarks: What the numbers do not show, a sentence each.
     """
 
     table: Sequence[SummaryRow | classification.ClassRow]
@@ -158,6 +159,8 @@ class Evaluation:
     output: Path | None
     n_unknown_patients: int = 0
     training_cases: tuple[str, ...] = ()
+    gaps: tuple[GapRow, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def to_pandas(self) -> DataFrame:
         """The rows of ``summary.csv`` as a pandas table."""
@@ -210,13 +213,15 @@ def evaluate_segmentation(
         )  # fmt: skip
     if len(cohorts) > 1:
         require_other_cohort(cohorts[0], cohorts[1], empty)
+    remarks, gaps = mask_remarks(table), find_gaps(table, options.confidence)
+    texts["gaps.csv"] = fields_to_csv(GapRow, gaps)
     texts["summary.csv"] = fields_to_csv(SummaryRow, table)
     texts["agreement.csv"] = fields_to_csv(AgreementRow, limits)
     texts["worst.csv"] = scores_to_csv(worst)
     records = (one.record() for cohort in cohorts for one in cohort.files)
     _write(options, texts, inputs, MASK_RUN, makers(records))
     tested = [info for cohort in cohorts for info in cohort.cases.values()]
-    return _evaluation(table, worst, options.output, tested)
+    return _evaluation(table, worst, options.output, tested, (gaps, remarks))
 
 
 def mask_cohorts(options: MaskOptions) -> list[Cohort]:
@@ -269,6 +274,7 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
         classification.require_other_cases(validation, test)
         thresholds = classification.fix_thresholds(validation, options.rules)  # pyright: ignore[reportArgumentType]
     rows: list[classification.ClassRow] = []
+    remarks: list[str] = []
     curves: list[dict[str, Any]] = []
     texts: dict[str, str] = {}
     outside = read(options.external, "external") if options.external else None
@@ -280,11 +286,14 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
         rows += classification.summarise_predictions(
             data, thresholds=thresholds, by=options.by, plan=draw, prevalence=options.prevalence
         )
+        remarks += score_remarks(data, has_thresholds=thresholds is not None)
         curves.append(cohort_curves(data, thresholds, draw))
-        texts[f"scores{end}.csv"] = scores_to_csv(_case_scores(data))
-        columns = group_columns(data.cases, options.by) | _case_columns(data)
+        texts[f"scores{end}.csv"] = scores_to_csv(case_scores(data))
+        columns = group_columns(data.cases, options.by) | case_columns(data)
         texts[f"cases{end}.csv"] = cases_to_csv(case_lines(data.cases), columns)
-    worst = _worst_scores(_case_scores(test))[: options.worst]
+    worst = worst_scores(case_scores(test))[: options.worst]
+    gaps = find_gaps(rows, options.confidence)
+    texts["gaps.csv"] = fields_to_csv(GapRow, gaps)
     texts["summary.csv"] = fields_to_csv(classification.ClassRow, rows)
     texts["worst.csv"] = scores_to_csv(worst)
     texts["curves.json"] = json.dumps({"cohorts": curves}, allow_nan=False) + "\n"
@@ -292,7 +301,7 @@ def evaluate_scores(options: ScoreOptions) -> Evaluation:
     inputs = [path for path in given if path]
     _write(options, texts, inputs, SCORE_RUN, makers(seen))
     tested = [*test.cases, *(outside.cases if outside else ())]
-    return _evaluation(rows, worst, options.output, tested)
+    return _evaluation(rows, worst, options.output, tested, (gaps, remarks))
 
 
 def rerun(path: Path, *, jobs: int = 1, progress: Progress | None = None) -> list[str]:
@@ -323,51 +332,14 @@ def _evaluation(
     worst: Sequence[Score],
     output: Path,
     tested: Sequence[CaseInfo],
+    notes: tuple[Sequence[GapRow], Sequence[str]],
 ) -> Evaluation:
     unknown = sum(not info.is_patient_known for info in tested)
     trained = tuple(info.case for info in tested if info.split == "train")
-    return Evaluation(table, worst, output, unknown, trained)
-
-
-def _worst_scores(rows: Sequence[Score]) -> list[Score]:
-    known = [row for row in rows if not math.isnan(row.value)]
-    direction = {row.metric: metric_of(row.metric).direction for row in known}
-    return sorted(known, key=lambda r: (-summary.badness(r.value, direction[r.metric]), r.case))
-
-
-def _case_scores(data: Predictions) -> list[Score]:
-    """Per case, the squared error of its probabilities (the two-class form halves it).
-
-    Scores that are not probabilities have none: there it is the share of the other classes' cases
-    that the case is ranked rightly against, whose mean over a class is that class's AUC.
-    """
-    truth = data.known_truth
-    rows = []
-    if not data.is_probability:
-        for k, info in enumerate(data.cases):
-            own = data.prob[:, truth[k]]
-            others = own[truth != truth[k]]
-            right = np.where(others < own[k], 1.0, np.where(others == own[k], 0.5, 0.0))
-            value = float(right.mean()) if others.size else math.nan
-            rows.append(Score(info.case, data.classes[int(truth[k])], "auc_roc", value))
-        return rows
-    for k, info in enumerate(data.cases):
-        gap = data.prob[k].copy()
-        gap[truth[k]] -= 1
-        value = float((gap**2).sum()) / (2 if len(data.classes) == 2 else 1)
-        rows.append(Score(info.case, data.classes[int(truth[k])], "brier", value))
-    return rows
-
-
-def _case_columns(data: Predictions) -> dict[str, list[Any]]:
-    """Per case: the truth, the most probable class and every class's probability (or score)."""
-    names = {"truth": data.known_truth, "called": data.called}
-    columns: dict[str, list[Any]] = {
-        name: [data.classes[int(k)] for k in numbers] for name, numbers in names.items()
-    }
-    for k, name in enumerate(data.classes):
-        columns[f"prob_{name}"] = data.prob[:, k].tolist()
-    return columns
+    gaps, remarks = notes
+    return Evaluation(
+        table, worst, output, unknown, trained, tuple(gaps), (*remarks, *gap_remarks(gaps))
+    )
 
 
 def _write(
@@ -396,4 +368,6 @@ def to_json(found: Evaluation) -> dict[str, Any]:
         "worst": [row.to_json() for row in found.worst],
         "n_unknown_patients": found.n_unknown_patients,
         "training_cases": list(found.training_cases),
+        "gaps": [gap.to_json() for gap in found.gaps],
+        "remarks": list(found.remarks),
     }

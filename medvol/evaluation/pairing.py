@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from medvol.io import formats
 
 #: What ``medvol predict`` leaves beside each result.
 RECORD = "prediction.json"
+_MAKER = ("name", "version", "weights_sha256")
 #: File names that predictions carry inside a folder named after the case.
 _IN_CASE_FOLDER = ("seg", "label", "mask", "prediction")
 _ENDINGS = ("_seg", "_label", "_mask", "_pred", "_trans")
@@ -62,16 +64,12 @@ def makers(records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
     Predictions without a record count for a maker without a name.
     """
-    count: dict[tuple[str, str, str], int] = {}
+    count: Counter[tuple[str, ...]] = Counter()
     for record in records:
-        stated = record.get("bundle")
-        bundle: Mapping[str, Any] = stated if isinstance(stated, Mapping) else {}
-        key = tuple(str(bundle.get(name) or "") for name in ("name", "version", "weights_sha256"))
-        count[key] = count.get(key, 0) + 1  # pyright: ignore[reportArgumentType]
-    return [
-        {"name": name, "version": version, "weights_sha256": weights, "n": n}
-        for (name, version, weights), n in sorted(count.items())
-    ]
+        bundle = record.get("bundle")
+        facts = bundle if isinstance(bundle, dict) else {}
+        count[tuple(str(facts.get(name) or "") for name in _MAKER)] += 1
+    return [{**dict(zip(_MAKER, key, strict=True)), "n": n} for key, n in sorted(count.items())]
 
 
 def find_masks(folder: str | os.PathLike[str]) -> dict[str, Path]:

@@ -142,6 +142,8 @@ def read_predictions(
                 f"{path}: its score is of {named!r}, so {positive!r} cannot be positive"
             )
         classes = _binary_names(path, texts, positive or named)
+    if not is_single and logits is None:
+        _require_sums(path, prob)
     numbers = None if texts is None else _class_numbers(path, texts, classes)
     used = {case_column, truth_column, *_score_columns(header), *classes}
     infos = tuple(_info(row, case_column, used, cohort, known or {}) for row in rows)
@@ -189,6 +191,22 @@ def require_other_scores(first: Predictions, second: Predictions) -> None:
         raise InputError(
             f"{second.source}: {len(alike)} cases have the very scores of cases of {first.source} "
             f"(for example {pair[1]!r} of {pair[0]!r}): the same images under other names"
+        )
+
+
+def _require_sums(path: Path, prob: NDArray[np.float64]) -> None:
+    """Classes exclude each other here, so that their probabilities sum to 1; scores may not be."""
+    total = prob.sum(axis=1)
+    if (
+        prob.size
+        and prob.min() >= 0
+        and prob.max() <= 1
+        and (off := np.abs(total - 1) > 0.02).any()
+    ):
+        line = int(np.argmax(off))
+        raise InputError(
+            f"{path}: line {line + 2}: its probabilities sum to {total[line]:.3g}, not 1; where "
+            "findings do not exclude each other, give a file with one column 'prob' for each"
         )
 
 
@@ -302,8 +320,11 @@ def _binary_names(path: Path, texts: Sequence[str], positive: str | None) -> tup
 def _class_numbers(path: Path, texts: Sequence[str], classes: tuple[str, ...]) -> NDArray[np.int64]:
     index = {name: k for k, name in enumerate(classes)}
     index |= {f"{k}.0": k for k in range(len(classes)) if str(k) in index}
-    if not set(texts) <= set(index) and set(texts) <= {str(k) for k in range(len(classes))}:
-        index = {str(k): k for k in range(len(classes))}
+    if not set(texts) <= set(index) and all(text.isdigit() for text in texts):
+        raise LabelError(
+            f"{path}: its truth are numbers ({texts[0]} first) and its classes names "
+            f"{list(classes)}; write names, since the order of the columns decides nothing"
+        )
     for line, text in enumerate(texts, start=2):
         if text not in index:
             raise LabelError(f"{path}: line {line}: class {text!r} is not one of {list(classes)}")

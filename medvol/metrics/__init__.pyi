@@ -22,6 +22,7 @@ from .calibration import reliability as reliability
 from .calibration import reliability_bin as reliability_bin
 from .classification import Clinical as Clinical
 from .classification import Confusion as Confusion
+from .classification import agreement_of_classes as agreement_of_classes
 from .classification import auc_roc as auc_roc
 from .classification import average_precision as average_precision
 from .classification import clinical as clinical

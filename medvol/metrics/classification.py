@@ -91,6 +91,31 @@ def clinical(tp: int, fp: int, fn: int, tn: int) -> Clinical:
     )
 
 
+def agreement_of_classes(table: ArrayLike) -> dict[str, NDArray[np.float64]]:
+    """Macro F1, balanced accuracy and Cohen's kappa of tables of truth against called class.
+
+    Args:
+        table: Counts, truth by row, shape (..., classes, classes).
+
+    Returns:
+        Each of shape (...). A class that neither occurs nor is called makes macro F1 undefined, one
+        that does not occur balanced accuracy; kappa is undefined where chance agrees always.
+
+    Source:
+        Cohen 1960, Educ Psychol Meas 20:37; Brodersen et al. 2010, ICPR, doi:10.1109/ICPR.2010.764.
+    """
+    table = np.asarray(table, float)
+    right = np.diagonal(table, axis1=-2, axis2=-1)
+    truth, called, n = table.sum(-1), table.sum(-2), table.sum((-2, -1))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        chance = (truth * called).sum(-1) / n**2
+        return {
+            "macro_f1": (2 * right / (truth + called)).mean(-1),
+            "balanced_accuracy": (right / truth).mean(-1),
+            "kappa": (right.sum(-1) / n - chance) / (1 - chance),
+        }
+
+
 @metric(kind="score", direction="higher")
 def auc_roc(y: ArrayLike, score: ArrayLike) -> float:
     """Area under the ROC curve: P(positive scores higher) + P(tie) / 2.

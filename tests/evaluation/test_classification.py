@@ -244,12 +244,13 @@ def test_the_positive_class_is_the_one_asked_for(tmp_path, write_csv):
     header = ("case", "truth", "prob_ill", "prob_well")
     rows = [(k, ("well", "ill")[int(y[k])], p[k], 1 - p[k]) for k in range(len(y))]
     path = write_csv(tmp_path / "t.csv", header, rows)
+    data = read_predictions(path, positive="ill")
+    assert data.classes == ("well", "ill")
+    assert auc_roc(data.known_truth, data.prob[:, 1]) == pytest.approx(auc_roc(y, p))
     numbered = write_csv(tmp_path / "n.csv", header, [(k, int(not y[k]), *r[2:])
                          for k, r in enumerate(rows)])  # fmt: skip
-    for file in (path, numbered):
-        data = read_predictions(file, positive="ill")
-        assert data.classes == ("well", "ill")
-        assert auc_roc(data.known_truth, data.prob[:, 1]) == pytest.approx(auc_roc(y, p))
+    with pytest.raises(LabelError, match="write names"):
+        read_predictions(numbered, positive="ill")
     with pytest.raises(LabelError, match="'sick' is not one of"):
         read_predictions(path, positive="sick")
     single = write_csv(tmp_path / "s.csv", ("case", "truth", "prob_ill"), [r[:3] for r in rows])

@@ -90,7 +90,7 @@ def test_areas_of_images_have_one_unit_where_the_first_lacks_a_label(tmp_path):
 def test_no_output_names_a_patient(study):
     evaluate(study, data=study / "data.csv", by=("sex",))
     texts = [p.read_text() for p in (study / "out").iterdir()]
-    assert len(texts) == 7
+    assert len(texts) == 8
     assert not any("secret" in text for text in texts)
 
 
