@@ -79,6 +79,8 @@ def find_cohort(
     about = None if data is None else _read(data)
     source, place = _references(ref)
     files = _pairs(pred, ref, source if place == ref else None)
+    for one in files:
+        pairing.require_unaltered(one.pred)
     names = list(dict.fromkeys(one.case for one in files))
     cases = from_names(names, name)
     for manifest in (source, about):

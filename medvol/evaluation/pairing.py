@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medvol.core.errors import InputError, MissingInputError
+from medvol.core.files import sha256_file
 from medvol.io import formats
 
 #: What ``medvol predict`` leaves beside each result.
@@ -46,6 +47,19 @@ class MaskFiles:
     def record(self) -> dict[str, Any]:
         """The ``prediction.json`` beside the prediction; empty where there is none."""
         return read_record(self.record_path)
+
+
+def require_unaltered(path: Path) -> None:
+    """Reject a prediction that is not what ``medvol predict`` wrote, by its record's digest.
+
+    Raises:
+        InputError: If it was cut or edited since.
+    """
+    stated = read_record(path.parent / RECORD).get("output_sha256")
+    digest = stated.get(path.name) if isinstance(stated, dict) else None
+    if digest is not None and sha256_file(path) != digest:
+        raise InputError(f"{path}: is not what medvol predict wrote, by the digest in its "
+                         "prediction.json; predict it again, or move it elsewhere")  # fmt: skip
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from medvol.core.errors import MedvolError, MissingInputError
 from medvol.core.files import fields_to_csv, write_text
 from medvol.core.labels import find_label
 from medvol.evaluation import StructureVolume, read_records, structure_volumes
+from medvol.evaluation.pairing import require_unaltered
 from medvol.reporting.page import write_page
 from medvol.reporting.panels import draw_slice, png_of
 from medvol.reporting.report import Progress, Report
@@ -117,6 +118,7 @@ def _case(folder: Path, record: Mapping[str, Any], image: Path | None, count: in
         image = Path(os.path.normpath(folder.absolute() / str(stated)))
     names = {row.label: row.structure for row in volumes}
     try:
+        require_unaltered(mask)
         is_there = image is not None and image.exists()
         view = view_prediction(mask, image if is_there else None, names, voxel_cap(count))
     except MedvolError as error:

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from medvol.core.errors import MedvolError, OutputError, error_line
+from medvol.core.files import sha256_file
 from medvol.core.memory import peak_ram_bytes
 from medvol.inferers import Prediction, is_out_of_memory
 from medvol.inferers.pipeline import source_of
 from medvol.runners.cases import CaseInput, input_digest
 from medvol.runners.cost import header_grid, plan_case
 from medvol.runners.outputs import write_outputs
-from medvol.runners.record import Record, earlier, sweep
+from medvol.runners.record import Record, case_folder, earlier, sweep
 from medvol.runners.session import Session
 
 #: Factor between what was located and what was segmented of it above which a person should look.
@@ -92,6 +93,8 @@ def write(session: Session, prepared: PreparedCase, prediction: Prediction | Non
     if prediction is not None:
         with _recorded(record), _timed(record, "write"):
             record.outputs = write_outputs(session, prepared.case, prediction)
+            folder = case_folder(session.options.output, prepared.case.name)
+            record.output_sha256 = {n: sha256_file(folder / n) for n in record.outputs.values()}
             record.structures = prediction.structures(session.labels)
             stated = session.bundle.metadata.get("medvol", {})
             record.regions = stated.get("regions", {})

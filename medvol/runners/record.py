@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medvol.core.errors import ConfigError
-from medvol.core.files import output_path, write_json
+from medvol.core.files import output_path, sha256_file, write_json
 
 FORMATS = ("nifti", "dicomseg", "sr", "probabilities")
 #: Name of the record in a case's folder; it is written last, so that it completes the rest.
@@ -94,6 +94,7 @@ class Record:
         predicted: The plan, as it was before the run.
         fallback: Which more frugal attempt succeeded, if one was needed.
         outputs: Kind of result to file name.
+        output_sha256: File name to the digest of what was written.
         structures: Per label: label, name, voxels, volume_ml and, with uncertainty, interval_ml.
         located: Of a whole scan given to a bundle of crops: the structures that were located,
             their boxes in voxels, their volumes as located and as predicted.
@@ -119,6 +120,7 @@ class Record:
     predicted: dict[str, Any] = field(default_factory=dict)
     fallback: str = ""
     outputs: dict[str, str] = field(default_factory=dict)
+    output_sha256: dict[str, str] = field(default_factory=dict)
     structures: list[dict[str, Any]] = field(default_factory=list)
     located: list[dict[str, Any]] = field(default_factory=list)
     regions: dict[str, list[int]] = field(default_factory=dict)
@@ -146,6 +148,8 @@ def case_folder(out: str, case: str) -> Path:
 def earlier(out: str, case: str, wanted: Mapping[str, Any]) -> Record | None:
     """The record of a finished case whose inputs, bundle and options are the ones wanted.
 
+    A result that was emptied, cut or edited since does not count as finished.
+
     Args:
         output: Folder of results.
         case: Name of the case.
@@ -157,9 +161,11 @@ def earlier(out: str, case: str, wanted: Mapping[str, Any]) -> Record | None:
     if any(getattr(found, key) != value for key, value in wanted.items()):
         return None
     folder = case_folder(out, case)
-    if not all((folder / name).is_file() for name in found.outputs.values()):
-        return None
-    return found
+    is_whole = all(
+        (folder / name).is_file() and sha256_file(folder / name) == found.output_sha256.get(name)
+        for name in found.outputs.values()
+    )
+    return found if is_whole else None
 
 
 def stored(out: str, case: str) -> Record | None:

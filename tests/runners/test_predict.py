@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -78,7 +79,9 @@ def test_a_second_run_keeps_what_is_done(options, images):
     assert path.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("change", ["image", "weights", "lost output"])
+@pytest.mark.parametrize(
+    "change", ["image", "weights", "lost output", "emptied output", "cut output", "edited output"]
+)
 def test_what_changed_is_predicted_again(tmp_path, options, change, make_bundle, make_image):
     bundle = make_bundle(tmp_path / "b")
     image = make_image(tmp_path / "in" / "a.nii.gz", 0)
@@ -91,7 +94,14 @@ def test_what_changed_is_predicted_again(tmp_path, options, change, make_bundle,
         state = torch.load(path, weights_only=True)
         torch.save({k: v * 1.01 for k, v in state.items()}, path)
     else:
-        os.unlink(Path(asked.output) / "a" / "seg.nii.gz")
+        mask = Path(asked.output) / "a" / "seg.nii.gz"
+        content = mask.read_bytes()
+        if change == "lost output":
+            os.unlink(mask)
+        else:
+            other = nib.Nifti1Image(np.ones((22, 25, 12), np.uint8), np.eye(4)).to_bytes()
+            changed = {"emptied": b"", "cut": content[:-40], "edited": gzip.compress(other)}
+            mask.write_bytes(changed[change.split()[0]])
     assert not run_local(find_cases([image]), asked)[0].is_resumed
 
 

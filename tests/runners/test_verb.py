@@ -47,6 +47,20 @@ def test_what_predict_writes_is_scored_under_the_bundles_label_names(
     assert {row["value"] for row in rows} <= {"1.0", "nan"}
 
 
+def test_a_mask_that_was_edited_since_is_not_scored(predict, images, tmp_path, capsys):
+    assert predict(str(images)) == 0
+    mask = tmp_path / "out" / "case2" / "seg.nii.gz"
+    (tmp_path / "ref").mkdir()
+    for path in (tmp_path / "out").glob("*/seg.nii.gz"):
+        (tmp_path / "ref" / f"{path.parent.name}.nii.gz").write_bytes(path.read_bytes())
+    mask.write_bytes((tmp_path / "out" / "case1" / "seg.nii.gz").read_bytes())
+    places = ["--pred", str(tmp_path / "out"), "--ref", str(tmp_path / "ref")]
+    assert main(["evaluate", "masks", *places, "-o", str(tmp_path / "scores")]) == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{mask}: is not what medvol predict wrote" in line
+    assert not (tmp_path / "scores").exists()
+
+
 def test_scoring_a_case_that_the_weights_were_trained_on_says_so(
     make_bundle, images, tmp_path, capsys
 ):
