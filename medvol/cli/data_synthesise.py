@@ -39,14 +39,15 @@ def run(
     is_json: Json = False,
 ) -> None:
     """Write pairs of a synthetic image and its label map, each on its label map's grid."""
+    from medvol.datasets import find_label_maps
     from medvol.engines.data import sample_seed
-    from medvol.io import write_nifti
+    from medvol.io import formats, write_nifti
 
     pairs = _pairs(mirrored)
     hidden = [_number(text, "--removed") for text in removed.split(",") if text.strip()]
-    maps = _find_maps(labels)
+    maps = find_label_maps(labels)
     move, render = _steps(pairs, hidden)
-    targets = {path: _name(path) for path in maps}
+    targets = {path: formats.split_name(path.name)[0] for path in maps}
     _require_free(targets, output, count)
     for path in maps:  # all of them, before the first file is written
         _read(path)
@@ -87,21 +88,6 @@ def _steps(pairs: list[tuple[int, int]], hidden: list[int]) -> tuple[RandSpatial
     return move, RandSynthesised(tied_labels=pairs, removed_labels=removed)
 
 
-def _find_maps(labels: Path) -> list[Path]:
-    from medvol.core.errors import MissingInputError
-    from medvol.io import formats
-    from medvol.io.checks import shown
-
-    if not labels.exists():
-        raise MissingInputError(f"{shown(labels)}: does not exist")
-    if labels.is_file():
-        return [labels]
-    found = sorted(p for p in labels.iterdir() if formats.ends_like(p.name, formats.NIFTI_FILES))
-    if not found:
-        raise MissingInputError(f"{shown(labels)}: holds no .nii or .nii.gz file")
-    return found
-
-
 def _read(path: Path) -> MetaTensor:
     import numpy as np
     import torch
@@ -119,12 +105,6 @@ def _read(path: Path) -> MetaTensor:
     tensor = to_metatensor(scan)
     whole = np.ascontiguousarray(whole.astype(np.int32))
     return type(tensor)(torch.from_numpy(whole)).copy_meta_from(tensor)
-
-
-def _name(path: Path) -> str:
-    from medvol.io import formats
-
-    return formats.split_name(path.name)[0]
 
 
 def _require_free(names: dict[Path, str], output: Path, count: int) -> None:

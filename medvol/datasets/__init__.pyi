@@ -8,6 +8,7 @@ from .class_cases import VolumeTarget as VolumeTarget
 from .class_cases import class_evaluation_cases as class_evaluation_cases
 from .class_cases import class_inference_cases as class_inference_cases
 from .class_cases import class_training_cases as class_training_cases
+from .label_maps import find_label_maps as find_label_maps
 from .label_maps import label_map_cases as label_map_cases
 from .listing import list_images as list_images
 from .lock import LOCK_FILE as LOCK_FILE

@@ -13,7 +13,7 @@ from medvol.datasets.listing import list_images
 from medvol.datasets.lock import LockedDataset, locked_cases
 from medvol.datasets.manifest import Case, Manifest
 from medvol.datasets.seen import warn_trained_on
-from medvol.datasets.split import ALL, own_fold, require_disjoint_patients, split_patients
+from medvol.datasets.split import ALL, fold_names, require_disjoint_patients
 
 #: Share of cases below which the cases that hold a label are spread over the folds.
 _RARE = 0.2
@@ -56,10 +56,6 @@ def training_cases(
     manifest = _labelled(dataset_dir, locked_cases(dataset_dir, split), labels)
     if not allow_shared_patients:
         require_disjoint_patients(manifest)
-    names = [case.case for case in manifest.cases]
-    if fold == ALL:
-        held = split_patients(manifest, folds=max(2, folds), seed=seed).validation(0)
-        return {"train": manifest.datalist(names), "validate": manifest.datalist(held)}
     train, validate = _fold_names(manifest, labels, fold, folds, seed)
     return {"train": manifest.datalist(train), "validate": manifest.datalist(validate)}
 
@@ -140,10 +136,10 @@ def _labelled(
 def _fold_names(
     manifest: Manifest, labels: Mapping[Any, str], fold: int, folds: int, seed: int
 ) -> tuple[list[str], list[str]]:
-    if (own := own_fold(manifest, fold)) is not None:
-        return own
-    split = split_patients(manifest, folds=folds, seed=seed, strata=_strata(manifest, labels))
-    return split.training(fold), split.validation(fold)
+    # Training on all cases validates nothing, so that no label map need be read for it.
+    return fold_names(
+        manifest, fold, folds, seed, lambda: {} if fold == ALL else _strata(manifest, labels)
+    )
 
 
 def _strata(manifest: Manifest, labels: Mapping[Any, str]) -> dict[str, str]:

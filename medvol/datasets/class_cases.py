@@ -16,7 +16,7 @@ from medvol.datasets.listing import list_images, stem
 from medvol.datasets.lock import locked_cases
 from medvol.datasets.manifest import Case, Manifest
 from medvol.datasets.seen import warn_trained_on
-from medvol.datasets.split import ALL, own_fold, require_disjoint_patients, split_patients
+from medvol.datasets.split import fold_names, require_disjoint_patients
 
 logger = logging.getLogger(__name__)
 
@@ -86,13 +86,7 @@ def class_training_cases(
     manifest = _usable(dataset_dir, labels, target, split)
     _require_disjoint(manifest, allow_shared_patients)
     volumes = {} if target is None else _volumes_ml(manifest)
-    names = [case.case for case in manifest.cases]
-    strata = _quartiles(volumes) if volumes else None
-    if fold == ALL:
-        placed = split_patients(manifest, folds=max(2, folds), seed=seed, strata=strata)
-        training, validation = names, placed.validation(0)
-    else:
-        training, validation = _fold_names(manifest, fold, folds, seed, strata)
+    training, validation = fold_names(manifest, fold, folds, seed, lambda: _quartiles(volumes))
     numbers = _numbers(manifest, labels, target, volumes, training)
     train = _entries(manifest, training, numbers)
     counts = Counter(entry["label"] for entry in train)
@@ -138,8 +132,7 @@ def class_evaluation_cases(
         cases = _entries(manifest, names, _numbers(manifest, labels, target, volumes, names))
         warn_trained_on(cases, checkpoint)
         return cases
-    strata = _quartiles(volumes) if volumes else None
-    training, validation = _fold_names(manifest, int(fold), folds, seed, strata)
+    training, validation = fold_names(manifest, int(fold), folds, seed, lambda: _quartiles(volumes))
     cases = _entries(manifest, validation, _numbers(manifest, labels, target, volumes, training))
     warn_trained_on(cases, checkpoint)
     return cases
@@ -221,16 +214,9 @@ def _entry(case: Case, numbers: Mapping[str, int]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _fold_names(
-    manifest: Manifest, fold: int, folds: int, seed: int, strata: Mapping[str, str] | None
-) -> tuple[list[str], list[str]]:
-    if (own := own_fold(manifest, fold)) is not None:
-        return own
-    split = split_patients(manifest, folds=folds, seed=seed, strata=strata)
-    return split.training(fold), split.validation(fold)
-
-
 def _quartiles(volumes: Mapping[str, float]) -> dict[str, str]:
+    if not volumes:
+        return {}
     edges = np.quantile(list(volumes.values()), (0.25, 0.5, 0.75))
     return {name: str(int(np.searchsorted(edges, v))) for name, v in volumes.items()}
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medvol.core.errors import ConfigError, MissingInputError
 from medvol.io import formats
+from medvol.io.checks import shown
 
 
 def label_map_cases(
@@ -29,16 +30,28 @@ def label_map_cases(
     folder = Path(dataset_dir)
     if not folder.is_dir():
         raise MissingInputError(f"{folder}: is not a folder; give the folder of the label maps")
-    maps = {_stem(path.name): path for path in sorted(folder.iterdir()) if _stem(path.name)}
+    maps = {formats.split_name(path.name)[0]: path for path in find_label_maps(folder)}
     if lacking := sorted(set(held_out) - set(maps)):
         raise ConfigError(f"{folder}: held-out label map {lacking[0]!r} is not there; change "
                           "held_out or add it")  # fmt: skip
     train = [{"label": str(path)} for name, path in maps.items() if name not in held_out]
     if not train:
-        raise MissingInputError(f"{folder}: holds no .nii or .nii.gz label map to train on")
+        raise MissingInputError(f"{folder}: all of its label maps are held out; none trains")
     return {"train": train, "validate": [{"label": str(maps[name])} for name in held_out]}
 
 
-def _stem(name: str) -> str:
-    stem, ending = formats.split_name(name)
-    return stem if ending.lower() in formats.NIFTI_FILES else ""
+def find_label_maps(place: str | os.PathLike[str]) -> list[Path]:
+    """NIfTI label maps of a folder by name, or the one file that is given.
+
+    Raises:
+        MissingInputError: If there is nothing, or no such file in the folder.
+    """
+    place = Path(place)
+    if not place.exists():
+        raise MissingInputError(f"{shown(place)}: does not exist")
+    if place.is_file():
+        return [place]
+    found = sorted(p for p in place.iterdir() if formats.ends_like(p.name, formats.NIFTI_FILES))
+    if not found:
+        raise MissingInputError(f"{shown(place)}: holds no .nii or .nii.gz label map")
+    return found

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from medvol.datasets.manifest import Case, Manifest
 from medvol.datasets.tables import case_from_row, name_cases
 from medvol.io import formats
 
+logger = logging.getLogger(__name__)
 _SECTIONS = {
     "training": None,
     "train": "train",
@@ -42,6 +45,7 @@ def read_json_datalist(path: Path, content: Any) -> Manifest:
         for section, split in _SECTIONS.items()
         for item in _require_list(path, section, content.get(section, []))
     ]
+    _compare_count(path, content, sum(case.split is None for case in cases))
     labels, regions, ignore = parse_labels(path, content.get("labels", {}))
     name = str(content.get("name") or path.parent.name)
     return Manifest(
@@ -70,6 +74,7 @@ def read_nnunet(path: Path, content: dict[str, Any]) -> Manifest:
             raise MissingInputError(f"{root / 'imagesTr'}: holds no image ending in _0000{ending}")
         if (root / "imagesTs").is_dir():
             cases += _nnunet_folder(root, "imagesTs", "labelsTs", ending, "test")
+    _compare_count(path, content, sum(case.split is None for case in cases))
     is_colour = len(channels) == 3 and ending.lower() in formats.FLAT  # one file holds all
     for case in cases:
         if (
@@ -126,13 +131,15 @@ def read_bids(root: Path, description: Any) -> Manifest:
     name = description.get("Name") if isinstance(description, dict) else None
     licence = description.get("License", "") if isinstance(description, dict) else ""
     channels = tuple(sorted({_bids_suffix(path) for path in raw}))
+    if len(first := cases[0].images) > 1:
+        channels = tuple(_contrast(path) for path in first)
     return Manifest(
         str(name or root.name),
         root,
         "bids",
         cases,
         _bids_labels(root),
-        channels=channels if len(channels) == 1 else (),
+        channels=channels if len(channels) == len(cases[0].images) else (),
         licence=str(licence),
     )
 
@@ -191,6 +198,12 @@ def _region_labels(
             f"of the {len(regions)} regions"
         )
     return tuple(order)
+
+
+def _compare_count(path: Path, content: Mapping[str, Any], n: int) -> None:
+    stated = content.get("numTraining")
+    if isinstance(stated, int) and stated != n:
+        logger.warning("%s: numTraining is %d, but %d training cases are there", path, stated, n)
 
 
 def _listed_case(path: Path, item: Any, split: str | None) -> Case:
@@ -307,7 +320,37 @@ def _bids_cases(root: Path, raw: list[Path], masks: list[Path]) -> tuple[Case, .
             )
         )
     labelled = [case for case in cases if case.label is not None]
-    return tuple(labelled or cases)
+    return _joined_channels(labelled) or tuple(labelled or cases)
+
+
+def _contrast(image: Path) -> str:
+    return "_".join(filter(None, (_entities(image).get("ce"), _bids_suffix(image))))
+
+
+def _joined_channels(cases: list[Case]) -> tuple[Case, ...]:
+    """Images that share a label map as channels of one case; none where that is not so everywhere.
+
+    The images of a label map differ in their contrast alone (``ce-`` and suffix), and each label
+    map has the same contrasts.
+    """
+    groups: dict[Path, dict[str, Case]] = {}
+    for case in cases:
+        contrast = "_".join(
+            filter(None, (_entities(case.image).get("ce"), _bids_suffix(case.image)))
+        )
+        group = groups.setdefault(case.label or case.image, {})
+        if contrast in group:
+            return ()
+        group[contrast] = case
+    contrasts = {tuple(sorted(group)) for group in groups.values()}
+    if len(contrasts) != 1 or len(names := contrasts.pop()) < 2:
+        return ()
+    found = []
+    for group in groups.values():
+        images = [group[name].image for name in names]
+        shared = [part for part in stem(images[0]).split("_")[:-1] if not part.startswith("ce-")]
+        found.append(replace(group[names[0]], case="_".join(shared), images=tuple(images)))
+    return tuple(found)
 
 
 def _belongs(mask: dict[str, str], image: dict[str, str]) -> bool:

@@ -116,6 +116,8 @@ def _read_folder(folder: Path) -> Manifest:
             f"{folder / 'dataset.json'}: no such file; a folder with imagesTr needs it to state "
             "what the labels mean"
         )
+    if any(p.is_dir() for p in folder.glob("sub-*")) and any(folder.rglob("sub-*_*.nii*")):
+        return read_bids(folder, {})  # BIDS but for its description
     if is_class_tree(folder):
         return read_class_tree(folder)
     return read_plain_folder(folder)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,27 @@ def read_split(path: str | os.PathLike[str]) -> Split:
         raise InputError(f"{path}: was edited after it was locked; restore it, or write a new "
                          "split to another file")  # fmt: skip
     return split
+
+
+def fold_names(
+    manifest: Manifest, fold: int, folds: int, seed: int, strata: Callable[[], Mapping[str, str]]
+) -> tuple[list[str], list[str]]:
+    """Training and validation cases of one fold: of the data set's own, else of a split by patient.
+
+    Args:
+        manifest: The cases.
+        fold: The fold that validates; -1 trains on all, validation cases included.
+        folds: Number of folds.
+        seed: Salt of the split.
+        strata: Gives the case's stratum; called only where the split needs it.
+    """
+    if fold == ALL:
+        names = [case.case for case in manifest.cases]
+        return names, split_patients(manifest, folds=max(2, folds), seed=seed).validation(0)
+    if (own := own_fold(manifest, fold)) is not None:
+        return own
+    split = split_patients(manifest, folds=folds, seed=seed, strata=strata() or None)
+    return split.training(fold), split.validation(fold)
 
 
 def own_fold(manifest: Manifest, fold: int) -> tuple[list[str], list[str]] | None:

@@ -124,7 +124,7 @@ def test_a_split_that_tears_a_patient_apart_trains_only_when_forced(pictures, ca
     found = class_training_cases(pictures, LABELS, folds=2, allow_shared_patients=True)
     assert found["train"]
     assert found["validate"]
-    assert "no estimate" in caplog.text
+    assert "not an estimate" in caplog.text
 
 
 def test_folds_of_some_cases_only_are_not_dealt_anew(pictures):

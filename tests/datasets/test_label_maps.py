@@ -27,7 +27,7 @@ def test_a_held_out_map_that_is_not_there_is_named(maps):
 
 
 def test_a_folder_without_maps_to_train_on_is_rejected(maps, tmp_path):
-    with pytest.raises(MissingInputError, match="to train on"):
+    with pytest.raises(MissingInputError, match="none trains"):
         label_map_cases(maps, ["a", "b", "c"])
     with pytest.raises(MissingInputError, match="is not a folder"):
         label_map_cases(tmp_path / "lacking")

@@ -109,6 +109,47 @@ def test_bids_label_maps_find_the_image_of_their_session(touch, write_index):
     assert all(f"ses-{c.study}" in c.label.name for c in found.cases)
 
 
+CONTRASTS = ("T1w", "ce-gd_T1w", "T2w", "FLAIR")
+
+
+@pytest.mark.parametrize("is_described", [True, False])
+def test_bids_contrasts_that_share_a_label_map_are_channels_of_one_case(
+    touch, write_index, is_described
+):
+    names = [f"sub-0{k}/anat/sub-0{k}" for k in (1, 2)]
+    folder = touch(*[f"{name}_{c}.nii.gz" for name in names for c in CONTRASTS],
+                   *[f"derivatives/x/{name}_dseg.nii.gz" for name in names])  # fmt: skip
+    if is_described:
+        write_index({"Name": "tumours"}, "dataset_description.json")
+    found = read_dataset(folder)
+    assert found.layout == "bids"
+    assert [case.case for case in found.cases] == ["sub-01", "sub-02"]
+    assert found.channels == ("FLAIR", "T1w", "T2w", "gd_T1w")
+    for case in found.cases:
+        assert [path.name.partition("_")[2] for path in case.images] == [
+            "FLAIR.nii.gz", "T1w.nii.gz", "T2w.nii.gz", "ce-gd_T1w.nii.gz"
+        ]  # fmt: skip
+
+
+def test_bids_images_of_unequal_contrasts_stay_cases_of_their_own(touch, write_index):
+    folder = touch("sub-01/anat/sub-01_T1w.nii.gz", "sub-01/anat/sub-01_T2w.nii.gz",
+          "sub-02/anat/sub-02_T1w.nii.gz",
+          *[f"derivatives/x/sub-0{k}/anat/sub-0{k}_dseg.nii.gz" for k in (1, 2)])  # fmt: skip
+    write_index({"Name": "mixed"}, "dataset_description.json")
+    assert [len(case.images) for case in read_dataset(folder).cases] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("index", [NNUNET, MSD])
+def test_a_number_of_training_cases_that_is_not_there_is_stated(touch, write_index, index, caplog):
+    touch("imagesTr/a_0000.nii.gz", "imagesTr/a_0001.nii.gz", "labelsTr/a.nii.gz",
+          "imagesTr/s_1.nii.gz", "labelsTr/s_1.nii.gz")  # fmt: skip
+    index = {**index, "numTraining": 7}
+    if "training" in index:
+        index |= {"training": MSD["training"][:1], "test": []}
+    read_dataset(write_index(index))
+    assert "numTraining is 7, but 1 training cases are there" in caplog.text
+
+
 def test_csv_datalist_reads_usual_columns_and_keeps_the_rest(touch, write_index):
     folder = touch("a.png", "b.png")
     write_index(
