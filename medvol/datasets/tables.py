@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import math
 import os
+import re
 from collections import Counter
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -97,16 +99,30 @@ def case_from_row(path: Path, row: dict[str, Any], split: str | None) -> Case:
 def name_cases(root: Path, cases: list[Case]) -> tuple[Case, ...]:
     """Name the cases that their table left unnamed after their files.
 
+    The files of several channels name their case by the words that they share, or by their folder.
     Where two files in different folders share a name, the folders are added to it.
     """
-    counts = Counter(stem(case.image) for case in cases if not case.case)
+    counts = Counter(_own_name(case) for case in cases if not case.case)
     named = []
     for case in cases:
-        name = case.case or stem(case.image)
+        name = case.case or _own_name(case)
         if not case.case and counts[name] > 1:
             name = stem(Path(os.path.relpath(case.image, root).replace(os.sep, "_").lstrip("._")))
         named.append(replace(case, case=name))
     return tuple(named)
+
+
+def _own_name(case: Case) -> str:
+    """The file's name; of several files the words that their names begin with alike."""
+    names = [stem(path) for path in case.images]
+    if len(set(names)) < 2:
+        return names[0]
+    words = [re.split(r"[_.\- ]", name) for name in names]
+    shared = len(list(takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))))
+    if shared:
+        return names[0][: len("_".join(words[0][:shared]))]
+    folders = {path.parent for path in case.images}
+    return folders.pop().name if len(folders) == 1 else names[0]
 
 
 def _canonical(column: str | None) -> str | None:

@@ -109,6 +109,23 @@ def test_bids_label_maps_find_the_image_of_their_session(touch, write_index):
     assert all(f"ses-{c.study}" in c.label.name for c in found.cases)
 
 
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        (("i/c0_m0", "i/c0_m1"), "c0"),
+        (("x/B-00_t1", "x/B-00_t1ce"), "B-00"),
+        (("case7/t1", "case7/t2"), "case7"),
+        (("i/a_0000", "i/a_0001"), "a"),
+        (("i/whole",), "whole"),
+    ],
+)
+def test_files_of_channels_name_their_case_by_what_they_share(touch, write_index, files, name):
+    paths = [f"{file}.nii.gz" for file in files]
+    folder = touch(*paths, "l/x.nii.gz")
+    write_index({"training": [{"image": paths, "label": "l/x.nii.gz"}]})
+    assert [case.case for case in read_dataset(folder).cases] == [name]
+
+
 CONTRASTS = ("T1w", "ce-gd_T1w", "T2w", "FLAIR")
 
 
