@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from medvol.core.errors import LabelError, MissingInputError
+from medvol.core.errors import InputError, LabelError, MissingInputError
 from medvol.datasets.listing import list_images
 from medvol.datasets.lock import LockedDataset, locked_cases
 from medvol.datasets.manifest import Case, Manifest
@@ -46,8 +46,8 @@ def training_cases(
         split: A split file outside the data set's folder, see :func:`locked_cases`.
 
     Raises:
-        InputError: If a patient lies on both sides and that is not allowed, or the data set was
-            changed since its split was locked.
+        InputError: If a patient lies on both sides and that is not allowed, the data set was
+            changed since its split was locked, or every training label map is empty.
         MissingInputError: If the folder holds no labelled case.
         LabelError: If the data set names its labels otherwise than the bundle.
     """
@@ -57,6 +57,12 @@ def training_cases(
     if not allow_shared_patients:
         require_disjoint_patients(manifest)
     train, validate = _fold_names(manifest, labels, fold, folds, seed)
+    chosen = set(train)
+    if not any(
+        sum(_voxels(case, labels).values()) for case in manifest.cases if case.case in chosen
+    ):
+        raise InputError(f"{dataset_dir}: no label map of the {len(train)} training cases holds a "
+                         "structure; there is nothing to learn")  # fmt: skip
     return {"train": manifest.datalist(train), "validate": manifest.datalist(validate)}
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medvol.datasets.manifest import Manifest
+from medvol.datasets.manifest import Case, Manifest
 from medvol.datasets.plausibility import Oddity, find_oddities
 from medvol.datasets.stats import CaseStats, read_all_stats
 from medvol.io.checks import shown
+
+_OF_IMAGE = ("constant image", "HU range", "wrong modality")
 
 
 @dataclass(frozen=True)
@@ -81,14 +83,16 @@ def check_dataset(manifest: Manifest, progress: Callable[[int], None] | None = N
     report = CheckReport(manifest.name, manifest.layout, len(manifest.cases), stats=stats)
     report.faults = [Fault(case.case, "rejected", str(error)) for case, error in rejected]
     report.faults += _unlabelled(manifest)
-    files = {case.case: case.label or case.image for case in manifest.cases}
-    report.faults += [_fault(odd, files) for odd in find_oddities(stats, manifest)]
+    cases = {case.case: case for case in manifest.cases}
+    report.faults += [_fault(odd, cases[odd.case]) for odd in find_oddities(stats, manifest)]
     report.remarks = _remarks(manifest, stats)
     return report
 
 
-def _fault(odd: Oddity, files: dict[str, Any]) -> Fault:
-    return Fault(odd.case, odd.kind, f"{shown(files[odd.case])}: {odd.text}")
+def _fault(odd: Oddity, case: Case) -> Fault:
+    is_of_label = case.label is not None and odd.kind not in _OF_IMAGE
+    return Fault(odd.case, odd.kind, f"{shown(case.label if is_of_label else case.image)}: "
+                 f"{odd.text}")  # fmt: skip
 
 
 def _unlabelled(manifest: Manifest) -> list[Fault]:

@@ -59,6 +59,10 @@ def _intensities(entry: CaseStats, modality: str | None) -> Iterator[Oddity]:
     if low == high:
         yield Oddity(entry.case, "constant image", f"every voxel of the image is {low:g}")
         return
+    for channel in entry.flat_channels:
+        yield Oddity(
+            entry.case, "constant image", f"every voxel of channel {channel} has the same value"
+        )
     looks_hu = low <= -900 and p1 >= -1100 and high > 100
     if modality == "CT":
         if low < -8192 or high > 32767:

@@ -37,6 +37,7 @@ class CaseStats:
         body_mm: Extent of the body along x, y, z in RAS.
         mirror_fit: See :func:`mirror_fit`; empty without a label volume.
         notes: What the input checks accepted with a warning.
+        flat_channels: Channels, from 0, of which every voxel has one value.
     """
 
     case: str
@@ -51,6 +52,7 @@ class CaseStats:
     body_mm: tuple[float, float, float] = (0.0, 0.0, 0.0)
     mirror_fit: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
+    flat_channels: tuple[int, ...] = ()
 
 
 def read_stats(case: Case, manifest: Manifest) -> CaseStats:
@@ -68,10 +70,10 @@ def read_stats(case: Case, manifest: Manifest) -> CaseStats:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         first = read_scan(case.images[0], options)
-        channels = len(first.array)
+        flat = [channel.min() == channel.max() for channel in first.array]
         for path in case.images[1:]:
             other = read_scan(path, options)
-            channels += len(other.array)
+            flat += [channel.min() == channel.max() for channel in other.array]
             _require_same(first, other)
         legal = manifest.legal_labels or _ANY_LABEL
         label = read_label(case.label, legal, reference=first) if case.label else None
@@ -95,10 +97,11 @@ def read_stats(case: Case, manifest: Manifest) -> CaseStats:
         shape=tuple(int(n) for n in array.shape),
         spacing_mm=tuple(round(v, 6) for v in geometry.spacing_mm) if geometry else (),
         axis_codes=geometry.axis_codes if geometry else "",
-        channels=channels,
+        channels=len(flat),
         percentiles=tuple(float(v) for v in values),  # pyright: ignore[reportArgumentType]
         is_whole=bool(np.array_equal(sampled, np.round(sampled))),
         notes=tuple(str(warning.message) for warning in caught),
+        flat_channels=tuple(k for k, is_flat in enumerate(flat) if is_flat),
         **stats,
     )
 

@@ -24,6 +24,8 @@ _LAST = "last.pt"
 class Checkpoint:
     """Ignite handler of the trainer: after every epoch, everything that a resume needs.
 
+    When training ends, ``model_last.pt`` holds the weights of its last epoch, validated or not.
+
     Written atomically, last of all handlers of an epoch: a kill at any moment loses at most the
     current epoch. Weights that are not finite are never written over finite ones. A checkpoint
     of one process resumes in several and the other way round.
@@ -63,6 +65,7 @@ class Checkpoint:
         """Load on start when resuming; save when an epoch has ended."""
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.COMPLETED, self._save_last)
 
     def _start(self, engine: Engine) -> None:
         if self.path.exists() and not self.is_resumed:
@@ -115,6 +118,12 @@ class Checkpoint:
                 "random": _random_state(),
             },
         )
+
+    def _save_last(self, engine: Engine) -> None:
+        # A run shorter than its first validation has no other weights to predict with.
+        network = self.objects.get("ema", self.objects.get("network"))
+        if network is not None and engine.state.epoch and process_rank() == 0:
+            save_checkpoint(self.path.with_name("model_last.pt"), bare_state(network))
 
 
 class SaveWeights:

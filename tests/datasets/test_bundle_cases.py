@@ -85,3 +85,14 @@ def test_folds_given_to_some_cases_only_are_refused(labelled):
     folder = labelled(lambda n: n // 2 % 2 if n < 6 else "")
     with pytest.raises(InputError, match="6 of 12 cases have no fold"):
         training_cases(folder, {1: "organ"}, fold=0, folds=2)
+
+
+@pytest.mark.parametrize("fold", [0, -1])
+@pytest.mark.parametrize("folds", [None, lambda n: n // 2 % 3])
+def test_training_on_empty_label_maps_is_rejected(labelled, fold, folds):
+    folder = labelled(folds)
+    for n in range(12):
+        empty = np.zeros((4, 4, 4), np.uint8)
+        write_nifti(folder / f"m/x{n:02d}_m.nii.gz", empty, np.eye(4))
+    with pytest.raises(InputError, match="holds a structure"):
+        training_cases(folder, {1: "organ"}, fold=fold, folds=3)

@@ -183,3 +183,22 @@ def test_hippocampus_is_sound_and_its_pairs_stay_together(shared_data):
     ]
     assert len(together) == 57
     assert all(together)
+
+
+def test_a_channel_of_one_value_is_named(tmp_path):
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        label = np.zeros((8, 8, 8), np.uint8)
+        label[2:5, 2:5, 2:5] = 1
+        write_nifti(tmp_path / f"labelsTr/c{k}.nii.gz", label, np.eye(4))
+        for channel in range(3):
+            is_flat = (k, channel) == (1, 2)
+            image = np.zeros((8, 8, 8)) if is_flat else rng.normal(100, 9, (8, 8, 8))
+            name = f"imagesTr/c{k}_{channel:04d}.nii.gz"
+            write_nifti(tmp_path / name, image.astype(np.float32), np.eye(4))
+    index = {"channel_names": {"0": "T1", "1": "T2", "2": "FLAIR"}, "file_ending": ".nii.gz",
+             "labels": {"background": 0, "tumour": 1}, "numTraining": 3}  # fmt: skip
+    (tmp_path / "dataset.json").write_text(json.dumps(index))
+    faults = check_dataset(read_dataset(tmp_path)).faults
+    found = [fault for fault in faults if fault.kind == "constant image"]
+    assert [(fault.case, "channel 2" in fault.fault) for fault in found] == [("c1", True)]

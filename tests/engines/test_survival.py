@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import logging
 import math
@@ -179,6 +180,19 @@ def test_number_of_parts_is_resumed(tmp_path):
     keep.attach(engine)
     engine.run()
     assert again.parts == 2
+
+
+@pytest.mark.parametrize("averaged", [False, True])
+def test_the_last_epochs_weights_are_kept_without_any_validation(tmp_path, averaged):
+    engine = trainer(epochs=2)
+    objects = {"network": engine.network}
+    if averaged:
+        objects["ema"] = copy.deepcopy(engine.network)
+    Checkpoint(tmp_path, objects).attach(engine)
+    engine.run()
+    kept = torch.load(tmp_path / "model_last.pt", weights_only=True)
+    want = objects["ema" if averaged else "network"].state_dict()
+    assert all(torch.equal(kept[name], value) for name, value in want.items())
 
 
 def killer(marker, index):
