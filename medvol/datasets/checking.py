@@ -90,9 +90,8 @@ def check_dataset(manifest: Manifest, progress: Callable[[int], None] | None = N
 
 
 def _fault(odd: Oddity, case: Case) -> Fault:
-    is_of_label = case.label is not None and odd.kind not in _OF_IMAGE
-    return Fault(odd.case, odd.kind, f"{shown(case.label if is_of_label else case.image)}: "
-                 f"{odd.text}")  # fmt: skip
+    of_label = None if odd.kind in _OF_IMAGE else case.label
+    return Fault(odd.case, odd.kind, f"{shown(of_label or case.image)}: {odd.text}")
 
 
 def _unlabelled(manifest: Manifest) -> list[Fault]:

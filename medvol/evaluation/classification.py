@@ -370,13 +370,13 @@ def _macro_rows(whole: ClassGroup, truth: NDArray[np.int64]) -> list[ClassRow]:
         rows.append(_bootstrap_row(whole, metric, mean))
     cells = truth * len(data.classes) + data.prob.argmax(axis=1)
     for metric in agreement_of_classes(np.zeros((len(data.classes),) * 2)):
-        rows.append(_bootstrap_row(whole, metric, _table_statistic(metric, cells, data.classes)))
+        rows.append(_bootstrap_row(whole, metric, table_statistic(metric, cells, data.classes)))
     right = (data.prob.argmax(axis=1) == truth).astype(float)
     rows.append(_proportion_row(whole, "accuracy", right > 0, np.ones(len(truth), bool), {}))
     return rows
 
 
-def _table_statistic(metric: str, cells: NDArray[np.int64], classes: Sequence[str]):
+def table_statistic(metric: str, cells: NDArray[np.int64], classes: Sequence[str]):
     """A number of the table of truth (rows) against called class (columns), per resample."""
     size = len(classes)
     member = (cells[:, None] == np.arange(size**2)).astype(float)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medvol.core.errors import InputError, MissingInputError
 from medvol.evaluation.cases import CaseInfo, from_manifest, read_case_lines
-from medvol.evaluation.classification import first_of_each
+from medvol.evaluation.classification import first_of_each, table_statistic
 from medvol.evaluation.predictions import Predictions, read_predictions
 from medvol.evaluation.rows import read_rows, read_table
 from medvol.evaluation.summary import BootstrapPlan
@@ -29,6 +29,7 @@ from medvol.metrics import (
     metric_of,
     permutation_paired,
     weighted_auc,
+    weighted_average_precision,
     weighted_mean,
     weighted_quantile,
     wilcoxon_paired,
@@ -36,6 +37,9 @@ from medvol.metrics import (
 from medvol.metrics.intervals import normal_quantile
 from medvol.metrics.paired import paired_differences
 from medvol.metrics.result import Fields
+
+#: A number per row of resampling weights, shape (resamples, cases).
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def compare_scores(
 def compare_predictions(
     first: Predictions, second: Predictions, plan: BootstrapPlan
 ) -> list[Comparison]:
-    """AUC by DeLong and decisions by McNemar, for each class against the rest."""
+    """AUC by DeLong, decisions by McNemar, all else by the paired bootstrap."""
     order = {info.case: k for k, info in enumerate(second.cases)}
     second = second.take(np.array([order[info.case] for info in first.cases]))
     if first.classes != second.classes:
@@ -146,9 +150,45 @@ def compare_predictions(
     chosen = [1] if len(first.classes) == 2 else range(len(first.classes))
     for k in chosen:
         rows.append(auc_row(first, second, k, plan))
+        y = truth == k
+        scores = [one.prob[:, k] for one in (first, second)]
+        found = {"average_precision": [weighted_average_precision(y, s) for s in scores]}
+        if first.is_probability and second.is_probability:
+            found["brier"] = [weighted_mean((s - y) ** 2) for s in scores]
+        rows += [difference_row(first.classes[k], name, pair, first.patients, plan)
+                 for name, pair in found.items()]  # fmt: skip
     right = [one.called == truth for one in (first, second)]
     rows.append(proportion_row("(top class)", "accuracy", right, first.patients, plan))
+    cells = [truth * len(first.classes) + one.called for one in (first, second)]
+    for metric in ("balanced_accuracy", "macro_f1", "kappa"):
+        pair = [table_statistic(metric, one, first.classes) for one in cells]
+        rows.append(difference_row("(top class)", metric, pair, first.patients, plan))
     return rows
+
+
+def difference_row(
+    label: str,
+    metric: str,
+    statistics: Sequence[Statistic],
+    patients: NDArray[Any],
+    plan: BootstrapPlan,
+) -> Comparison:
+    """A number of the same cases by two models: resampled together, patients whole."""
+    one, other = statistics
+    n, groups = len(patients), by_appearance(patients)
+    whole = np.ones((1, n))
+    values = float(one(whole)[0]), float(other(whole)[0])
+    found = bootstrap_ci(
+        lambda w: one(w) - other(w), n, groups=groups, method="percentile", **asdict(plan)
+    )
+    difference = values[0] - values[1]
+    p = _two_sided(difference, (found.upper - found.lower) / 2, plan)
+    if difference and found.upper == found.lower:
+        p = math.nan  # no resample differs: there is no spread to test against
+    return Comparison(
+        label, metric, n, 0, *values, difference, found.lower, found.upper, 0, 0,
+        "clustered bootstrap" if len(set(groups.tolist())) < n else "bootstrap", p,
+    )  # fmt: skip
 
 
 def _paired(

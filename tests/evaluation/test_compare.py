@@ -6,6 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
+from sklearn import metrics as theirs
 
 from medvol.core import InputError, MissingInputError
 from medvol.core.files import write_text
@@ -69,12 +70,35 @@ def predictions(path, write_csv, seed, patients=None):
 def test_two_auc_are_compared_by_delong(tmp_path, write_csv):
     y, p, first = predictions(tmp_path / "a.csv", write_csv, 0)
     _, q, second = predictions(tmp_path / "b.csv", write_csv, 1)
-    auc, accuracy = compare(first, second, plan=FAST)
+    found = {row.metric: row for row in compare(first, second, plan=FAST)}
+    auc, accuracy = found["auc_roc"], found["accuracy"]
     want = delong_test(y, p, q)
     assert (auc.test, auc.p, auc.difference) == ("delong", want.p, want.difference)
     right = [(s >= 0.5) == y for s in (p, q)]
     assert accuracy.difference == pytest.approx(right[0].mean() - right[1].mean())
     assert accuracy.test == "mcnemar"
+
+
+@pytest.mark.parametrize("patients", [None, [k // 4 for k in range(80)]])
+def test_every_number_that_both_have_is_compared(tmp_path, write_csv, patients):
+    y, p, first = predictions(tmp_path / "a.csv", write_csv, 0, patients)
+    _, q, second = predictions(tmp_path / "b.csv", write_csv, 1, patients)
+    found = {row.metric: row for row in compare(first, second, plan=FAST)}
+    called = [s >= 0.5 for s in (p, q)]
+    for name, function, inputs in (
+        ("average_precision", theirs.average_precision_score, (p, q)),
+        ("brier", theirs.brier_score_loss, (p, q)),
+        ("balanced_accuracy", theirs.balanced_accuracy_score, called),
+        ("macro_f1", lambda a, b: theirs.f1_score(a, b, average="macro"), called),
+        ("kappa", theirs.cohen_kappa_score, called),
+    ):
+        row, want = found[name], [function(y, one) for one in inputs]
+        assert [row.first, row.second] == pytest.approx(want, abs=1e-6)
+        assert row.lower <= row.difference <= row.upper
+        assert 0 < row.p <= 1
+        assert row.test == ("clustered bootstrap" if patients else "bootstrap")
+    same = {row.metric: row for row in compare(first, first, plan=FAST)}
+    assert all(row.difference == 0 and row.p == 1 for row in same.values())
 
 
 def test_repeated_patients_are_resampled_whole(tmp_path, write_csv):
@@ -118,7 +142,7 @@ def test_top_classes_of_repeated_patients_flip_together(tmp_path, write_csv):
     wrong = [(k, y, 1 - p, who) for k, y, p, who in rows]
     header = ("case", "truth", "prob", "patient_id")
     files = [write_csv(tmp_path / n, header, r) for n, r in (("a.csv", rows), ("b.csv", wrong))]
-    accuracy = compare(*files, plan=FAST)[1]
+    accuracy = next(r for r in compare(*files, plan=FAST) if r.metric == "accuracy")
     assert (accuracy.difference, accuracy.test, accuracy.p) == (1, "sign flips by patient", 2 / 32)
 
 
@@ -157,7 +181,10 @@ def test_two_evaluated_classifications_are_compared_by_auc(tmp_path, write_csv):
     assert [(r.label, r.metric, r.difference) for r in rows] == [
         (r.label, r.metric, pytest.approx(r.difference)) for r in wanted
     ]
-    assert [r.metric for r in rows] == ["auc_roc", "accuracy"]
+    assert {r.metric for r in rows} == {
+        "auc_roc", "average_precision", "brier", "accuracy", "balanced_accuracy", "macro_f1",
+        "kappa",
+    }  # fmt: skip
 
 
 def test_the_data_set_may_know_the_truth(tmp_path, write_csv):
@@ -180,7 +207,7 @@ def test_folders_keep_the_patients_that_their_evaluation_knew(shared_data, tmp_p
     folders = compare(tmp_path / "a", tmp_path / "b", plan=FAST)
     files = compare(source / "a.csv", source / "b.csv", plan=FAST)
     assert folders == files
-    assert [row.test for row in folders] == ["clustered bootstrap", "sign flips by patient"]
+    assert {row.test for row in folders} == {"clustered bootstrap", "sign flips by patient"}
     assert folders[0].p > 1e-3  # 24 patients, not 240
 
 
