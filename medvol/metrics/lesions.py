@@ -130,8 +130,8 @@ def panoptic(
     instance can match twice; below, the assignment with the largest summed IoU is taken.
 
     Args:
-        pred: Predicted instances as positive integers, background 0; or a mask of booleans or of
-            0 and 1 only, whose connected components are the instances.
+        pred: Predicted instances as positive integers, background 0, each one instance however
+            many parts it has; or a mask of booleans, whose connected components are the instances.
         ref: Reference instances, likewise.
         spacing_mm: Not used.
         iou_threshold: 0 to 1, exclusive.
@@ -242,13 +242,15 @@ def _f1(sensitivity: float, precision: float, n: int) -> float:
 def _instances(
     pred: NDArray, ref: NDArray, connectivity: int | None
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Two instance maps numbered 1 to n; both are masks unless either counts beyond 1."""
+    """Two instance maps numbered 1 to n; booleans are masks, numbers are instances as they are."""
     for name, array in (("pred", pred), ("ref", ref)):
         if array.dtype.kind not in ("b", "i", "u") or (array.size and array.min() < 0):
             raise LabelError(f"{name} must hold instance numbers from 0 or booleans")
-    if max(pred.max(initial=0), ref.max(initial=0)) <= 1:
-        return components(pred != 0, connectivity)[0], components(ref != 0, connectivity)[0]
-    return _renumber(pred), _renumber(ref)
+    first, second = (
+        components(one, connectivity)[0] if one.dtype.kind == "b" else _renumber(one)
+        for one in (pred, ref)
+    )
+    return first, second
 
 
 def _renumber(array: NDArray) -> NDArray[np.int32]:

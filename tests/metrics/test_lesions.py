@@ -108,3 +108,15 @@ def test_froc_counts_each_lesion_once_and_ties_together():
     assert curve.sensitivity.tolist() == [0.25, 0.5, 0.5]
     assert curve.mean_sensitivity == pytest.approx((2 * 0.25 + 5 * 0.5) / 7)
     assert froc([], [], n_lesions=1, n_images=1).mean_sensitivity == 0
+
+
+def test_one_instance_of_two_parts_stays_one_and_a_mask_of_them_holds_two():
+    whole = np.zeros((6, 6, 6), np.uint8)
+    whole[0:2], whole[4:6] = 1, 1
+    half = whole.copy()
+    half[4:6] = 0
+    found = panoptic(half, whole, iou_threshold=0.4)
+    assert (found.tp, found.fp, found.fn) == (1, 0, 0)
+    assert found.sq == pytest.approx(0.5)
+    found = panoptic(half > 0, whole > 0)
+    assert (found.tp, found.fp, found.fn) == (1, 0, 1)
