@@ -10,6 +10,7 @@ import typer
 
 from medvol.cli._options import Json
 from medvol.core.errors import ConfigError
+from medvol.core.files import CsvRows
 
 if TYPE_CHECKING:
     from medvol.runners import Study
@@ -78,8 +79,6 @@ def _places(study: Study, given: list[str]) -> dict[str, Path]:
 
 
 def _tables(output: Path) -> str:
-    import csv
-
     from medvol.evaluation import show, show_interval
 
     lines = []
@@ -88,7 +87,7 @@ def _tables(output: Path) -> str:
             continue
         lines.append(name)
         with (output / name).open(newline="", encoding="utf-8") as handle:
-            lines += [_line(row, show, show_interval) for row in csv.DictReader(handle)
+            lines += [_line(row, show, show_interval) for row in CsvRows(handle)
                       if row["metric"].partition("@")[0] not in _ONLY_IN_FILE]  # fmt: skip
     return "\n".join(lines)
 

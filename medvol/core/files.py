@@ -84,6 +84,46 @@ def write_json(target: str | os.PathLike[str], value: Any) -> None:
     write_text(target, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+#: What makes a spreadsheet take a cell for a formula, behind the apostrophes of earlier escapes.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_ESCAPED = re.compile(r"'(?='*[=+\-@\t\r])")
+
+
+def safe_cell(value: Any) -> Any:
+    """A cell that no spreadsheet runs: text that would be a formula gets an apostrophe in front.
+
+    Numbers stay as they are. :class:`CsvRows` takes the apostrophe off again, and so does
+    ``table.replace(r"^'(?='*[=+\\-@\\t\\r])", "", regex=True)`` in pandas.
+
+    >>> safe_cell("=1+1"), safe_cell("-0.5"), safe_cell("a=b"), safe_cell(-2)
+    ("'=1+1", '-0.5', 'a=b', -2)
+    """
+    if not isinstance(value, str) or not _FORMULA.match(value):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
+
+
+def plain_cell(text: str) -> str:
+    """The value that :func:`safe_cell` was given.
+
+    >>> plain_cell("'=1+1"), plain_cell("'quoted'")
+    ('=1+1', "'quoted'")
+    """
+    return text[1:] if _ESCAPED.match(text) else text
+
+
+class CsvRows(csv.DictReader):
+    """Rows of a CSV as :class:`csv.DictReader` gives them, with the values that were written."""
+
+    def __next__(self) -> dict[str | Any, str | Any]:
+        row = super().__next__()
+        return {k: plain_cell(v) if isinstance(v, str) else v for k, v in row.items()}
+
+
 def csv_text(names: Sequence[str], rows: Iterable[Iterable[Any] | Mapping[str, Any]]) -> str:
     """CSV with a header and Unix line ends; floats keep every digit.
 
@@ -94,12 +134,12 @@ def csv_text(names: Sequence[str], rows: Iterable[Iterable[Any] | Mapping[str, A
     """
     sink = io.StringIO()
     writer = csv.writer(sink, lineterminator="\n")
-    writer.writerow(names)
+    writer.writerow([safe_cell(name) for name in names])
     for row in rows:
         if isinstance(row, Mapping):
-            writer.writerow([row.get(name, "") for name in names])
+            writer.writerow([safe_cell(row.get(name, "")) for name in names])
         else:
-            writer.writerow([*row])
+            writer.writerow([safe_cell(value) for value in row])
     return sink.getvalue()
 
 
@@ -121,7 +161,7 @@ def fields_from_csv(kind: type[_Row], text: str, source: str | os.PathLike[str])
         InputError: If a column is missing or a value does not fit its field.
     """
     types = {one.name: str(one.type) for one in fields(kind)}  # pyright: ignore[reportArgumentType]
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = CsvRows(io.StringIO(text, newline=""))
     if missing := [name for name in types if name not in (reader.fieldnames or ())]:
         raise InputError(f"{source}: has no column {missing[0]!r}; needed: {', '.join(types)}")
     found = []

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medvol.core.errors import InputError
+from medvol.core.files import CsvRows
 from medvol.datasets.listing import has_image_suffix, stem
 from medvol.datasets.manifest import Case, Manifest
 from medvol.io import formats
@@ -47,7 +48,7 @@ def read_csv_datalist(path: Path) -> Manifest:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle, strict=True)
+            reader = CsvRows(handle, strict=True)
             rows = list(reader)
             header = reader.fieldnames or []
     except (OSError, UnicodeDecodeError, csv.Error) as error:

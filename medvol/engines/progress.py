@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import logging
 import math
@@ -17,7 +16,7 @@ import torch
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
-from medvol.core.files import atomic_path, rows_to_csv, write_text
+from medvol.core.files import CsvRows, atomic_path, rows_to_csv, write_text
 from medvol.engines.distributed import process_mean, process_rank
 
 logger = logging.getLogger(__name__)
@@ -128,7 +127,7 @@ class EpochTable:
     def _start(self, engine: Engine) -> None:
         if not self.rows and engine.state.epoch > 1 and self.path.exists():
             with self.path.open(newline="") as handle:
-                rows = list(csv.DictReader(handle))
+                rows = list(CsvRows(handle))
             self.rows = [row for row in rows if int(row["epoch"]) < engine.state.epoch]
         self.losses = []
         self.began = time.perf_counter()

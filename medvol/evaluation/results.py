@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medvol.core.errors import InputError, MissingInputError
+from medvol.core.files import CsvRows
 from medvol.core.runs import BUNDLE_RUN, load_run
 from medvol.evaluation.agreement import AgreementRow, agreement
 from medvol.evaluation.cases import read_case_lines
@@ -125,4 +125,4 @@ def _scores(path: Path) -> list[Score]:
 
 
 def _dicts(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(read_text(path), newline="")))
+    return list(CsvRows(io.StringIO(read_text(path), newline="")))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medvol.core.errors import InputError, MissingInputError
-from medvol.core.files import fields_from_csv
+from medvol.core.files import CsvRows, fields_from_csv
 
 Row = TypeVar("Row")
 _OTHER_SEPARATORS = (";", "\t", "|")
@@ -30,7 +30,7 @@ def read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     if not path.is_file():
         raise MissingInputError(f"{path}: no such file")
     try:
-        reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
+        reader = CsvRows(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True)
         rows = [
             {k.strip(): (v or "").strip() for k, v in row.items() if isinstance(k, str)}
             for row in reader

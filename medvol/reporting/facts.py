@@ -5,7 +5,6 @@ A fact that no file holds is absent here; nothing is inferred, and no patient is
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 from collections import Counter
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medvol.core.errors import InputError, MissingInputError
+from medvol.core.files import CsvRows
 from medvol.reporting.proofs import is_made_by, names_patients, weights_of
 
 logger = logging.getLogger(__name__)
@@ -296,7 +296,7 @@ def _study(source: Path, facts: Facts) -> None:
     for name, key in (("arms", "performance"), ("tests", "comparison")):
         path = source / f"{name}.csv"
         if path.is_file():
-            for row in csv.DictReader(path.read_text("utf-8").splitlines()):
+            for row in CsvRows(path.read_text("utf-8").splitlines()):
                 add(facts, key, _study_row(row), f"{source.name}/{name}.csv", row["metric"])
     for path in sorted(source.glob("evaluation/*/*/*/run.json"))[:1]:
         _evaluation(path.parent, facts)
@@ -320,7 +320,7 @@ def _study_row(row: Mapping[str, str]) -> str:
 
 def _training(source: Path, facts: Facts) -> None:
     file = f"{source.name}/epochs.csv"
-    rows = list(csv.DictReader((source / "epochs.csv").read_text("utf-8").splitlines()))
+    rows = list(CsvRows((source / "epochs.csv").read_text("utf-8").splitlines()))
     if not rows:
         return
     seconds = sum(float(row.get("seconds") or 0) for row in rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import math
 import os
@@ -13,6 +12,7 @@ from typing import Any
 
 from medvol.bundle import load, run_task
 from medvol.core.errors import MedvolError, MissingPackageError
+from medvol.core.files import CsvRows
 from medvol.datasets.phantoms import write_phantom_dataset
 from medvol.evaluation import write_volumes
 from medvol.reporting import write_prediction_report, write_report
@@ -109,7 +109,7 @@ def train_phantom(out: Path, show: Log) -> dict[str, float]:
     task("evaluate", dataset_dir=test, output_dir=folder / "scores", checkpoint=checkpoint)
     found: dict[str, list[float]] = {}
     with (folder / "scores" / "scores.csv").open(newline="") as handle:
-        for row in csv.DictReader(handle):
+        for row in CsvRows(handle):
             if row["metric"] == "dice":
                 found.setdefault(row["label"], []).append(float(row["value"]))
     dice = {label: math.fsum(values) / len(values) for label, values in found.items()}

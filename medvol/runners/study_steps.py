@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from medvol.bundle import epochs_of, load, run_task
 from medvol.core.errors import ConfigError, MedvolError
-from medvol.core.files import rows_to_csv, write_bytes, write_json, write_text
+from medvol.core.files import CsvRows, rows_to_csv, write_bytes, write_json, write_text
 from medvol.runners.study_file import Arm, Study, StudyData
 
 Report = Callable[[int, int], None]
@@ -294,7 +293,7 @@ def _join_folds(job: Job, part: str) -> None:
     for fold in job.folds:
         path = replace(job, folds=(fold,)).run / "predicted" / part / "predictions.csv"
         with path.open(newline="", encoding="utf-8") as handle:
-            rows += [{**row, "fold": str(fold)} for row in csv.DictReader(handle)]
+            rows += [{**row, "fold": str(fold)} for row in CsvRows(handle)]
     write_text(job.home / f"{part}.csv", rows_to_csv(rows))
 
 

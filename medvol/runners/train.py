@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import os
@@ -17,7 +16,7 @@ from typing import Any
 
 from medvol.bundle import Bundle, KilledError, load, run_task
 from medvol.core.errors import ConfigError, MedvolError, MissingInputError
-from medvol.core.files import write_json
+from medvol.core.files import CsvRows, write_json
 from medvol.runners.cases import shard_of
 
 #: Fold number that trains on every case; its folder is named so.
@@ -225,7 +224,7 @@ def _summed(run: FoldRun) -> FoldRun:
     if not table.is_file():
         return run
     with table.open(newline="") as handle:
-        rows = list(csv.DictReader(handle))
+        rows = list(CsvRows(handle))
     metric = next((name for name in rows[-1] if name not in _NO_METRIC), "") if rows else ""
     scored = [(float(row[metric]), -int(row["epoch"])) for row in rows if metric and row[metric]]
     best, epoch = max((pair for pair in scored if math.isfinite(pair[0])), default=(math.nan, 0))

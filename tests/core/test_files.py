@@ -1,3 +1,5 @@
+import csv
+import io
 import json
 
 import pytest
@@ -5,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medvol.core import OutputError, atomic_path, output_path, write_json
-from medvol.core.files import safe_name
+from medvol.core.files import CsvRows, csv_text, safe_name
 
 
 def test_failed_write_keeps_the_old_file_and_leaves_no_scratch(tmp_path):
@@ -52,3 +54,27 @@ def test_output_path_never_leaves_the_folder(tmp_path, parts):
 @given(st.text(max_size=60))
 def test_safe_name_is_stable(name):
     assert safe_name(safe_name(name)) == safe_name(name)
+
+
+cells = st.text(st.characters(codec="utf-8", exclude_characters="\r\x00")) | st.sampled_from(
+    ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "'=1", "''+x", "-0.5", "'plain'", "\t=1"]
+)
+
+
+@given(rows=st.lists(st.tuples(cells, cells), min_size=1))
+def test_no_cell_is_a_formula_and_every_value_comes_back(rows):
+    text = csv_text(["a", "b"], rows)
+    for row in list(csv.reader(io.StringIO(text, newline="")))[1:]:
+        for cell in row:
+            if cell[:1] in ("=", "+", "-", "@", "\t"):
+                float(cell)  # a number is no formula
+    back = CsvRows(io.StringIO(text, newline=""))
+    assert [(row["a"], row["b"]) for row in back] == rows
+
+
+def test_pandas_reads_the_values_as_the_docstring_says():
+    pandas = pytest.importorskip("pandas")
+    names = ["=1+1", "'=1", "plain", "-0.5"]
+    table = pandas.read_csv(io.StringIO(csv_text(["case"], [[name] for name in names])), dtype=str)
+    plain = table.replace(r"^'(?='*[=+\-@\t\r])", "", regex=True)
+    assert plain["case"].tolist() == names
