@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from medvol.label.datastore import DicomWebDatastore, OverlayDatastore, dicomweb
 from medvol.label.infer import GradCamTask, InferTask
 from medvol.label.scoring import MostUncertain, UncertaintyScoring, read_notes
 from medvol.label.seg import SegWriter
+from medvol.label.sessions import SafeSessions
 from medvol.label.train import FineTuning
 from medvol.label.workplace import family_of
 
@@ -53,6 +55,15 @@ class MedvolLabelApp(MONAILabelApp):
             description="medvol's bundles: " + ", ".join(names),
             version=__version__,
         )
+
+    @cached_property
+    def _safe_sessions(self) -> SafeSessions | None:
+        stock = super().sessions()
+        return None if stock is None else SafeSessions(stock.store_path, stock.expiry)
+
+    def sessions(self) -> Any:
+        """Sessions that unpack what clients send by medvol's rules."""
+        return self._safe_sessions
 
     def segmenters(self) -> list[str]:
         """Names of the bundles that make label maps."""

@@ -78,7 +78,10 @@ def test_models_are_compared_and_calibrated(folder, capsys):
     assert "delong p=" in out
     assert (folder / "cmp" / "comparison.csv").is_file()
     _, out, _ = run(capsys, "compare", *pair, "--resamples", 200, "--json")
-    assert [row["metric"] for row in json.loads(out)] == ["auc_roc", "accuracy"]
+    assert {row["metric"] for row in json.loads(out)} == {
+        "auc_roc", "average_precision", "brier", "accuracy", "balanced_accuracy", "macro_f1",
+        "kappa",
+    }  # fmt: skip
     files = ("--validation", folder / "val.csv", "--test", folder / "test.csv", "--resamples", 50)
     code, out, _ = run(capsys, "calibrate", *files, "-o", folder / "cal")
     assert (code, out.startswith("temperature ")) == (0, True)

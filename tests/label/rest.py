@@ -71,6 +71,10 @@ class Rest:
         body, kind = _multipart(path, "file", {"params": "{}"})
         return self.ask("PUT", f"/datastore/image?image={urllib.parse.quote(image)}", body, kind)
 
+    def put_session(self, path: Path) -> tuple[int, bytes]:
+        body, kind = _multipart(path, "files", {})
+        return self.ask("PUT", "/session/?uncompress=true", body, kind)
+
     def finished(self, kind: str, limit_s: float = 600) -> dict[str, Any]:
         """The last background task of a kind once it has ended."""
         start = time.monotonic()

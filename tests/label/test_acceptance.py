@@ -6,12 +6,15 @@ Marked ``net`` (builds an environment unless MEDVOL_LABEL_ENV names one) and ``s
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
 import nibabel
@@ -128,6 +131,37 @@ def ours(label_python, data, classifier, tmp_path_factory):
     verb.stdout.close()
     assert not servers[0].is_running()
     assert digests(data) == before, "an image was written to"
+
+
+@pytest.mark.parametrize("kind", ["climbing", "absolute", "link", "image"])
+def test_archives_of_clients_are_unpacked_by_our_rules(ours, data, tmp_path, kind):
+    """MONAI Label hands them to ``shutil.unpack_archive``, which writes wherever names point."""
+    _, rest, _ = ours
+    outside = tmp_path / "outside.txt"
+    with tarfile.open(tmp_path / "sent.tar", "w") as archive:
+        if kind == "image":
+            archive.add(data / "images" / "odd.nii.gz", "odd.nii.gz")
+        elif kind == "link":
+            link = tarfile.TarInfo("link")
+            link.type, link.linkname = tarfile.SYMTYPE, "/etc"
+            archive.addfile(link)
+        else:
+            name = f"{'../' * 20}{outside}" if kind == "climbing" else str(outside)
+            member = tarfile.TarInfo(name)
+            member.size = 5
+            archive.addfile(member, io.BytesIO(b"owned"))
+    before = set(Path(tempfile.gettempdir()).iterdir())
+    status, content = rest.put_session(tmp_path / "sent.tar")
+    assert not outside.exists()
+    assert set(Path(tempfile.gettempdir()).iterdir()) <= before
+    if kind == "image":
+        assert status == 200, content
+        session = json.loads(content)["session_id"]
+        status, content = rest.ask("GET", f"/session/{session}")
+        assert status == 200, content
+    else:
+        assert status == 422, content
+        assert b"Traceback" not in content
 
 
 def test_info_tells_models_trainers_and_strategies(ours):
