@@ -334,9 +334,8 @@ def _proportion_row(
     # Where all cases agree a patient counts once, however many cases they have.
     counts = (n_patients if k else 0, n_patients) if is_edge else (k, n)
     exact = wilson(*counts, confidence=one.plan.confidence)
-    bounds, method = (exact.estimate, exact.lower, exact.upper), "wilson"
-    if n_patients < n:
-        method = "wilson, clustered"
+    bounds = exact.estimate, exact.lower, exact.upper
+    method = "wilson, clustered" if n_patients < n else "wilson"
     if not is_edge and n_patients < n:
         patients = one.data.patients[whole]
         found = bootstrap_ci(
@@ -366,8 +365,7 @@ def _macro_rows(whole: ClassGroup, truth: NDArray[np.int64]) -> list[ClassRow]:
     each = {"auc_roc": weighted_auc, "average_precision": weighted_average_precision}
     for metric, make in each.items():
         statistics = [make(truth == k, data.prob[:, k]) for k in range(len(data.classes))]
-        mean = _mean_of(statistics)
-        rows.append(_bootstrap_row(whole, metric, mean))
+        rows.append(_bootstrap_row(whole, metric, _mean_of(statistics)))
     cells = truth * len(data.classes) + data.prob.argmax(axis=1)
     for metric in agreement_of_classes(np.zeros((len(data.classes),) * 2)):
         rows.append(_bootstrap_row(whole, metric, table_statistic(metric, cells, data.classes)))
@@ -382,8 +380,7 @@ def table_statistic(metric: str, cells: NDArray[np.int64], classes: Sequence[str
     member = (cells[:, None] == np.arange(size**2)).astype(float)
 
     def statistic(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        tables = (weights @ member).reshape(-1, size, size)
-        return agreement_of_classes(tables)[metric]
+        return agreement_of_classes((weights @ member).reshape(-1, size, size))[metric]
 
     return statistic
 
@@ -400,6 +397,5 @@ def _threshold(rule: str, y: NDArray[np.bool_], score: NDArray[np.float64]) -> O
     try:
         return by_name[name](y, score, target=float(target))
     except (KeyError, ValueError):
-        raise ConfigError(
-            f"operating point {rule!r} is unknown; use youden, sensitivity>=0.95 or the like"
-        ) from None
+        raise ConfigError(f"operating point {rule!r} is unknown; use youden, sensitivity>=0.95 or "
+                          "the like") from None  # fmt: skip
