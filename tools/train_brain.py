@@ -173,6 +173,7 @@ def report(run: Run, scan: Path | None) -> None:
 
 def dice(pred: Tensor, ref: Tensor, values: Sequence[int]) -> list[float]:
     """Dice of every structure; nan where the reference has none."""
+    ref = ref.long()  # of bytes none is below 256
     ref = torch.where(ref < 256, ref, 0)  # scalp and skull are background
     both = torch.bincount((pred.long() * 256 + ref.long()).flatten(), minlength=256 * 256)
     table = both.reshape(256, 256)
